@@ -1,0 +1,27 @@
+"""Where derived objects lie. Every address holds organisation, slide identity, PatchSpec hash and, where it applies, encoder hash.
+
+Addresses are keys relative to a store's root; `pipelines.storage.join(root, address)` makes the URI. They hold no file name of
+a slide: file names can carry patient data.
+"""
+
+from __future__ import annotations
+
+
+def patches(organisation: str, slide_id: str, spec_hash: str) -> str:
+    """Folder of what depends on the slide and the PatchSpec only."""
+    return f"{organisation}/{slide_id}/{spec_hash}"
+
+
+def shard_table(organisation: str, slide_id: str, spec_hash: str) -> str:
+    """Parquet: one row a shard (see `pipelines.shards.SCHEMA`)."""
+    return f"{patches(organisation, slide_id, spec_hash)}/shards.parquet"
+
+
+def overview(organisation: str, slide_id: str, spec_hash: str) -> str:
+    """PNG: thumbnail with tissue mask and patch grid."""
+    return f"{patches(organisation, slide_id, spec_hash)}/overview.png"
+
+
+def embeddings(organisation: str, slide_id: str, spec_hash: str, encoder_hash: str, shard: int) -> str:
+    """safetensors: the embeddings of one shard."""
+    return f"{patches(organisation, slide_id, spec_hash)}/{encoder_hash}/{shard:06d}.safetensors"
