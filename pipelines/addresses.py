@@ -1,4 +1,4 @@
-"""Where derived objects lie. Every address holds organisation, slide identity, PatchSpec hash and, where it applies, encoder hash.
+"""Where derived objects lie. Every address holds organisation, slide identity, PatchSpec hash and (for embeddings) encoder hash.
 
 Addresses are keys relative to a store's root; `pipelines.storage.join(root, address)` makes the URI. They hold no file name of
 a slide: file names can carry patient data.

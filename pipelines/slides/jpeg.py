@@ -1,0 +1,54 @@
+"""JPEG tiles as TIFF stores them: abbreviated streams that share tables, made whole, and decoded as OpenSlide decodes.
+
+Spec: TIFF Technical Note 2 (JPEG compression), ITU-T T.81 B.2, and the Adobe APP14 marker that tells RGB from YCbCr.
+Knows no slide.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+
+SOI = b"\xff\xd8"
+EOI = b"\xff\xd9"
+
+
+def _adobe_marker(ycbcr: bool) -> bytes:
+    """APP14: the TIFF photometric tag decides the colour transform, as in libtiff; else libjpeg guesses from component ids."""
+    return b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00" + (b"\x01" if ycbcr else b"\x00")
+
+
+def stream_header(tables: bytes | None, *, ycbcr: bool) -> bytes:
+    """What replaces the SOI of a tile to make it a JPEG that stands on its own.
+
+    Args:
+        tables: value of the JPEGTables tag (`SOI ... EOI`), None where each tile carries its own.
+        ycbcr: photometric interpretation: True for YCbCr (6), False for RGB (2).
+    """
+    body = b"" if not tables else tables.removeprefix(SOI).removesuffix(EOI)
+    return SOI + body + _adobe_marker(ycbcr)
+
+
+def whole_stream(header: bytes, tile: bytes | memoryview) -> bytes:
+    """The tile as a JPEG that any decoder (a GPU's too) can take by itself.
+
+    Raises:
+        ValueError: the tile does not begin with an SOI marker.
+    """
+    if bytes(tile[:2]) != SOI:
+        raise ValueError(f"does not begin with a JPEG start marker but with {bytes(tile[:2]).hex() or 'nothing'}")
+    return b"".join((header, tile[2:]))
+
+
+def decode(stream: bytes | memoryview, *, out: NDArray[np.uint8]) -> None:
+    """Decode into `out`, uint8 [H, W, 3], C-contiguous, of exactly the stream's size.
+
+    Accurate DCT and smooth chroma upsampling: the pixels OpenSlide gives.
+
+    Raises:
+        ValueError: the stream is damaged (also where libjpeg would only warn) or of another size.
+    """
+    decoded = simplejpeg.decode_jpeg(stream, "RGB", fastdct=False, fastupsample=False, buffer=out)
+    if decoded.shape != out.shape:
+        raise ValueError(f"is {decoded.shape[1]} x {decoded.shape[0]} px where the index says {out.shape[1]} x {out.shape[0]}")
