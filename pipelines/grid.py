@@ -1,0 +1,143 @@
+"""Which patches of a slide are looked at: a square lattice at a wanted resolution, kept where there is enough tissue.
+
+`PatchSpec` is the contract between training and serving: an encoder carries the spec it was trained with.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.slides.errors import NoTissue, UnsupportedSlide
+from pipelines.slides.geometry import Level
+from pipelines.slides.slide import Slide
+
+NATIVE = 0.02
+"""A level whose mpp differs from the wanted one by at most this share is read as it is: scanners' own calibration is no finer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatchSpec:
+    """What a patch is.
+
+    Attributes:
+        size: side in pixels, after resampling to `mpp`.
+        mpp: micrometres per pixel.
+        overlap: pixels that neighbouring patches share.
+        min_tissue: least share of the patch's area that the tissue mask covers, 0 to 1.
+    """
+
+    size: int = 224
+    mpp: float = 0.5
+    overlap: int = 0
+    min_tissue: float = 0.25
+
+    def __post_init__(self) -> None:
+        if not (self.size >= 16 and self.mpp > 0 and 0 <= self.overlap < self.size and 0 <= self.min_tissue <= 1):
+            raise ValueError(f"{self}: size >= 16, mpp > 0, 0 <= overlap < size and 0 <= min_tissue <= 1 are needed")
+
+    @cached_property
+    def hash(self) -> str:
+        """16 hex digits that differ where any field differs."""
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """The inverse of `to_dict`."""
+        return cls(**values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatchGrid:
+    """Patches of one slide, by rows of the lattice.
+
+    Attributes:
+        level: the level that is read.
+        read_size: side of a patch in pixels of that level; resampled to `PatchSpec.size` where it differs.
+        x, y: top-left corners in level-0 pixels, int32 [N].
+        read_x, read_y: the same in pixels of `level`, int32 [N].
+        column, row: place in the lattice, int32 [N].
+    """
+
+    level: Level
+    read_size: int
+    x: NDArray[np.int32]
+    y: NDArray[np.int32]
+    read_x: NDArray[np.int32]
+    read_y: NDArray[np.int32]
+    column: NDArray[np.int32]
+    row: NDArray[np.int32]
+
+
+def choose_level(slide: Slide, spec: PatchSpec) -> tuple[Level, int]:
+    """The level nearest above the wanted resolution, and a patch's side in its pixels.
+
+    Raises:
+        MissingResolution: the slide has no mpp.
+        UnsupportedSlide: the slide's finest level is coarser than wanted: detail is never invented.
+    """
+    wanted = spec.mpp / slide.mpp
+    fitting = [level for level in slide.levels if level.downsample <= wanted * (1 + NATIVE)]
+    if not fitting:
+        cause = f"was scanned at {slide.mpp:.3g} um per pixel, coarser than the wanted {spec.mpp:g}"
+        raise UnsupportedSlide(slide.name, cause, "scan it at a higher magnification or use a model for a coarser mpp")
+    level = max(fitting, key=lambda at: at.downsample)
+    read_size = round(spec.size * wanted / level.downsample)
+    return level, spec.size if abs(read_size / spec.size - 1) <= NATIVE else read_size
+
+
+def patch_grid(slide: Slide, tissue: NDArray[np.bool_], spec: PatchSpec) -> PatchGrid:
+    """Lay the lattice from the top-left corner and keep whole patches with enough tissue.
+
+    Args:
+        slide: open slide.
+        tissue: mask over the whole slide at any scale, bool [h, w].
+        spec: what a patch is.
+
+    Raises:
+        NoTissue: no patch has enough tissue.
+    """
+    level, read_size = choose_level(slide, spec)
+    stride = max(1, round((spec.size - spec.overlap) * read_size / spec.size))
+    left = np.arange(0, level.size.width - read_size + 1, stride)
+    top = np.arange(0, level.size.height - read_size + 1, stride)
+    share = _tissue_share(tissue, left / level.size.width, top / level.size.height, read_size, level)
+    row, column = np.nonzero(share >= max(spec.min_tissue, 1e-9))
+    if not len(row):
+        raise NoTissue(slide.name, f"has no patch with {spec.min_tissue:.0%} tissue", "check the tissue mask or lower min_tissue")
+    read_x, read_y = left[column], top[row]
+    return PatchGrid(
+        level=level,
+        read_size=read_size,
+        x=np.rint(read_x * level.downsample).astype(np.int32),
+        y=np.rint(read_y * level.downsample).astype(np.int32),
+        read_x=read_x.astype(np.int32),
+        read_y=read_y.astype(np.int32),
+        column=column.astype(np.int32),
+        row=row.astype(np.int32),
+    )
+
+
+def _tissue_share(
+    tissue: NDArray[np.bool_], left: NDArray[np.float64], top: NDArray[np.float64], read_size: int, level: Level
+) -> NDArray[np.float64]:
+    """Share of tissue in each lattice cell, float64 [rows, columns], by a summed-area table."""
+    height, width = tissue.shape
+    table = np.zeros((height + 1, width + 1))
+    table[1:, 1:] = tissue.cumsum(axis=0).cumsum(axis=1)
+    x0 = np.minimum(np.floor(left * width).astype(int), width - 1)
+    y0 = np.minimum(np.floor(top * height).astype(int), height - 1)
+    x1 = np.clip(np.ceil((left + read_size / level.size.width) * width).astype(int), x0 + 1, width)
+    y1 = np.clip(np.ceil((top + read_size / level.size.height) * height).astype(int), y0 + 1, height)
+    inside = table[y1[:, None], x1] - table[y0[:, None], x1] - table[y1[:, None], x0] + table[y0[:, None], x0]
+    return inside / ((y1 - y0)[:, None] * (x1 - x0))
