@@ -1,0 +1,102 @@
+"""A prepared cohort on disk or in a bucket: which slides it holds and where their shards lie.
+
+OUT/cohort.parquet                                     one row a slide
+OUT/{organisation}/{slide_id}/{spec_hash}/shards.parquet
+OUT/{organisation}/{slide_id}/{spec_hash}/overview.png
+"""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipelines import addresses, storage
+from pipelines.grid import PatchSpec
+
+SCHEMA = pa.schema(
+    [
+        ("organisation_id", pa.string()),
+        ("slide_id", pa.string()),
+        ("uri", pa.string()),
+        ("vendor", pa.string()),
+        ("case", pa.string()),
+        ("split", pa.string()),
+        ("label", pa.string()),
+        ("annotation", pa.string()),
+        ("spec", pa.string()),  # JSON of PatchSpec
+        ("mpp", pa.float64()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("n_patches", pa.int64()),
+    ]
+)
+
+
+class CohortError(Exception):
+    """A prepared cohort can't be used; names it and the remedy."""
+
+
+def to_parquet(table: pa.Table) -> bytes:
+    """Parquet bytes; the same table gives the same bytes."""
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd", store_schema=False)
+    return sink.getvalue()
+
+
+def from_parquet(data: bytes, schema: pa.Schema) -> pa.Table:
+    """The inverse of `to_parquet`."""
+    return pq.read_table(io.BytesIO(data)).cast(schema)
+
+
+def load_cohort(out: str, *, split: str | None = None) -> pa.Table:
+    """Slides of a prepared cohort, `SCHEMA`.
+
+    Args:
+        out: the URI that `prepare` wrote to.
+        split: only slides of this split; None for all.
+
+    Raises:
+        CohortError: nothing was prepared there, or the split has no slide.
+    """
+    try:
+        table = from_parquet(storage.read_bytes(storage.join(out, "cohort.parquet")), SCHEMA)
+    except FileNotFoundError as error:
+        raise CohortError(f"{out} holds no prepared cohort; run `acinus prepare MANIFEST --out {out}`") from error
+    chosen = table if split is None else table.filter(pc.equal(table["split"], split))
+    if not len(chosen):
+        known = ", ".join(sorted(set(table["split"].to_pylist()))) or "none"
+        raise CohortError(f"{out} has no slide of split {split!r}; its splits are: {known}")
+    return chosen
+
+
+def load_shards(out: str, *, split: str | None = None) -> pa.Table:
+    """Shard rows (`pipelines.shards.SCHEMA`) of all slides of a prepared cohort, in the cohort's order.
+
+    Raises:
+        CohortError: see `load_cohort`.
+    """
+    from pipelines import shards
+
+    tables = []
+    for row in load_cohort(out, split=split).to_pylist():
+        address = addresses.shard_table(
+            row["organisation_id"], row["slide_id"], PatchSpec.from_dict(json.loads(row["spec"])).hash
+        )
+        tables.append(from_parquet(storage.read_bytes(storage.join(out, *address.split("/"))), shards.SCHEMA))
+    return pa.concat_tables(tables)
+
+
+def cohort_spec(out: str) -> PatchSpec:
+    """The PatchSpec that the cohort was prepared with.
+
+    Raises:
+        CohortError: nothing was prepared there, or its slides have several specs.
+    """
+    specs = set(load_cohort(out)["spec"].to_pylist())
+    if len(specs) != 1:
+        raise CohortError(f"{out} mixes {len(specs)} PatchSpecs; prepare the cohort again with one")
+    return PatchSpec.from_dict(json.loads(specs.pop()))

@@ -1,0 +1,27 @@
+"""The Ray that a command runs on: the cluster it was submitted to, or one on this machine."""
+
+from __future__ import annotations
+
+import os
+
+import ray
+
+LOGICAL_CPUS = 4
+"""Least logical CPUs of a local Ray: with 2, a pipeline's reading and the model's workers wait for each other for ever."""
+
+
+def ensure_ray() -> None:
+    """Connect to the cluster that `RAY_ADDRESS` names, else start Ray on this machine; nothing where Ray is running already."""
+    if ray.is_initialized():
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(log_to_driver=False)
+        return
+    ray.init(
+        address="local",
+        num_cpus=max(LOGICAL_CPUS, os.cpu_count() or 1),
+        include_dashboard=False,
+        log_to_driver=False,
+        _node_ip_address="127.0.0.1",
+    )
