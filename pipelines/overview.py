@@ -10,9 +10,9 @@ from PIL import Image, ImageDraw
 from skimage.segmentation import find_boundaries
 
 OUTLINE = (0, 150, 60)
-PATCH = (25, 80, 220, 110)
-BAR_UM = 1000.0
-"""Length of the scale bar, micrometres."""
+PATCH = (20, 60, 230, 255)
+BARS_UM = (5000.0, 2000.0, 1000.0, 500.0, 200.0, 100.0, 50.0)
+"""Lengths that a scale bar may have, micrometres."""
 
 
 def overview_picture(thumbnail: NDArray[np.uint8], tissue: NDArray[np.bool_], boxes: NDArray[np.float64], *, mpp: float) -> bytes:
@@ -34,10 +34,10 @@ def overview_picture(thumbnail: NDArray[np.uint8], tissue: NDArray[np.bool_], bo
     draw = ImageDraw.Draw(layer)
     for left, top, right, bottom in boxes.tolist():
         draw.rectangle((left, top, right, bottom), outline=PATCH)
-    length = min(BAR_UM / mpp, picture.width * 0.5)
+    bar = next((um for um in BARS_UM if um / mpp <= picture.width * 0.4), BARS_UM[-1])
     y = picture.height - 12
-    draw.line((10, y, 10 + length, y), fill=(0, 0, 0, 255), width=3)
-    draw.text((12, y - 14), f"{length * mpp / 1000:.2g} mm", fill=(0, 0, 0, 255))
+    draw.line((10, y, 10 + bar / mpp, y), fill=(0, 0, 0, 255), width=3)
+    draw.text((12, y - 14), f"{bar:g} um", fill=(0, 0, 0, 255))
     sink = io.BytesIO()
     Image.alpha_composite(picture, layer).convert("RGB").save(sink, "PNG")
     return sink.getvalue()

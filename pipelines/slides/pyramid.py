@@ -56,7 +56,7 @@ def write_svs(path: Path, pixels: NDArray[np.uint8], metadata: SvsMetadata) -> N
 
 
 _STRIPS = {
-    "photometric": "ycbcr",
+    "photometric": "rgb",
     "compression": "jpeg",
     "compressionargs": {"level": QUALITY},
     "rowsperstrip": 10_000,
@@ -66,7 +66,7 @@ _STRIPS = {
 
 def _tiled(tile: int) -> dict[str, object]:
     return {
-        "photometric": "ycbcr",
+        "photometric": "rgb",
         "subsampling": (2, 2),
         "compression": "jpeg",
         "compressionargs": {"level": QUALITY},
