@@ -114,5 +114,10 @@ def list_uris(prefix: str) -> list[str]:
     prefix = as_uri(prefix).rstrip("/")
     store, key = locate(prefix)
     keys = sorted(item["path"] for page in obstore.list(store, prefix=key) for item in page)
-    root = prefix[: len(prefix) - len(quote(key))]
-    return [root + quote(found) for found in keys]
+    parts = urlsplit(prefix)
+    return [f"{parts.scheme}://{parts.netloc}/{quote(found)}" for found in keys]
+
+
+def forget_stores() -> None:
+    """Drop cached connections, so that changed endpoints or credentials take effect."""
+    _store.cache_clear()

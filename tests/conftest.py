@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -34,3 +35,19 @@ def ray_session() -> Iterator[None]:
     yield
     ray.shutdown()
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def cohort_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small generated cohort: 4 slides (the last of split `test`), annotations and `manifest.csv`."""
+    from pipelines.synth import SynthConfig, synthesise
+
+    folder = tmp_path_factory.mktemp("cohort")
+    synthesise(SynthConfig(out=str(folder), slides=4, test_slides=1, cores=1, core_length=4))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def generated_slide(cohort_folder: Path) -> Path:
+    """One generated SVS: 0.23 um/px, three patterns, label and macro with a name on them."""
+    return cohort_folder / "slide-002.svs"

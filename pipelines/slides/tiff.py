@@ -137,6 +137,7 @@ def _open_parsed(file: SlideFile, tiff: tifffile.TiffFile, *, mpp: float | None,
         if not len(tiff.pages):
             raise BrokenSlide(file.name, "holds no image", "it may be truncated: copy or export it again")
         return None
+    _refuse_truncated(file, tiff)
     base = pages[0]
     if base.samplesperpixel == 1 and int(base.photometric) in (0, 1):
         raise UnsupportedSlide(file.name, "is greyscale or fluorescence, not brightfield colour", "give an H&E slide")
@@ -146,6 +147,21 @@ def _open_parsed(file: SlideFile, tiff: tifffile.TiffFile, *, mpp: float | None,
     found = _vendor_and_resolution(tiff, base)
     check_mpp(file.name, found[1])
     return TiffSlide(file, levels, vendor=found[0], resolution=mpp if mpp is not None else found[1], identity=identity)
+
+
+def _refuse_truncated(file: SlideFile, tiff: tifffile.TiffFile) -> None:
+    """A file that was cut behind its levels still shows pixels, but is not the file that was scanned."""
+    last, form = tiff.pages[-1], tiff.tiff
+    tiff.filehandle.seek(last.offset)
+    count = struct.unpack(form.tagnoformat, tiff.filehandle.read(form.tagnosize))[0]
+    tiff.filehandle.seek(count * form.tagsize, 1)
+    follower = struct.unpack(form.offsetformat, tiff.filehandle.read(form.offsetsize))[0]
+    ends = [follower] + [
+        a + b for page in tiff.pages for a, b in zip(page.dataoffsets[-1:], page.databytecounts[-1:], strict=True)
+    ]
+    if follower or max(ends) > file.size:
+        cause = f"is truncated: its directories reach to byte {max(ends)} but it has {file.size} bytes"
+        raise BrokenSlide(file.name, cause, "copy the file again")
 
 
 def _walk(tiff: tifffile.TiffFile) -> Iterator[tifffile.TiffPage]:

@@ -1,0 +1,99 @@
+"""The patch stream: what a consumer decodes is what the slide shows, with and without Ray, whatever the worker count."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from pipelines.grid import PatchSpec
+from pipelines.patches import decode_patches, fetch_shards, read_patches, resample
+from pipelines.prepare import index_slide
+from pipelines.shards import SCHEMA, TILES
+from pipelines.slides.errors import BrokenSlide, UnsupportedSlide
+from pipelines.slides.geometry import Point, Size
+from pipelines.slides.slide import open_slide
+from tests.shared_data import needs_shared_data, shared_data
+
+
+def shards_of(path: Path, spec: PatchSpec, side: int = 4) -> pa.Table:
+    """The slide's shard table."""
+    with open_slide(str(path)) as slide:
+        return index_slide(slide, spec, organisation="org", shard_side=side).shards
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        PatchSpec(size=256, mpp=0.23),  # one patch is one tile: decoded straight into the batch
+        PatchSpec(size=224, mpp=0.23, overlap=32),
+        PatchSpec(size=128, mpp=0.5),  # resampled
+        PatchSpec(size=64, mpp=0.92, min_tissue=0.0),  # level 1 as it is
+    ],
+)
+def test_patches_are_the_slides_pixels(generated_slide: Path, spec: PatchSpec) -> None:
+    table = shards_of(generated_slide, spec)
+    batch = decode_patches(fetch_shards(table))
+    first = table.slice(0, 1).to_pylist()[0]
+    assert first["transport"] == TILES
+    assert batch["patch"].shape == (sum(table["n_patches"].to_pylist()), spec.size, spec.size, 3)
+    side = first["read_size"]
+    with open_slide(str(generated_slide)) as slide:
+        for k in range(0, len(batch["x"]), 5):
+            origin = Point(int(batch["x"][k]), int(batch["y"][k]))
+            expected = slide.read_region(origin, first["level"], Size(side, side))[None]
+            if side != spec.size:
+                native, expected = expected, np.empty((1, spec.size, spec.size, 3), np.uint8)
+                resample(native, expected)
+            np.testing.assert_array_equal(batch["patch"][k], expected[0])
+
+
+def test_shard_table_is_deterministic_and_complete(generated_slide: Path) -> None:
+    spec = PatchSpec(size=224, mpp=0.5)
+    small, again, large = (shards_of(generated_slide, spec, side) for side in (2, 2, 16))
+    assert small.schema.equals(SCHEMA)
+    assert small.equals(again)
+
+    def places(table: pa.Table) -> list[tuple[int, int]]:
+        return sorted((x, y) for row in table.to_pylist() for x, y in zip(row["x"], row["y"], strict=True))
+
+    assert places(small) == places(large)
+    assert len(set(places(small))) == len(places(small))
+    assert len(small) > len(large)
+
+
+def test_ray_source_keeps_order_and_pixels(ray_session: None, generated_slide: Path) -> None:
+    table = shards_of(generated_slide, PatchSpec(size=128, mpp=0.25), side=3)
+    table = table.take(pa.array(np.random.default_rng(0).permutation(len(table))))
+    expected = decode_patches(fetch_shards(table))
+    blocks = list(read_patches(table).iter_batches(batch_size=None, batch_format="pyarrow"))
+    batches = [decode_patches(block) for block in blocks]
+    for name in ("slide_id", "shard", "x", "y", "patch"):
+        np.testing.assert_array_equal(np.concatenate([batch[name] for batch in batches]), expected[name])  # type: ignore[literal-required]
+    encoded = sum(block.nbytes for block in blocks)
+    assert encoded < expected["patch"].nbytes / 3
+
+
+def test_damaged_tile_fails_its_shard(generated_slide: Path) -> None:
+    fetched = fetch_shards(shards_of(generated_slide, PatchSpec(size=224, mpp=0.23)).slice(0, 1))
+    tiles = fetched["jpeg"].to_pylist()
+    tiles[0][0] = tiles[0][0][:800]
+    damaged = fetched.set_column(fetched.column_names.index("jpeg"), "jpeg", pa.array(tiles, fetched["jpeg"].type))
+    with pytest.raises(BrokenSlide, match="can't be decoded"):
+        decode_patches(damaged)
+
+
+def test_detail_is_never_invented(generated_slide: Path) -> None:
+    with pytest.raises(UnsupportedSlide, match="coarser"):
+        shards_of(generated_slide, PatchSpec(mpp=0.1))
+
+
+@needs_shared_data
+def test_dicom_travels_as_pixels(ray_session: None) -> None:
+    folder = shared_data()
+    assert folder is not None
+    table = shards_of(folder / "dicom" / "cytomine_wsi", PatchSpec(mpp=1.0, size=112))
+    [block] = read_patches(table).iter_batches(batch_size=None, batch_format="pyarrow")
+    np.testing.assert_array_equal(decode_patches(block)["patch"], decode_patches(fetch_shards(table))["patch"])

@@ -1,0 +1,189 @@
+"""The direct reader against OpenSlide, pixel for pixel; DICOM against the SVS it was made from; bad files."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import openslide
+import pytest
+import tifffile
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+
+from pipelines.slides.errors import BrokenSlide, MissingResolution, SlideError, SlideNotFound, UnsupportedSlide
+from pipelines.slides.geometry import Point, Size
+from pipelines.slides.pyramid import SvsMetadata, write_svs
+from pipelines.slides.slide import Slide, open_slide
+from pipelines.slides.synthetic import generate_tile
+from pipelines.slides.tiff import TiffSlide
+from tests.shared_data import needs_shared_data, shared_data
+
+
+def openslide_pixels(handle: openslide.OpenSlide, origin: Point, level: int, size: Size) -> NDArray[np.uint8]:
+    """OpenSlide's region over white."""
+    region = handle.read_region((origin.x, origin.y), level, (size.width, size.height))
+    white = Image.new("RGB", region.size, (255, 255, 255))
+    white.paste(region, mask=region.getchannel("A"))
+    return np.asarray(white)
+
+
+@pytest.fixture(scope="module")
+def odd_tiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A slide whose sides are no multiple of its 240-px tiles."""
+    path = tmp_path_factory.mktemp("odd") / "odd.svs"
+    tissue = np.concatenate(
+        [generate_tile(name, np.random.default_rng(3), side=800) for name in ("benign", "gleason_3", "gleason_4")]
+    )
+    write_svs(path, np.tile(tissue, (1, 3, 1))[:2301, :2177], SvsMetadata(mpp=0.25, tile=240))
+    return path
+
+
+@pytest.fixture(scope="module", params=["generated", "odd", "real"])
+def pair(request: pytest.FixtureRequest) -> Iterator[tuple[Slide, openslide.OpenSlide]]:
+    """The same slide in both readers."""
+    if request.param == "real":
+        folder = shared_data()
+        if folder is None:
+            pytest.skip("real slides are absent: set ACINUS_SHARED_DATA; the generated equivalent ran instead")
+        path = folder / "wsi" / "CMU-1-Small-Region.svs"
+    else:
+        path = request.getfixturevalue({"generated": "generated_slide", "odd": "odd_tiles"}[request.param])
+    with open_slide(str(path)) as slide, openslide.OpenSlide(path) as handle:
+        assert isinstance(slide, TiffSlide)
+        yield slide, handle
+
+
+def test_levels_and_resolution_are_openslides(pair: tuple[Slide, openslide.OpenSlide]) -> None:
+    slide, handle = pair
+    sizes = [(level.size.width, level.size.height) for level in slide.levels]
+    assert sizes == list(handle.level_dimensions)[: len(sizes)]
+    assert [level.downsample for level in slide.levels] == pytest.approx(list(handle.level_downsamples), rel=1e-6)
+    assert slide.mpp == pytest.approx(float(handle.properties["openslide.mpp-x"]))
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_pixels_are_openslides(pair: tuple[Slide, openslide.OpenSlide], data: st.DataObject) -> None:
+    """Any offset, size and level, over the edges too, where a pixel of the level begins: there both readers mean the same."""
+    slide, handle = pair
+    level = data.draw(st.sampled_from(slide.levels))
+    x = data.draw(st.integers(-300, level.size.width + 50))
+    y = data.draw(st.integers(-300, level.size.height + 50))
+    size = Size(data.draw(st.integers(1, 600)), data.draw(st.integers(1, 600)))
+    if level.index:
+        x, y = max(x, 0), max(y, 0)
+    origin = Point(round(x * level.downsample), round(y * level.downsample))
+    exact = abs(origin.x / level.downsample - x) < 1e-9 and abs(origin.y / level.downsample - y) < 1e-9
+    ours = slide.read_region(origin, level.index, size)
+    assert ours.shape == (*size.shape, 3)
+    if exact:
+        theirs = openslide_pixels(handle, origin, level.index, size)
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_every_edge_tile(pair: tuple[Slide, openslide.OpenSlide]) -> None:
+    slide, handle = pair
+    size = slide.size
+    origin = Point(size.width - 500, size.height - 500)
+    np.testing.assert_array_equal(
+        slide.read_region(origin, 0, Size(600, 600)), openslide_pixels(handle, origin, 0, Size(600, 600))
+    )
+
+
+def test_identity_follows_content_and_version(generated_slide: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.svs"
+    copy.write_bytes(generated_slide.read_bytes())
+    first = open_slide(str(copy)).identity
+    assert open_slide(copy.as_uri()).identity == first
+    assert len(first) == 32
+    copy.write_bytes(copy.read_bytes() + b"\0")
+    assert open_slide(str(copy)).identity != first
+
+
+def test_mpp_is_never_guessed(tmp_path: Path) -> None:
+    path = tmp_path / "no-mpp.svs"
+    write_svs(path, generate_tile("benign", np.random.default_rng(0)), SvsMetadata(mpp=None))
+    with pytest.raises(MissingResolution, match="--mpp"):
+        _ = open_slide(str(path)).mpp
+    assert open_slide(str(path), mpp=0.3).mpp == 0.3
+    with pytest.raises(BrokenSlide, match="outside"):
+        open_slide(str(path), mpp=300)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.05, 0.5, 0.9, 0.999])
+def test_truncated_slide_is_one_clear_error(generated_slide: Path, tmp_path: Path, share: float) -> None:
+    path = tmp_path / "cut.svs"
+    content = generated_slide.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(SlideError, match=r"cut\.svs") as caught:
+        open_slide(str(path)).thumbnail(300)
+    assert isinstance(caught.value, BrokenSlide | UnsupportedSlide)
+    assert caught.value.remedy in caught.value.sentence
+
+
+def test_damaged_tile_is_loud(generated_slide: Path, tmp_path: Path) -> None:
+    path = tmp_path / "damaged.svs"
+    content = bytearray(generated_slide.read_bytes())
+    with tifffile.TiffFile(generated_slide) as tiff:
+        page = tiff.pages[0]
+        offset, length = page.dataoffsets[30], page.databytecounts[30]
+    content[offset + length // 2 : offset + length] = b"\0" * (length - length // 2)
+    path.write_bytes(content)
+    with open_slide(str(path)) as slide, pytest.raises(BrokenSlide, match=r"tile that can't be decoded \(number 30"):
+        slide.read_region(Point(0, 0), 0, slide.size)
+
+
+def test_what_is_no_slide(tmp_path: Path) -> None:
+    with pytest.raises(SlideNotFound):
+        open_slide(str(tmp_path / "absent.svs"))
+    text = tmp_path / "notes.svs"
+    text.write_text("not a slide " * 40)
+    with pytest.raises(UnsupportedSlide):
+        open_slide(str(text))
+    grey = tmp_path / "grey.tif"
+    tifffile.imwrite(grey, np.zeros((600, 600), np.uint16), tile=(256, 256), photometric="minisblack")
+    with pytest.raises(UnsupportedSlide, match="greyscale"):
+        open_slide(str(grey))
+
+
+def test_errors_survive_pickling() -> None:
+    error = MissingResolution.of("a.svs")
+    again = pickle.loads(pickle.dumps(error))
+    assert (str(again), again.sentence) == (str(error), error.sentence)
+
+
+@needs_shared_data
+def test_dicom_shows_what_the_svs_shows() -> None:
+    folder = shared_data()
+    assert folder is not None
+    with (
+        open_slide(str(folder / "dicom" / "cytomine_wsi")) as dicom,
+        open_slide(str(folder / "wsi" / "CMU-1-Small-Region.svs")) as svs,
+    ):
+        assert (dicom.size, dicom.mpp, dicom.vendor) == (svs.size, svs.mpp, "dicom")
+        ours, theirs = (slide.read_region(Point(300, 700), 0, Size(500, 500)).astype(int) for slide in (dicom, svs))
+        # The set was compressed anew from the SVS, so pixels are near, not equal.
+        assert np.abs(ours - theirs).mean() < 6
+
+
+@needs_shared_data
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("odd/unreadable.svs", BrokenSlide),
+        ("odd/histolab_broken.svs", UnsupportedSlide),
+        ("dicom/highdicom_seg_image_sm_control.dcm", UnsupportedSlide),
+        ("dicom/highdicom_sm_annotations.dcm", UnsupportedSlide),
+        ("dicom/gcp_wsi_annotation.dcm", UnsupportedSlide),
+    ],
+)
+def test_real_odd_files(name: str, kind: type[SlideError]) -> None:
+    folder = shared_data()
+    assert folder is not None
+    with pytest.raises(kind):
+        open_slide(str(folder / name)).thumbnail(100)
