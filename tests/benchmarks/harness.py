@@ -1,0 +1,121 @@
+"""How benchmarks measure and report: pairs interleaved in one process, the median ratio with its spread, a table and JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One case of a benchmark.
+
+    Attributes:
+        case: name others rely on.
+        ours, reference_value: medians, in `unit`.
+        reference: what ours is compared with.
+        ratio: median of the pairs' ratios, ours / reference.
+        spread: lower and upper quartile of the pairs' ratios.
+        goal: least ratio that we want, None where none is set.
+        better: `higher` or `lower`.
+    """
+
+    case: str
+    ours: float
+    reference: str
+    reference_value: float
+    unit: str
+    ratio: float
+    spread: tuple[float, float]
+    goal: float | None = None
+    better: str = "higher"
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the goal is reached; None without one."""
+        if self.goal is None:
+            return None
+        return self.ratio >= self.goal if self.better == "higher" else self.ratio <= self.goal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """The options every benchmark takes."""
+
+    json: Path | None
+    quick: bool
+
+
+def arguments(description: str) -> Arguments:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--json", type=Path, help="write the rows to this file")
+    parser.add_argument("--quick", action="store_true", help="fewer repetitions")
+    given = parser.parse_args()
+    return Arguments(json=given.json, quick=given.quick)
+
+
+def cpu_rate(work: Callable[[], int]) -> float:
+    """Units of work per second of CPU time, of all threads of this process: the store reads in threads of its own."""
+    start = time.process_time()
+    done = work()
+    return done / (time.process_time() - start)
+
+
+def compare(case: str, ours: Callable[[], float], peer: Callable[[], float], *, pairs: int, **named: object) -> Row:
+    """Measure pairs, alternating which goes first, after one warm-up of each."""
+    ours(), peer()
+    found = []
+    for k in range(pairs):
+        if k % 2:
+            theirs = peer()
+            found.append((ours(), theirs))
+        else:
+            found.append((ours(), peer()))
+    ratios = sorted(a / b for a, b in found)
+    quartiles = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else [ratios[0]] * 3
+    return Row(
+        case=case,
+        ours=statistics.median(a for a, _ in found),
+        reference_value=statistics.median(b for _, b in found),
+        ratio=statistics.median(ratios),
+        spread=(quartiles[0], quartiles[2]),
+        **named,  # type: ignore[arg-type]
+    )
+
+
+def report(benchmark: str, rows: Sequence[Row], given: Arguments, *, packages: Sequence[str]) -> None:
+    """Print the table and write the JSON."""
+    table = Table(title=benchmark)
+    for column in ("case", "ours", "reference", "value", "unit", "ratio", "quartiles", "goal", "met"):
+        table.add_column(column)
+    for row in rows:
+        goal = "" if row.goal is None else f"{row.goal:g}"
+        met = {None: "", True: "yes", False: "NO"}[row.met]
+        quartiles = f"{row.spread[0]:.2f} - {row.spread[1]:.2f}"
+        values = (row.case, f"{row.ours:,.0f}", row.reference, f"{row.reference_value:,.0f}", row.unit, f"{row.ratio:.2f}")
+        table.add_row(*values, quartiles, goal, met)
+    Console(width=140).print(table)
+    if given.json:
+        content = {
+            "benchmark": benchmark,
+            "machine": {
+                "processor": platform.processor() or platform.machine(),
+                "cores": os.cpu_count(),
+                "system": platform.system(),
+            },
+            "versions": {name: version(name) for name in packages} | {"python": platform.python_version()},
+            "rows": [{**asdict(row), "met": row.met} for row in rows],
+        }
+        given.json.write_text(json.dumps(content, indent=1))
