@@ -1,0 +1,134 @@
+"""The report as JSON: the one source of the PDF, of the API's `result` and of what `acinus analyse` prints.
+
+Every share and probability is between 0 and 1; lengths are micrometres unless their name says otherwise.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.cases.schemas import ClinicalVariables
+
+NOTICE: Final = "Research use only; not a diagnosis"
+SIMULATED: Final = "Simulated outcomes"
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Part(BaseModel):
+    """Base of the report's parts: nothing is silently added or lost."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Specimen(Part):
+    """What was looked at."""
+
+    slide_id: str
+    """SHA-256 of the de-identified slide, or the identity of a slide read in place."""
+    vendor: str
+    width_px: int
+    height_px: int
+    mpp: float
+    patches: int
+    patch_area_mm2: float
+    """Area that the analysed patches cover."""
+
+
+class Grading(Part):
+    """Gleason patterns by area, and the grade that the rules for biopsies make of them."""
+
+    benign: Share
+    gleason_3: Share
+    gleason_4: Share
+    gleason_5: Share
+    tumour_extent: Share
+    primary: int | None
+    secondary: int | None
+    gleason_score: int | None
+    grade_group: Annotated[int, Field(ge=0, le=5)]
+    percent_pattern_4: float | None
+    percent_pattern_5: float | None
+
+
+class SlideModelPrediction(Part):
+    """What the slide model says by itself, from attention over all patches: a check on the grading."""
+
+    grade_group: Annotated[int, Field(ge=0, le=5)]
+    grade_group_probabilities: Annotated[list[Share], Field(min_length=6, max_length=6)]
+    cancer_probability: Share
+    agrees_with_grading: bool
+
+
+class Estimate(Part):
+    """A risk with its 95 % interval."""
+
+    estimate: Share
+    lower: Share
+    upper: Share
+
+
+class RiskCurve(Part):
+    """Cumulative incidence over time, with its 95 % interval."""
+
+    years: list[float]
+    estimate: list[Share]
+    lower: list[Share]
+    upper: list[Share]
+
+
+class Risk(Part):
+    """Risk of distant metastasis."""
+
+    endpoint: Literal["distant metastasis"] = "distant metastasis"
+    five_year: Estimate
+    ten_year: Estimate
+    curve: RiskCurve
+    score: float
+    nccn_group: str
+    percentile: float | None
+    """Within the NCCN group, of the cohort that the model was fitted on."""
+    contributions: dict[str, float]
+    """Log hazard that image, age, PSA, T stage and Gleason add against the average patient; they sum to `score`."""
+    outside_training_range: list[str]
+    gleason_from: Literal["pathologist", "image"]
+
+
+class ModelFacts(Part):
+    """One model of the set."""
+
+    name: str
+    hash: str
+    version: str
+
+
+class Provenance(Part):
+    """What made this report: enough to make it again."""
+
+    encoder: ModelFacts
+    slide_model: ModelFacts
+    risk_model: ModelFacts
+    patch_spec: dict[str, Any]
+    patch_spec_hash: str
+    software: str
+
+
+class Report(Part):
+    """One analysis of one case."""
+
+    schema_version: Literal[1] = 1
+    notice: Literal["Research use only; not a diagnosis"] = NOTICE
+    simulated_outcomes: bool
+    """The risk model was fitted on outcomes that a generator drew: nothing in the risk is about patients."""
+    analysis_id: str
+    created_at: datetime
+    specimen: Specimen
+    clinical: ClinicalVariables
+    grading: Grading
+    slide_model: SlideModelPrediction
+    risk: Risk | None
+    risk_absent_because: str | None
+    provenance: Provenance
