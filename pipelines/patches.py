@@ -53,19 +53,21 @@ class PatchBatch(TypedDict):
     patch: NDArray[np.uint8]
 
 
-def read_patches(shards: pa.Table, *, concurrency: int | None = None) -> Dataset:
+def read_patches(shards: pa.Table, *, concurrency: int | None = None, patches_per_task: int = PATCHES_PER_TASK) -> Dataset:
     """Stream shards as a Ray dataset.
 
     Args:
         shards: rows of `pipelines.shards.SCHEMA`; their order is the stream's order.
         concurrency: most read tasks at a time, None for as many as the cluster has CPUs.
+        patches_per_task: fewer make more blocks, so that a short table can keep several consumers busy.
 
     Returns:
         A dataset with one row a shard: the `CARRIED` columns, `jpeg` list<binary> and `pixels` binary, one of
         them empty. Give its blocks (pyarrow) to `decode_patches`.
     """
-    tasks = _split_for_tasks(shards)
-    dataset = read_datasource(ShardSource(tasks), override_num_blocks=max(1, len(tasks)), concurrency=concurrency)
+    tasks = _split_for_tasks(shards, patches_per_task)
+    most = None if concurrency is None else max(1, min(concurrency, len(tasks)))  # Ray warns of more than there are tasks
+    dataset = read_datasource(ShardSource(tasks), override_num_blocks=max(1, len(tasks)), concurrency=most)
     dataset.context.execution_options.preserve_order = True
     return dataset
 
@@ -173,12 +175,12 @@ def _read_pixels(row: dict[str, Any]) -> bytes:
     return out.tobytes()
 
 
-def _split_for_tasks(shards: pa.Table) -> list[pa.Table]:
-    """Consecutive shards of together about `PATCHES_PER_TASK` patches a task."""
+def _split_for_tasks(shards: pa.Table, most: int = PATCHES_PER_TASK) -> list[pa.Table]:
+    """Consecutive shards of together at most `most` patches a task, where a shard is not larger by itself."""
     counts = np.array(shards["n_patches"].to_pylist(), np.int64)
     bounds, total = [0], 0
     for k, count in enumerate(counts.tolist()):
-        if total and total + count > PATCHES_PER_TASK:
+        if total and total + count > most:
             bounds.append(k)
             total = 0
         total += count

@@ -1,0 +1,88 @@
+"""The probe: finds what is there, finds nothing where nothing is, and says what its figures are worth."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipelines.grid import PatchSpec
+from pipelines.slides.synthetic import generate_tile
+from training.encoder import EncoderConfig, random_network, save_encoder
+from training.errors import InsufficientData
+from training.probe import ProbeConfig, cut, find_tiles, probe, read_tile
+from training.vit import ViTConfig, fold_normalisation
+
+CONFIG = EncoderConfig(network=ViTConfig(size=32, dim=32, depth=1, heads=2, layer_scale=None), spec=PatchSpec(size=64, mpp=0.5))
+
+
+@pytest.fixture(scope="module")
+def tiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder, rng = tmp_path_factory.mktemp("tiles"), np.random.default_rng(0)
+    for pattern in ("benign", "gleason_5"):
+        (folder / pattern).mkdir()
+        for k in range(8):
+            Image.fromarray(generate_tile(pattern, rng, side=300)).save(folder / pattern / f"{k}.png")
+    (folder / "README.txt").write_text("not a tile")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("encoder")
+    network = random_network(CONFIG.network, seed=0)
+    fold_normalisation(network, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    save_encoder(str(folder), network, CONFIG, {"name": "test"})
+    return str(folder)
+
+
+def test_random_weights_beside_themselves_score_the_same(tiles: Path, encoder: str, tmp_path: Path) -> None:
+    report = probe(ProbeConfig(tiles=str(tiles), encoder=encoder, out=str(tmp_path), folds=4))
+    assert report.classes == ["benign", "gleason_5"]
+    assert report.tiles == [8, 8]
+    assert report.linear == report.random_linear  # the same weights on the same folds
+    assert report.knn == report.random_knn
+    assert report.linear.mean > 0.9  # solid sheets against open glands
+    assert len(report.linear.folds) == 8
+    assert np.sum(report.confusion) == 2 * 16
+    assert "optimistic" in json.loads((tmp_path / "probe.json").read_text())["caveat"]
+    assert (tmp_path / "probe.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_shuffled_labels_score_as_chance(tiles: Path, encoder: str, tmp_path: Path) -> None:
+    rng, paths = np.random.default_rng(1), sorted(tiles.rglob("*.png"))
+    for name, group in zip(("one", "two"), np.split(rng.permutation(len(paths)), 2), strict=True):
+        (tmp_path / "tiles" / name).mkdir(parents=True)
+        for k in group:
+            (tmp_path / "tiles" / name / f"{k}.png").symlink_to(paths[k])
+    report = probe(ProbeConfig(tiles=str(tmp_path / "tiles"), encoder=encoder, out=str(tmp_path), folds=4, repeats=4))
+    assert abs(report.linear.mean - report.chance) < 0.3
+
+
+def test_tiles_come_to_the_encoders_resolution(tiles: Path) -> None:
+    path = tiles / "benign" / "0.png"
+    assert read_tile(path, mpp=0.25, wanted=0.5).shape == (150, 150, 3)
+    assert read_tile(path, mpp=0.25, wanted=0.25).shape == (300, 300, 3)
+    assert read_tile(path, mpp=0.5, wanted=0.25).shape == (600, 600, 3)
+
+
+def test_patches_cover_the_tile() -> None:
+    tile = np.zeros((150, 70, 3), np.uint8)
+    tile[0, 0] = tile[-1, -1] = 255
+    patches = cut(tile, size=64)
+    assert patches.shape == (3 * 2, 64, 64, 3)
+    assert patches[0][0, 0, 0] == 255
+    assert patches[-1][-1, -1, 0] == 255
+    assert cut(np.ones((40, 64, 3), np.uint8), size=64).shape == (1, 64, 64, 3)
+
+
+def test_too_few_tiles_are_refused(tiles: Path, tmp_path: Path) -> None:
+    with pytest.raises(InsufficientData, match="benign 8, gleason_5 8; needed are two classes of at least 9"):
+        find_tiles(str(tiles), folds=9)
+    with pytest.raises(InsufficientData, match="none"):
+        find_tiles(str(tmp_path), folds=2)
+    with pytest.raises(InsufficientData, match="not a local folder"):
+        find_tiles("s3://bucket/tiles", folds=2)
