@@ -10,9 +10,10 @@ from typing import Final
 
 STYLE: Final = """
 body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 68rem; padding: 0 1rem; color: #1c2330; }
-h1 { margin-bottom: 0; } .notice { color: #8a1c1c; font-weight: 600; } section { margin: 2.5rem 0; border-top: 1px solid #d5dae2; }
+h1 { margin-bottom: 0; } .notice { color: #8a1c1c; font-weight: 600; }
+section { margin: 2.5rem 0; border-top: 1px solid #d5dae2; } td, th { text-align: left; padding: 0.15rem 1rem 0.15rem 0; }
 figure { display: inline-block; margin: 0 1rem 1rem 0; vertical-align: top; } figcaption { color: #56606f; font-size: 14px; }
-img { max-width: 100%; max-height: 34rem; border: 1px solid #d5dae2; } td, th { text-align: left; padding: 0.15rem 1rem 0.15rem 0; }
+img { max-width: 100%; max-height: 34rem; border: 1px solid #d5dae2; }
 """
 
 
@@ -50,7 +51,8 @@ def write_page(folder: Path, stages: Sequence[Stage], *, notices: Sequence[str])
     notice = "<br>".join(html.escape(text) for text in notices)
     page = folder / "index.html"
     page.write_text(
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Acinus demo</title><style>{STYLE}</style></head><body>'
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Acinus demo</title>'
+        f"<style>{STYLE}</style></head><body>"
         f'<h1>Acinus: from a slide to a report</h1><p class="notice">{notice}</p><table>{times}</table>{sections}</body></html>',
         encoding="utf-8",
     )
