@@ -1,0 +1,56 @@
+"""What can be wrong with models and what they are given. Every error names the model or field, the value and the remedy.
+
+    TrainingError
+    ├── ModelNotFound     no model at this place, or not of the kind that is wanted
+    ├── BrokenModel       weights that are not those the card describes
+    ├── SpecMismatch      models that were not made for each other: PatchSpec, encoder or slide model differ
+    ├── RunError          a training run that cannot begin or go on: other data or recipe than before, too few CPUs
+    ├── InsufficientData  a cohort that cannot be learnt from: too few slides, patterns or patients
+    └── CovariateError    a clinical variable that no patient can have
+
+Slides that cannot be read are `pipelines.slides.errors`.
+"""
+
+from __future__ import annotations
+
+
+class TrainingError(Exception):
+    """Base of all errors of `training`."""
+
+
+class ModelNotFound(TrainingError):  # noqa: N818 - the words of the tree read as what happened
+    """There is no model at this place, or it is of another kind."""
+
+
+class BrokenModel(TrainingError):  # noqa: N818
+    """Weights that are not those the card describes."""
+
+
+class SpecMismatch(TrainingError):  # noqa: N818
+    """Two models that do not belong together; names both values."""
+
+    def __init__(self, what: str, ours: str, theirs: str, remedy: str) -> None:
+        self.what, self.ours, self.theirs, self.remedy = what, ours, theirs, remedy
+        super().__init__(what, ours, theirs, remedy)  # args as given, so that the error survives pickling between processes
+
+    def __str__(self) -> str:
+        return f"{self.what} differs: {self.ours} against {self.theirs}; {self.remedy}"
+
+
+class RunError(TrainingError):
+    """A training run that cannot begin or go on."""
+
+
+class InsufficientData(TrainingError):  # noqa: N818
+    """A cohort that cannot be learnt from."""
+
+
+class CovariateError(TrainingError, ValueError):
+    """A clinical variable that no patient can have."""
+
+    def __init__(self, field: str, value: object, remedy: str) -> None:
+        self.field, self.value, self.remedy = field, value, remedy
+        super().__init__(field, value, remedy)
+
+    def __str__(self) -> str:
+        return f"{self.field} {self.value!r} is not usable; {self.remedy}"
