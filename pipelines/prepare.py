@@ -14,6 +14,7 @@ import json
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -203,11 +204,11 @@ def _run_on_ray(rows: list[ManifestRow], config: PrepareConfig) -> Iterator[Slid
     task = ray.remote(num_cpus=1, max_retries=3)(prepare_slide)
     waiting = iter(rows)
     most = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
-    running = [task.remote(row, config) for row, _ in zip(waiting, range(most), strict=False)]
+    running = [task.remote(row, config) for row in islice(waiting, most)]
     while running:
         done, running = ray.wait(running)
         yield ray.get(done[0])
-        running += [task.remote(row, config) for row, _ in zip(waiting, range(1), strict=False)]
+        running += [task.remote(row, config) for row in islice(waiting, 1)]
 
 
 def _cohort_row(row: ManifestRow, indexed: IndexedSlide, config: PrepareConfig) -> dict[str, Any]:

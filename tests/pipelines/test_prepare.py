@@ -54,6 +54,13 @@ def test_same_input_same_bytes(ray_session: None, cohort_folder: Path, tmp_path:
     assert len(contents[0]) == 5
 
 
+def test_every_row_is_attempted(ray_session: None, tmp_path: Path) -> None:
+    """More rows than are in flight at a time."""
+    (tmp_path / "manifest.csv").write_text("slide\n" + "".join(f"absent-{k}.svs\n" for k in range(30)))
+    report = prepare(PrepareConfig(manifest=str(tmp_path / "manifest.csv"), out=str(tmp_path / "out"), spec=SPEC))
+    assert [at.line for at in report.failed] == list(range(2, 32))
+
+
 def test_unknown_split_is_named(ray_session: None, cohort_folder: Path, tmp_path: Path) -> None:
     prepare(PrepareConfig(manifest=str(cohort_folder / "manifest.csv"), out=str(tmp_path), spec=SPEC))
     assert cohort.cohort_spec(str(tmp_path)) == SPEC
