@@ -22,6 +22,8 @@ COLOURS: Final = ((43, 108, 176), (250, 220, 60), (236, 122, 8), (130, 10, 30))
 LABELS: Final = ("Benign", "Gleason 3", "Gleason 4", "Gleason 5")
 OPACITY: Final = ((0.10, 0.40), (0.40, 0.85), (0.40, 0.85), (0.40, 0.85))
 """Opacity per pattern when it is barely the most probable, and when it is certain: benign recedes."""
+LEGEND_SHARE: Final = 0.75
+"""The legend is at least this share of the picture's height wide: beside a tall slide it stays readable."""
 FONTS: Final = Path(__file__).parents[1] / "reports" / "fonts"
 
 Raster = npt.NDArray[np.float32]
@@ -98,10 +100,9 @@ def heatmap_png(thumbnail: Pixels, raster: Raster, *, mpp: float, min_width: int
         zoom = min_width / picture.width
         picture = picture.resize((min_width, max(1, round(picture.height * zoom))), Image.Resampling.NEAREST)
         mpp /= zoom
-    unit = picture.width / 1000
-    strip = round(64 * unit)
-    canvas = Image.new("RGB", (picture.width, picture.height + strip), "white")
-    canvas.paste(picture)
+    unit = max(picture.width, LEGEND_SHARE * picture.height) / 1000
+    canvas = Image.new("RGB", (round(1000 * unit), picture.height + round(64 * unit)), "white")
+    canvas.paste(picture, ((canvas.width - picture.width) // 2, 0))
     _legend(canvas, picture.height, unit, mpp)
     stream = io.BytesIO()
     canvas.save(stream, "PNG")

@@ -37,3 +37,11 @@ async def client_of(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
 @pytest.fixture(autouse=True)
 def _quiet_dbos() -> None:
     logging.getLogger("dbos").setLevel(logging.ERROR)
+
+
+@pytest.fixture(scope="session")
+def model_set(cohort_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """URI of a complete, tiny model set (`tests.model_set`)."""
+    from tests.model_set import make_model_set
+
+    return make_model_set(str(cohort_folder / "manifest.csv"), str(tmp_path_factory.mktemp("models")))

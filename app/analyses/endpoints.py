@@ -1,0 +1,44 @@
+"""HTTP of analyses: send a slide, look how far it is."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
+from starlette.concurrency import run_in_threadpool
+
+from app.accounts.principal import CurrentPrincipal
+from app.analyses import repository, service
+from app.analyses.schemas import FORM_SCHEMA, Accepted, AnalysisList, AnalysisState, AnalysisSummary
+from app.context import AppContext, UnitOfWork
+from app.slides.upload import receive
+
+router = APIRouter(prefix="/api/v1/analyses", tags=["analyses"])
+
+
+@router.post("", status_code=202, openapi_extra=FORM_SCHEMA)
+async def create_analysis(request: Request, context: AppContext, principal: CurrentPrincipal) -> Accepted:
+    """Send a slide and clinical variables; the answer says where to look for the result."""
+    settings = context.settings
+    async with receive(request, settings.uploads, settings.max_upload_bytes) as form:
+        return await run_in_threadpool(service.submit, settings, context.database, context.queue, principal, form)
+
+
+@router.get("")
+def list_analyses(
+    session: UnitOfWork,
+    principal: CurrentPrincipal,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    before: Annotated[datetime | None, Query(description="Only those that arrived before this time.")] = None,
+) -> AnalysisList:
+    """The organisation's analyses, newest first."""
+    rows = repository.newest(session, principal.organisation_id, limit=limit, before=before)
+    items = [AnalysisSummary.model_validate(row) for row in rows]
+    return AnalysisList(items=items, next_before=items[-1].created_at if len(items) == limit else None)
+
+
+@router.get("/{analysis_id}")
+def get_analysis(analysis_id: str, session: UnitOfWork, principal: CurrentPrincipal) -> AnalysisState:
+    """Status, current step, progress, and the result or one plain sentence why there is none."""
+    return AnalysisState.of(repository.get(session, principal.organisation_id, analysis_id))

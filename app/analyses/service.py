@@ -1,0 +1,78 @@
+"""Taking in an analysis: check what was sent, write the rows, then put the workflow on its queue."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Protocol
+
+from pydantic import ValidationError
+
+from app.accounts.principal import Principal
+from app.analyses import repository
+from app.analyses.schemas import Accepted, AnalysisRequest, Links
+from app.cases import repository as cases
+from app.database.models import Analysis
+from app.database.session import Database
+from app.errors import InvalidRequest
+from app.settings import Settings
+from app.slides.store import incoming_uri, move_in, within_organisation
+from app.slides.upload import Form
+
+
+class CaseQueue(Protocol):
+    """Where analyses wait for the executor."""
+
+    def enqueue(self, organisation_id: str, analysis_id: str) -> None:
+        """Put an analysis on the queue; doing it again changes nothing."""
+
+    def close(self) -> None:
+        """Give connections back."""
+
+
+def parse(form: Form) -> AnalysisRequest:
+    """The form's fields, checked.
+
+    Raises:
+        InvalidRequest: names the first field that cannot be used.
+    """
+    fields = {name: value for name, value in form.fields.items() if value.strip()}
+    try:
+        request = AnalysisRequest.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        reason = first["msg"].removeprefix("Value error, ")
+        raise InvalidRequest(f"{name}: {reason}." if name else f"{reason[0].upper()}{reason[1:]}.") from None
+    if (form.file is None) == (request.slide_uri is None):
+        raise InvalidRequest("Send the slide as a file in the field slide, or its slide_uri: exactly one of the two.")
+    return request
+
+
+def submit(settings: Settings, database: Database, queue: CaseQueue, principal: Principal, form: Form) -> Accepted:
+    """Take in one analysis.
+
+    The rows are committed before the workflow is queued, so that it finds them; should this process die in between, the executor
+    queues what waits when it starts (`app.workflow`).
+    """
+    request = parse(form)
+    organisation_id = principal.organisation_id
+    analysis_id, case_id = str(uuid.uuid4()), str(uuid.uuid4())
+    if request.slide_uri is not None:
+        source = within_organisation(settings, organisation_id, request.slide_uri)
+    else:
+        source = incoming_uri(settings, organisation_id, analysis_id, form.suffix)
+        assert form.file is not None  # parse() saw to it
+        move_in(form.file, source)
+    with database.session() as session:
+        cases.add(session, organisation_id, case_id, request.variables())
+        analysis = Analysis(
+            organisation_id=organisation_id,
+            id=analysis_id,
+            case_id=case_id,
+            source_uri=source,
+            uploaded=request.slide_uri is None,
+            mpp=request.mpp,
+        )
+        repository.add(session, analysis)
+    queue.enqueue(organisation_id, analysis_id)
+    return Accepted(analysis_id=analysis_id, case_id=case_id, links=Links.of(analysis_id))

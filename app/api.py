@@ -1,0 +1,70 @@
+"""The HTTP application: routers, error answers, and what is opened and closed with it. Knows no model and no Ray."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import FastAPI
+from pydantic import BaseModel
+from starlette.concurrency import run_in_threadpool
+
+from app import errors, log, workflow
+from app.analyses import endpoints as analyses
+from app.analyses.service import CaseQueue
+from app.context import Context
+from app.database.migrate import upgrade_to_head
+from app.database.session import Database
+from app.reports import endpoints as reports
+from app.settings import Settings
+from app.slides.upload import remove_abandoned
+
+
+class Health(BaseModel):
+    """The answer of /health."""
+
+    status: str
+    version: str
+
+
+def create_app(settings: Settings, *, open_queue: Callable[[Settings], CaseQueue] = workflow.open_queue) -> FastAPI:
+    """The application.
+
+    Args:
+        settings: see `app.settings`.
+        open_queue: opens the queue of cases; a test may give its own.
+    """
+
+    def open_context() -> Context:
+        upgrade_to_head(settings.database_url)
+        remove_abandoned(settings.uploads)
+        return Context(settings=settings, database=Database(settings.database_url), queue=open_queue(settings))
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        log.configure()
+        context = await run_in_threadpool(open_context)
+        app.state.context = context
+        yield
+        await run_in_threadpool(context.queue.close)
+        context.database.close()
+
+    app = FastAPI(
+        title="Acinus",
+        version=version("acinus"),
+        description="Prostate biopsies: from a slide to an explained risk report. Research use only; not a diagnosis.",
+        lifespan=lifespan,
+        responses={code: {"model": errors.ErrorBody} for code in (404, 422, 500)},
+    )
+    app.state.settings = settings
+    errors.install_handlers(app)
+    app.include_router(analyses.router)
+    app.include_router(reports.router)
+
+    @app.get("/health", tags=["service"])
+    def health() -> Health:
+        """Whether the service answers."""
+        return Health(status="ok", version=app.version)
+
+    return app

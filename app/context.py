@@ -1,0 +1,41 @@
+"""What endpoints are given: settings, database, queue, and one unit of work a request. Opened by the app's lifespan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+from sqlalchemy.orm import Session
+
+from app.analyses.service import CaseQueue
+from app.database.session import Database
+from app.settings import Settings
+
+
+@dataclass(frozen=True)
+class Context:
+    """What lives as long as the process."""
+
+    settings: Settings
+    database: Database
+    queue: CaseQueue
+
+
+def current_context(request: Request) -> Context:
+    """The context of the running app."""
+    context: Context = request.app.state.context
+    return context
+
+
+AppContext = Annotated[Context, Depends(current_context)]
+
+
+def unit_of_work(context: AppContext) -> Iterator[Session]:
+    """One session, committed before the answer is sent; rolled back on any error."""
+    with context.database.session() as session:
+        yield session
+
+
+UnitOfWork = Annotated[Session, Depends(unit_of_work, scope="function")]

@@ -1,0 +1,78 @@
+"""Where an organisation's slides lie, and what a caller may name.
+
+<storage_root>/<organisation>/incoming/<analysis>/slide.svs   as it arrived: removed by ingestion
+<storage_root>/<organisation>/<slide_id>/slide.svs            de-identified; slide_id is the SHA-256 of exactly these bytes
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote, urlsplit
+
+import obstore
+
+from app.errors import OutsideStore
+from app.settings import Settings
+from pipelines import storage
+
+INCOMING = "incoming"
+
+
+def incoming_uri(settings: Settings, organisation_id: str, analysis_id: str, suffix: str) -> str:
+    """Where an upload waits for ingestion."""
+    return storage.join(settings.organisation_root(organisation_id), INCOMING, analysis_id, f"slide{suffix}")
+
+
+def slide_uri(settings: Settings, organisation_id: str, slide_id: str, suffix: str) -> str:
+    """Where an ingested slide lies."""
+    return storage.join(settings.organisation_root(organisation_id), slide_id, f"slide{suffix}")
+
+
+def move_in(path: Path, uri: str) -> None:
+    """Move a local file to `uri`: a rename where it can be one."""
+    target = storage.local_path(uri)
+    if target is None:
+        storage.write_file(uri, path)
+        path.unlink()
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.replace(target)
+    except OSError:  # another file system
+        storage.write_file(uri, path)
+        path.unlink()
+
+
+def remove(uri: str) -> None:
+    """Remove an object and, on a local disk, the folder that it leaves empty. Removing it again is no error."""
+    local = storage.local_path(uri)
+    if local is None:
+        store, key = storage.locate(uri)
+        obstore.delete(store, key)
+        return
+    local.unlink(missing_ok=True)
+    if local.parent.is_dir() and not any(local.parent.iterdir()):
+        local.parent.rmdir()
+
+
+def within_organisation(settings: Settings, organisation_id: str, uri: str) -> str:
+    """`uri` as it may be used: below the organisation's own prefix, with nothing in it that leads out again.
+
+    Raises:
+        OutsideStore: it is anywhere else, or no `file://` or `s3://` URI.
+    """
+    refusal = OutsideStore("The slide's URI is not within your organisation's store; upload the slide or copy it there first.")
+    root = urlsplit(settings.organisation_root(organisation_id))
+    parts = urlsplit(uri)
+    if (parts.scheme, parts.netloc) != (root.scheme, root.netloc) or parts.query or parts.fragment:
+        raise refusal
+    path, prefix = unquote(parts.path), unquote(root.path)
+    if "\0" in path or ".." in PurePosixPath(path).parts or not path.startswith(prefix + "/"):
+        raise refusal
+    if parts.scheme == "file":
+        resolved, inside = os.path.realpath(path), os.path.realpath(prefix)  # links must not lead out either
+        if not resolved.startswith(inside + os.sep):
+            raise refusal
+        return storage.as_uri(Path(resolved))
+    return uri

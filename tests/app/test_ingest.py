@@ -1,0 +1,163 @@
+"""Ingestion: de-identified, known by its hash, stored once, the original gone; repeatable at every point."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from moto.server import ThreadedMotoServer
+from sqlalchemy import select
+
+from app.database.migrate import upgrade_to_head
+from app.database.models import Analysis, Case, Organisation, SlideRecord
+from app.database.session import Database
+from app.settings import Settings
+from app.slides import store
+from app.slides.ingest import ingest
+from pipelines import storage
+from pipelines.slides.errors import BrokenSlide, SlideNotFound, UnsupportedSlide
+
+
+@pytest.fixture
+def database(settings: Settings) -> Iterator[Database]:
+    upgrade_to_head(settings.database_url)
+    database = Database(settings.database_url)
+    with database.session() as session:
+        session.add(Organisation(id="local"))
+        session.flush()
+        session.add(Case(organisation_id="local", id="case"))
+    yield database
+    database.close()
+
+
+def handed_in(settings: Settings, database: Database, path: Path, analysis_id: str = "analysis") -> str:
+    """An upload as the endpoint leaves it."""
+    uri = store.incoming_uri(settings, "local", analysis_id, path.suffix)
+    storage.write_file(uri, path)
+    add_analysis(database, uri, analysis_id=analysis_id, uploaded=True)
+    return uri
+
+
+def add_analysis(database: Database, uri: str, *, analysis_id: str = "analysis", uploaded: bool = False) -> None:
+    with database.session() as session:
+        session.add(Analysis(organisation_id="local", id=analysis_id, case_id="case", source_uri=uri, uploaded=uploaded))
+
+
+def files(settings: Settings) -> list[str]:
+    root = settings.data_root / "store"
+    return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
+
+
+def test_a_slide_is_known_by_its_clean_bytes(settings: Settings, database: Database, generated_slide: Path) -> None:
+    source = handed_in(settings, database, generated_slide)
+    taken = ingest(settings, database, "local", "analysis")
+    stored = storage.local_path(taken.uri)
+    assert stored is not None
+    assert hashlib.sha256(stored.read_bytes()).hexdigest() == taken.slide_id
+    assert taken.size_bytes == stored.stat().st_size
+    assert files(settings) == [f"local/{taken.slide_id}/slide.svs"], "the original is gone, and nothing else was written"
+    assert not storage.exists(source)
+    assert list(settings.staging.iterdir()) == []
+    with database.session() as session:
+        row = session.scalars(select(SlideRecord)).one()
+        assert (row.slide_id, row.uri, row.size_bytes) == (taken.slide_id, taken.uri, taken.size_bytes)
+        assert session.scalars(select(Analysis)).one().slide_id == taken.slide_id
+
+
+def test_ingesting_again_gives_the_same_and_nothing_twice(settings: Settings, database: Database, generated_slide: Path) -> None:
+    handed_in(settings, database, generated_slide)
+    first = ingest(settings, database, "local", "analysis")
+    assert ingest(settings, database, "local", "analysis") == first, "after a crash behind the last commit"
+    handed_in(settings, database, generated_slide, "second")
+    assert ingest(settings, database, "local", "second") == first, "the same slide, sent again"
+    with database.session() as session:
+        assert len(session.scalars(select(SlideRecord)).all()) == 1
+
+
+def test_a_crash_before_the_commit_loses_nothing(
+    settings: Settings, database: Database, generated_slide: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = handed_in(settings, database, generated_slide)
+
+    def crash(*_args: object, **_kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("app.slides.repository.record", crash)
+        with pytest.raises(KeyboardInterrupt):
+            ingest(settings, database, "local", "analysis")
+    assert storage.exists(source)
+    assert ingest(settings, database, "local", "analysis").slide_id in files(settings)[0]
+
+
+def test_a_slide_given_by_uri_stays_where_it_is(settings: Settings, database: Database, generated_slide: Path) -> None:
+    uri = storage.join(settings.organisation_root("local"), "batch", "x.svs")
+    storage.write_file(uri, generated_slide)
+    add_analysis(database, uri)
+    taken = ingest(settings, database, "local", "analysis")
+    assert storage.exists(uri)
+    add_analysis(database, taken.uri, analysis_id="again")
+    assert ingest(settings, database, "local", "again") == taken, "an ingested slide is not ingested again"
+    assert files(settings) == sorted(["local/batch/x.svs", f"local/{taken.slide_id}/slide.svs"])
+
+
+def test_what_cannot_be_taken_in_says_so(settings: Settings, database: Database, generated_slide: Path, tmp_path: Path) -> None:
+    cut = tmp_path / "cut.svs"
+    cut.write_bytes(generated_slide.read_bytes()[:5000])
+    other = tmp_path / "other.tif"
+    other.write_bytes(b"GIF89a" + b"\0" * 5000)
+    gone = storage.join(settings.organisation_root("local"), "gone.svs")
+    for number, (path, error) in enumerate([(cut, BrokenSlide), (other, UnsupportedSlide)]):
+        handed_in(settings, database, path, str(number))
+        with pytest.raises(error) as caught:
+            ingest(settings, database, "local", str(number))
+        assert caught.value.slide in {"slide.svs", "slide.tif"}, "file names may hold names of patients"
+    add_analysis(database, gone)
+    with pytest.raises(SlideNotFound):
+        ingest(settings, database, "local", "analysis")
+    assert list(settings.staging.iterdir()) == []
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    for name, value in {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_REGION": "us-east-1",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    import boto3
+
+    storage._store.cache_clear()
+    boto3.client("s3").create_bucket(Bucket="slides")
+    yield "s3://slides/prefix"
+    storage._store.cache_clear()
+    server.stop()
+
+
+def test_the_same_in_s3(bucket: str, tmp_path: Path, generated_slide: Path) -> None:
+    settings = Settings(data_root=tmp_path, storage_root=bucket)
+    upgrade_to_head(settings.database_url)
+    database = Database(settings.database_url)
+    with database.session() as session:
+        session.add(Organisation(id="local"))
+        session.flush()
+        session.add(Case(organisation_id="local", id="case"))
+    source = store.incoming_uri(settings, "local", "analysis", ".svs")
+    local = shutil.copy(generated_slide, tmp_path / "upload.part")
+    store.move_in(Path(local), source)
+    add_analysis(database, source, uploaded=True)
+    taken = ingest(settings, database, "local", "analysis")
+    assert taken.uri == f"{bucket}/local/{taken.slide_id}/slide.svs"
+    assert hashlib.sha256(storage.read_bytes(taken.uri)).hexdigest() == taken.slide_id
+    assert storage.list_uris(f"{bucket}/local") == [taken.uri]
+    assert not Path(local).exists()
+    database.close()
