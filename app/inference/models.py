@@ -1,0 +1,180 @@
+"""The models a case needs, wherever they run: in this process, or behind Ray Serve handles (`app.inference.deployments`).
+
+Both do the same through the same functions of `training`; an analysis cannot tell which one it was given.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from dataclasses import dataclass
+from typing import Literal, Protocol, Self
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from app.cases.schemas import ClinicalVariables
+from app.reports import schemas
+from pipelines.grid import PatchSpec
+from pipelines.patches import fetch_shards
+from training import gleason
+from training.cards import Card
+from training.covariates import Covariates
+from training.embed import embed_fetched, load_bag, require_patches
+from training.encoder import Encoder
+from training.model_set import ModelSet, load_model_set
+from training.risk import Risk
+from training.slide_model import SlidePrediction
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFacts:
+    """What names a model set.
+
+    Attributes:
+        spec: how slides are cut for it.
+        encoder, slide_model, risk_model: name, version and hash.
+        simulated_outcomes: whether the risk model was fitted on outcomes that a generator drew.
+    """
+
+    spec: PatchSpec
+    encoder: schemas.ModelFacts
+    slide_model: schemas.ModelFacts
+    risk_model: schemas.ModelFacts
+    simulated_outcomes: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What the models say of one slide and one patient; N patches in the order of the shard table.
+
+    Attributes:
+        x: left edges in level-0 pixels, int32 [N].
+        y: top edges, int32 [N].
+        slide: patch probabilities, attention, the slide model's own grade group.
+        grading: the grade by areas.
+        risk: None where it cannot be given.
+        risk_absent_because: why, as the end of a sentence.
+        gleason_from: whose Gleason patterns the risk used.
+    """
+
+    x: npt.NDArray[np.int32]
+    y: npt.NDArray[np.int32]
+    slide: SlidePrediction
+    grading: gleason.Grading
+    risk: Risk | None
+    risk_absent_because: str | None
+    gleason_from: Literal["pathologist", "image"]
+
+
+class Models(Protocol):
+    """The models of one model set."""
+
+    async def facts(self) -> ModelFacts:
+        """Names, hashes and PatchSpec."""
+
+    async def embed(self, shards: pa.Table, root: str) -> None:
+        """Embed these shards and write each to its address below `root`."""
+
+    async def read(self, shards: pa.Table, root: str, clinical: ClinicalVariables) -> Reading:
+        """Read a slide whose shards are all embedded."""
+
+
+class EncoderModel:
+    """The encoder in this process. One shard is fetched while another is computed."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder = encoder
+        self._computing = threading.Lock()
+
+    async def embed(self, shards: pa.Table, root: str) -> None:
+        """Embed these shards and write each to its address below `root`."""
+        require_patches(shards, self._encoder)
+        fetched = await asyncio.to_thread(fetch_shards, shards)
+        await asyncio.to_thread(self._compute, fetched, root)
+
+    def _compute(self, fetched: pa.Table, root: str) -> None:
+        with self._computing:  # one at a time: the network uses all threads that it was given
+            embed_fetched(fetched, self._encoder, root)
+
+
+class SlideRiskModel:
+    """Slide model and risk model in this process."""
+
+    def __init__(self, models: ModelSet) -> None:
+        self._slide_model = models.slide_model
+        self._risk_model = models.risk_model
+        self.facts = facts_of(models)
+
+    def read(self, shards: pa.Table, root: str, clinical: ClinicalVariables) -> Reading:
+        """Read a slide whose shards are all embedded."""
+        bag = load_bag(shards, self.facts.encoder.hash, root)
+        slide = self._slide_model.predict(bag.embeddings)
+        grading = self._slide_model.grade(slide)
+        covariates, gleason_from, absent = covariates_of(clinical, grading)
+        risk = self._risk_model.predict(slide.embedding, covariates) if covariates is not None else None
+        return Reading(
+            x=bag.x, y=bag.y, slide=slide, grading=grading, risk=risk, risk_absent_because=absent, gleason_from=gleason_from
+        )
+
+
+def covariates_of(
+    clinical: ClinicalVariables, grading: gleason.Grading
+) -> tuple[Covariates | None, Literal["pathologist", "image"], str | None]:
+    """What the risk model is given, whose Gleason patterns they are, and why there is no risk where there is none."""
+    if clinical.age is None or clinical.psa is None or clinical.t_stage is None:
+        return None, "pathologist", "age, PSA and T stage were not given."
+    primary, secondary = clinical.gleason_primary, clinical.gleason_secondary
+    source: Literal["pathologist", "image"] = "pathologist"
+    if primary is None or secondary is None:
+        primary, secondary, source = grading.primary, grading.secondary, "image"
+    if primary is None or secondary is None:
+        return None, source, "no cancer was seen on this slide and no Gleason score was given; the risk is for men with cancer."
+    covariates = Covariates(age=clinical.age, psa=clinical.psa, t_stage=clinical.t_stage, primary=primary, secondary=secondary)
+    return covariates, source, None
+
+
+def facts_of(models: ModelSet) -> ModelFacts:
+    """What names a model set."""
+
+    def named(card: Card, name: str, digest: str) -> schemas.ModelFacts:
+        version = card.get("versions", {}).get("acinus", "")
+        return schemas.ModelFacts(name=str(card.get("name", name)), hash=digest, version=str(version))
+
+    return ModelFacts(
+        spec=models.spec,
+        encoder=named(models.encoder.card, "encoder", models.encoder.hash),
+        slide_model=named(models.slide_model.card, "pattern head and gated attention", models.slide_model.hash),
+        risk_model=named(models.risk_model.card, "Cox model of image and clinical variables", models.risk_model.hash),
+        simulated_outcomes=bool(models.risk_model.card["simulated_outcomes"]),
+    )
+
+
+class InProcessModels:
+    """All models in this process: what `acinus analyse` uses."""
+
+    def __init__(self, models: ModelSet) -> None:
+        self._encoder = EncoderModel(models.encoder)
+        self._slide_risk = SlideRiskModel(models)
+
+    @classmethod
+    def load(cls, uri: str) -> Self:
+        """The model set at `uri`.
+
+        Raises:
+            TrainingError: there is none, or its parts do not fit together.
+        """
+        return cls(load_model_set(uri))
+
+    async def facts(self) -> ModelFacts:
+        """See `Models`."""
+        return self._slide_risk.facts
+
+    async def embed(self, shards: pa.Table, root: str) -> None:
+        """See `Models`."""
+        await self._encoder.embed(shards, root)
+
+    async def read(self, shards: pa.Table, root: str, clinical: ClinicalVariables) -> Reading:
+        """See `Models`."""
+        return await asyncio.to_thread(self._slide_risk.read, shards, root, clinical)
