@@ -23,9 +23,6 @@ from training.survival import YEARS, Booleans, CoxFit, Floats, fit_cox
 
 KIND: Final = "risk-model"
 
-_LOG_FLOOR = 1e-12
-"""Least cumulative hazard whose logarithm is taken: a replica's baseline is 0 before its first event."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
@@ -208,7 +205,11 @@ def _contributions(parts: Floats) -> dict[str, float]:
 
 def _curve(baselines: Floats, log_hazards: Floats) -> RiskCurve:
     """Estimate from row 0, interval from the spread of log cumulative hazards in the other rows."""
-    logs = np.log(np.maximum(baselines, _LOG_FLOOR)) + log_hazards[:, None]
+    # A replica's baseline is 0 before its own first event: half of the whole cohort's first step stands for it, as a continuity
+    # correction; its logarithm would make the interval 0 to 100 %.
+    reached = baselines[0][baselines[0] > 0]
+    floor = reached.min() / 2 if len(reached) else 1.0
+    logs = np.log(np.maximum(baselines, floor)) + log_hazards[:, None]
     margin = 1.96 * logs[1:].std(axis=0, ddof=1)
     margin = np.where(baselines[0] > 0, margin, 0.0)
     estimate, lower, upper = (-np.expm1(-np.exp(logs[0] + shift) * (baselines[0] > 0)) for shift in (0.0, -margin, margin))
