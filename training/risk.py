@@ -23,6 +23,9 @@ from training.survival import YEARS, Booleans, CoxFit, Floats, fit_cox
 
 KIND: Final = "risk-model"
 
+_LOG_CEILING = 10.0
+"""Logarithm of a cumulative hazard at which risk is 1 to the last digit; far beyond it, exp overflows."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
@@ -207,12 +210,12 @@ def _curve(baselines: Floats, log_hazards: Floats) -> RiskCurve:
     """Estimate from row 0, interval from the spread of log cumulative hazards in the other rows."""
     # A replica's baseline is 0 before its own first event: half of the whole cohort's first step stands for it, as a continuity
     # correction; its logarithm would make the interval 0 to 100 %.
-    reached = baselines[0][baselines[0] > 0]
-    floor = reached.min() / 2 if len(reached) else 1.0
+    reached = baselines[0] > 0
+    floor = baselines[0][reached].min() / 2 if reached.any() else 1.0
     logs = np.log(np.maximum(baselines, floor)) + log_hazards[:, None]
     margin = 1.96 * logs[1:].std(axis=0, ddof=1)
-    margin = np.where(baselines[0] > 0, margin, 0.0)
-    estimate, lower, upper = (-np.expm1(-np.exp(logs[0] + shift) * (baselines[0] > 0)) for shift in (0.0, -margin, margin))
+    ends = (-np.expm1(-np.exp(np.minimum(logs[0] + shift, _LOG_CEILING)) * reached) for shift in (0.0, -margin, margin))
+    estimate, lower, upper = (np.maximum.accumulate(end) for end in ends)  # the interval narrows with events; a risk never falls
     return RiskCurve(years=YEARS, estimate=estimate, lower=lower, upper=upper)
 
 
