@@ -141,7 +141,7 @@ def fit_risk(
         remedy = "give the encoder that the slide model was fitted on"
         raise SpecMismatch("encoder hash", f"given {encoder.hash}", f"slide model {fitted_on}", remedy)
     cohort = load_labelled_slides(config.data, encoder, split=config.split, on_shard=on_shard)
-    slides = [slide for slide in cohort.slides if slide.score is not None and (slide.patterns != UNLABELLED).any()]
+    slides = with_cancer(cohort.slides)
     told(f"simulating {config.patients + config.held_out} patients on {len(slides)} slides")
     patients = draw_patients(slides, slide_model, config.patients, seed=config.seed)
     others = draw_patients(slides, slide_model, config.held_out, seed=config.seed + 1)
@@ -206,12 +206,18 @@ class Patients:
         return concordance(self.cohort.time, self.cohort.event, log_hazard) if self.cohort.event.any() else None
 
 
+def with_cancer(slides: Sequence[LabelledSlide]) -> list[LabelledSlide]:
+    """The slides that patients can be drawn from: those with cancer and annotated patterns."""
+    return [slide for slide in slides if slide.score is not None and (slide.patterns != UNLABELLED).any()]
+
+
 def draw_patients(slides: Sequence[LabelledSlide], model: SlideModel, count: int, *, seed: int) -> Patients:
-    """Simulate patients on slides with cancer and annotated patterns, and predict the bag of each.
+    """Simulate patients on the slides `with_cancer`, and predict the bag of each.
 
     Raises:
         InsufficientData: there is no such slide.
     """
+    slides = with_cancer(slides)
     graded = [GradedSlide(slide_id=at.name, score=at.score, patterns=at.patterns) for at in slides if at.score is not None]
     cohort = simulate(graded, count, seed=seed)
     bags = (slides[k].bag.embeddings[bag] for k, bag in zip(cohort.slide, cohort.bags, strict=True))

@@ -91,7 +91,7 @@ class RiskModelConfig:
     """
 
     components: int = 4
-    spread: float = 0.5
+    spread: float = 0.3
     replicas: int = 40
     least_group: int = 20
 

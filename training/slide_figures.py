@@ -72,7 +72,7 @@ def grades_figure(
 
 def attention_figure(slides: Sequence[tuple[LabelledSlide, SlidePrediction, float]]) -> bytes:
     """PNG: annotated pattern, predicted pattern and attention over each slide, given with its patch spacing in level-0 pixels."""
-    figure = Figure(figsize=(11, 3.6 * len(slides)), layout="constrained")
+    figure = Figure(figsize=(9, 3.4 * len(slides)), layout="constrained")
     grid = figure.subplots(len(slides), 3, squeeze=False)
     for axes, (slide, found, side) in zip(grid, slides, strict=True):
         look = {"cmap": ListedColormap(COLOURS), "norm": BoundaryNorm(np.arange(UNLABELLED - 0.5, len(PATTERNS)), len(COLOURS))}

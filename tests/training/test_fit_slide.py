@@ -1,0 +1,189 @@
+"""From a prepared cohort to a slide model: what is learnt, how it is scored, and what is said where something is wrong."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipelines.cohort import CohortError
+from pipelines.grid import PatchSpec
+from tests.training.hand_made import SPEC, make_cohort, make_encoder
+from training.embed import Bag
+from training.encoder import load_encoder
+from training.errors import InsufficientData, SpecMismatch
+from training.fit_slide import FitSlideConfig, FitSlideReport, confusion_of, error_rates, fit_slide, folds_by_case, score_patches
+from training.gleason import parse_label
+from training.labelled_slides import LabelledSlide, load_labelled_slides
+from training.slide_model import AttentionConfig, load_slide_model
+
+LABELS = ["benign", "3+3", "3+4", "4+3", "4+4", "5+4", "benign", "3+3", "3+4"]
+QUICK = AttentionConfig(hidden=8, attention=4, epochs=25, learning_rate=1e-2)
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return make_encoder(tmp_path_factory.mktemp("encoder"))
+
+
+@pytest.fixture(scope="module")
+def config(encoder: str, tmp_path_factory: pytest.TempPathFactory) -> FitSlideConfig:
+    folder = tmp_path_factory.mktemp("cohort")
+    return FitSlideConfig(
+        data=make_cohort(folder / "data", encoder, LABELS), encoder=encoder, out=str(folder / "model"), attention=QUICK, folds=3
+    )
+
+
+@pytest.fixture(scope="module")
+def report(config: FitSlideConfig) -> FitSlideReport:
+    return fit_slide(config)
+
+
+def test_held_out_patches_and_slides_are_named_right(report: FitSlideReport) -> None:
+    assert (report.slides, report.patches) == (9, 9 * 96)
+    assert report.patch_score is not None
+    assert report.slide_score is not None
+    assert report.patch_score.patches == 9 * 96
+    assert report.patch_score.chance == 0.25
+    assert report.patch_score.balanced_accuracy > 0.7  # pattern 5 is on one slide only: held out, nothing knows it
+    assert report.slide_score.slides == len(report.held_out) == 9
+    assert report.slide_score.area_kappa is not None
+    assert report.slide_score.area_kappa > 0.8
+    assert report.failed == report.without_label == []
+    assert "9 held-out slides" in report.remarks[-1]
+
+
+def test_the_model_card_says_what_it_depends_on(config: FitSlideConfig, report: FitSlideReport) -> None:
+    card = load_slide_model(report.model).card
+    encoder = load_encoder(config.encoder)
+    assert card["encoder_hash"] == encoder.hash
+    assert PatchSpec.from_dict(card["spec"]) == SPEC
+    assert card["hash"] == report.model_hash
+    assert card["data"]["slides"] == 9
+    assert len(card["data"]["labels_sha256"]) == 64
+    assert card["metrics"]["patch"]["balanced_accuracy"] == report.patch_score.balanced_accuracy  # type: ignore[union-attr]
+    assert {"acinus", "torch", "scikit-learn"} <= card["versions"].keys()
+    text = json.dumps(card)
+    assert "slide-0" not in text.replace("slide-model", "")  # no file name of a slide
+    assert "/nowhere" not in text
+
+
+def test_the_saved_model_grades_a_slide_it_knows(config: FitSlideConfig, report: FitSlideReport) -> None:
+    cohort = load_labelled_slides(config.data, load_encoder(config.encoder), split="train")
+    model = load_slide_model(report.model)
+    for slide in cohort.slides:
+        assert model.grade(model.predict(slide.bag.embeddings)).grade_group == slide.grade_group
+
+
+def test_the_same_config_gives_the_same_model(config: FitSlideConfig, report: FitSlideReport, tmp_path: Path) -> None:
+    again = fit_slide(replace(config, out=str(tmp_path)))
+    assert again.model_hash == report.model_hash
+    assert again.held_out == report.held_out
+
+
+def test_report_and_pictures_lie_beside_the_model(report: FitSlideReport, config: FitSlideConfig) -> None:
+    stored = json.loads(Path(config.out, "report.json").read_text())
+    assert stored["model_hash"] == report.model_hash
+    assert [Path(uri).name for uri in report.figures] == ["confusion.png", "grades.png", "attention.png"]
+    for name in ("confusion.png", "grades.png", "attention.png"):
+        picture = np.asarray(Image.open(io.BytesIO(Path(config.out, name).read_bytes())).convert("L"))
+        assert min(picture.shape) > 300
+        assert picture.std() > 10
+
+
+def test_nothing_is_embedded_twice(config: FitSlideConfig) -> None:
+    """The slides' pixels do not exist: had a stored shard been computed again, this would fail."""
+    told: list[tuple[int, int]] = []
+    load_labelled_slides(config.data, load_encoder(config.encoder), on_shard=lambda done, total: told.append((done, total)))
+    assert told[-1] == (18, 18)
+
+
+def slides_of(cases: list[tuple[str, str]]) -> list[LabelledSlide]:
+    bag = Bag(slide_id="s", x=np.zeros(1, np.int32), y=np.zeros(1, np.int32), embeddings=np.zeros((1, 2), np.float32))
+    return [
+        LabelledSlide(name=f"{k}", case=case, score=parse_label(label), bag=bag, patterns=np.zeros(1, np.int8))
+        for k, (case, label) in enumerate(cases)
+    ]
+
+
+def test_folds_keep_a_case_together_and_spread_the_grades() -> None:
+    slides = slides_of([("a", "benign"), ("a", "4+4"), ("b", "4+4"), ("c", "benign"), ("d", "benign"), ("e", "4+4")])
+    folds = folds_by_case(slides, 3)
+    assert sorted(k for fold in folds for k in fold) == list(range(6))
+    fold_of = {k: number for number, fold in enumerate(folds) for k in fold}
+    assert fold_of[0] == fold_of[1]
+    assert fold_of[3] != fold_of[4]
+    assert len({fold_of[1], fold_of[2], fold_of[5]}) == 3
+    assert len(folds_by_case(slides, 50)) == 5
+    assert folds_by_case(slides_of([("a", "benign"), ("a", "3+3")]), 5) == []
+
+
+def test_confusion_and_rates_by_hand() -> None:
+    patterns = np.array([0, 0, 1, 2, -1], np.int8)
+    probabilities = np.eye(4, dtype=np.float32)[[0, 1, 1, 3, 2]]
+    counts = confusion_of(patterns, probabilities)
+    assert counts.tolist() == [[1, 1, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1], [0, 0, 0, 0]]
+    score = score_patches([counts, np.zeros((4, 4), np.int64)])
+    assert score is not None
+    assert (score.patches, score.slides, score.chance) == (4, 1, pytest.approx(1 / 3))
+    assert score.balanced_accuracy == pytest.approx((0.5 + 1 + 0) / 3)
+    assert score_patches([]) is None
+    np.testing.assert_allclose(error_rates([counts])[0], [11 / 12, 1 / 12, 0, 0])
+    np.testing.assert_array_equal(error_rates([]), np.eye(4))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"label": "GG3"}, "slide-8.svs has an unusable label"),
+        ({"annotation": "file:///nowhere/lost.geojson"}, "lost.geojson is not there"),
+        ({"label": "benign"}, "slide-8.svs is labelled benign, but 72 patches are annotated as tumour"),
+    ],
+)
+def test_a_bad_slide_is_recorded_and_the_rest_is_used(encoder: str, tmp_path: Path, change: dict[str, str], said: str) -> None:
+    data = make_cohort(tmp_path, encoder, LABELS, **change)
+    cohort = load_labelled_slides(data, load_encoder(encoder))
+    assert len(cohort.slides) == 8
+    assert len(cohort.failed) == 1
+    assert said in cohort.failed[0]
+
+
+def test_slides_without_label_are_left_out_and_named(encoder: str, tmp_path: Path) -> None:
+    cohort = load_labelled_slides(make_cohort(tmp_path, encoder, ["benign", "3+3", "3+4"], label=""), load_encoder(encoder))
+    assert cohort.without_label == ["slide-2.svs"]
+    assert len(cohort.slides) == 2
+
+
+def test_slides_without_annotation_teach_the_grade_only(encoder: str, tmp_path: Path) -> None:
+    data = make_cohort(tmp_path / "data", encoder, LABELS, annotation="")
+    report = fit_slide(FitSlideConfig(data=data, encoder=encoder, out=str(tmp_path / "model"), attention=QUICK, folds=2))
+    assert report.slides == 9
+    assert report.patch_score is not None
+    assert report.patch_score.slides == 8
+    assert report.slide_score is not None
+    assert report.slide_score.slides == 9
+
+
+def test_two_slides_are_learnt_from_and_no_figure_is_made_up(encoder: str, tmp_path: Path) -> None:
+    data = make_cohort(tmp_path / "data", encoder, ["benign", "3+4"])
+    report = fit_slide(FitSlideConfig(data=data, encoder=encoder, out=str(tmp_path / "model"), attention=QUICK))
+    assert report.patch_score is report.slide_score is None
+    assert report.held_out == report.figures == []
+    assert any("could not be held out" in remark for remark in report.remarks)
+    assert load_slide_model(report.model).hash == report.model_hash
+
+
+def test_what_does_not_fit_together_is_refused(encoder: str, tmp_path: Path) -> None:
+    data = make_cohort(tmp_path / "data", encoder, ["3+3", "3+3"])
+    with pytest.raises(InsufficientData, match="two are needed"):
+        fit_slide(FitSlideConfig(data=data, encoder=encoder, out=str(tmp_path / "model"), attention=QUICK))
+    with pytest.raises(CohortError, match="no slide of split 'test'"):
+        fit_slide(FitSlideConfig(data=data, encoder=encoder, out=str(tmp_path / "model"), split="test"))
+    other = make_cohort(tmp_path / "other", encoder, ["3+3"], spec=json.dumps(replace(SPEC, mpp=0.5).to_dict()))
+    with pytest.raises(SpecMismatch, match=r"32 px at 2 um per pixel against 32 px at 0\.5"):
+        fit_slide(FitSlideConfig(data=other, encoder=encoder, out=str(tmp_path / "model")))
