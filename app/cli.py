@@ -8,6 +8,7 @@ exit code 1; `ACINUS_TRACEBACK=1` shows the traceback too.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -44,6 +45,7 @@ def main() -> NoReturn:
     from pipelines.storage import StorageError
     from training.errors import TrainingError
 
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it would log of damaged files, our errors say
     try:
         app(standalone_mode=True)
     except ValidationError as error:  # of clinical variables and settings
@@ -67,6 +69,8 @@ def progress() -> Progress:
 def facts(title: str, rows: dict[str, Any]) -> None:
     """Print what a command has made."""
     table = Table(title=title, show_header=False, title_justify="left")
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")  # paths are for copying: never shortened
     for name, value in rows.items():
         table.add_row(name, str(value))
     console.print(table)
