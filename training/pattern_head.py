@@ -46,7 +46,7 @@ class PatternHead:
 
 
 def fit_pattern_head(
-    embeddings: npt.NDArray[np.float32], labels: npt.NDArray[np.integer], *, penalty: float = 1.0, iterations: int = 500
+    embeddings: npt.NDArray[np.float32], labels: npt.NDArray[np.integer], *, penalty: float = 30.0, iterations: int = 2000
 ) -> PatternHead:
     """Fit by class-balanced cross-entropy with an L2 penalty (L-BFGS over all patches at once: no seed, no order).
 
