@@ -32,6 +32,7 @@ from training.risk import DEFAULT_RISK, RiskModel, RiskModelConfig, fit_risk_mod
 from training.slide_figures import png
 from training.slide_model import SlideModel, load_slide_model
 from training.survival import CalibrationGroup, Floats, calibration, concordance
+from training.threads import threads_for
 
 Told = Callable[[str], None]
 
@@ -221,7 +222,9 @@ def draw_patients(slides: Sequence[LabelledSlide], model: SlideModel, count: int
     graded = [GradedSlide(slide_id=at.name, score=at.score, patterns=at.patterns) for at in slides if at.score is not None]
     cohort = simulate(graded, count, seed=seed)
     bags = (slides[k].bag.embeddings[bag] for k, bag in zip(cohort.slide, cohort.bags, strict=True))
-    return Patients(cohort=cohort, embeddings=np.stack([model.predict(bag).embedding for bag in bags]))
+    with threads_for(max(map(len, cohort.bags), default=0) * model.dimension):
+        embeddings = np.stack([model.predict(bag).embedding for bag in bags])
+    return Patients(cohort=cohort, embeddings=embeddings)
 
 
 def score_risk(model: RiskModel, blind: RiskModel, patients: Patients) -> RiskScore:

@@ -15,6 +15,7 @@ from sklearn.linear_model import LogisticRegression
 
 from pipelines.annotations import PATTERNS, UNLABELLED
 from training.errors import InsufficientData
+from training.threads import threads_for
 
 _NEVER = -1e4
 """Logit of a pattern that no training patch showed: its probability is exactly 0 in float32, and all arithmetic stays finite."""
@@ -70,7 +71,8 @@ def fit_pattern_head(
     mean, scale = features.mean(axis=0), features.std(axis=0)
     scale = np.where(scale > 1e-8, scale, 1.0)
     model = LogisticRegression(C=1.0 / penalty, class_weight="balanced", max_iter=iterations, tol=1e-4)
-    model.fit((features - mean) / scale, targets)
+    with threads_for(features.size):
+        model.fit((features - mean) / scale, targets)
     coefficients, intercepts = model.coef_, model.intercept_
     if len(present) == 2:  # scikit-learn keeps only the second class's logit
         coefficients, intercepts = np.vstack([np.zeros_like(coefficients), coefficients]), np.append(0.0, intercepts)

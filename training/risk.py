@@ -20,6 +20,7 @@ from training.cards import Card, load_model, save_model
 from training.covariates import ENCODED, NCCN_GROUPS, Covariates
 from training.errors import InsufficientData, SpecMismatch
 from training.survival import YEARS, Booleans, CoxFit, Floats, fit_cox
+from training.threads import threads_for
 
 KIND: Final = "risk-model"
 
@@ -279,7 +280,8 @@ def _fits(columns: Floats, time: Floats, event: Booleans, config: RiskModelConfi
         return replace(found, centre=columns[rows].mean(axis=0), coefficients=coefficients)
 
     everyone = np.arange(len(time))
-    return [fit(everyone), *(fit(random.choice(everyone, len(everyone))) for _ in range(config.replicas))]
+    with threads_for(columns.size):
+        return [fit(everyone), *(fit(random.choice(everyone, len(everyone))) for _ in range(config.replicas))]
 
 
 def _principal_components(images: Floats, count: int) -> tuple[Floats, Floats]:

@@ -25,6 +25,7 @@ from training.cards import Card, load_model, save_model
 from training.errors import InsufficientData, SpecMismatch
 from training.gleason import DEFAULT_RULES, GRADE_GROUPS, Grading, GradingRules, area_shares, corrected_shares, grade
 from training.pattern_head import PatternHead
+from training.threads import threads_for
 
 KIND: Final = "slide-model"
 
@@ -153,7 +154,8 @@ def fit_attention(
     counts = torch.bincount(targets, minlength=len(GRADE_GROUPS)).float()
     weights = (1.0 / counts[targets]) / (1.0 / counts[targets]).sum()
     tensors = [torch.from_numpy(np.ascontiguousarray(bag, np.float32)) for bag in bags]
-    with torch.random.fork_rng(devices=[]):  # dropout and initialisation draw from the seed, the caller's generator is left alone
+    step = sum(min(len(bag), config.patches_per_step) for bag in tensors) * tensors[0].shape[1]
+    with threads_for(step), torch.random.fork_rng(devices=[]):  # all draws are the seed's; the caller's generator is left alone
         torch.manual_seed(seed)
         model = GatedAttention(tensors[0].shape[1], config.hidden, config.attention, config.dropout)
         _standardise(model, tensors)
