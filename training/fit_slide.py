@@ -14,7 +14,7 @@ The grading rules are chosen on the same held-out slides that the area grade is 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -184,10 +184,7 @@ def fit_slide(
     told(f"cross-validating on {len(slides)} slides")
     predictions, remarks = cross_validate(slides, config)
     counts = {k: confusion_of(slides[k].patterns, found.patch_probabilities) for k, found in predictions.items()}
-    shares = {
-        k: corrected_shares(area_shares(found.patch_probabilities), error_rates(counts[at] for at in counts if at != k))
-        for k, found in predictions.items()
-    }
+    shares = held_out_shares(predictions, counts)
     rules = choose_rules(list(shares.values()), [slides[k].grade_group for k in shares]) if shares else DEFAULT_RULES
     held_out = [_held_out(slides[k], found, shares[k], rules) for k, found in predictions.items()]
     patch_score = score_patches(counts.values())
@@ -266,6 +263,16 @@ def cross_validate(slides: Sequence[LabelledSlide], config: FitSlideConfig) -> t
     if len(predictions) < 30:
         remarks.append(f"Slide-level figures rest on {len(predictions)} held-out slides: read them as anecdotes.")
     return dict(sorted(predictions.items())), remarks
+
+
+def held_out_shares(
+    predictions: Mapping[int, SlidePrediction], counts: Mapping[int, npt.NDArray[np.int64]]
+) -> dict[int, npt.NDArray[np.float64]]:
+    """Area shares of each slide, corrected by the errors on the other slides: its own annotations have no say in its grade."""
+    return {
+        k: corrected_shares(area_shares(found.patch_probabilities), error_rates(counts[at] for at in counts if at != k))
+        for k, found in predictions.items()
+    }
 
 
 def folds_by_case(slides: Sequence[LabelledSlide], folds: int) -> list[list[int]]:

@@ -17,10 +17,19 @@ from tests.training.hand_made import SPEC, make_cohort, make_encoder
 from training.embed import Bag
 from training.encoder import load_encoder
 from training.errors import InsufficientData, SpecMismatch
-from training.fit_slide import FitSlideConfig, FitSlideReport, confusion_of, error_rates, fit_slide, folds_by_case, score_patches
+from training.fit_slide import (
+    FitSlideConfig,
+    FitSlideReport,
+    confusion_of,
+    error_rates,
+    fit_slide,
+    folds_by_case,
+    held_out_shares,
+    score_patches,
+)
 from training.gleason import parse_label
 from training.labelled_slides import LabelledSlide, load_labelled_slides
-from training.slide_model import AttentionConfig, load_slide_model
+from training.slide_model import AttentionConfig, SlidePrediction, load_slide_model
 
 LABELS = ["benign", "3+3", "3+4", "4+3", "4+4", "5+4", "benign", "3+3", "3+4"]
 QUICK = AttentionConfig(hidden=8, attention=4, epochs=25, learning_rate=1e-2)
@@ -135,6 +144,28 @@ def test_confusion_and_rates_by_hand() -> None:
     assert score_patches([]) is None
     np.testing.assert_allclose(error_rates([counts])[0], [11 / 12, 1 / 12, 0, 0])
     np.testing.assert_array_equal(error_rates([]), np.eye(4))
+
+
+def test_a_slides_own_annotations_have_no_say_in_its_held_out_grade() -> None:
+    probabilities = np.eye(4, dtype=np.float32)[[0] * 6 + [1] * 4]
+    found = SlidePrediction(
+        patch_probabilities=probabilities,
+        attention=np.full(10, 0.1, np.float32),
+        embedding=np.zeros(2, np.float32),
+        grade_group_probabilities=np.eye(6, dtype=np.float32)[0],
+        cancer_probability=0.0,
+    )
+    wrong, right = np.array([[600, 400, 0, 0], *np.zeros((3, 4), int)]), np.diag([500, 500, 500, 500])
+    shares = held_out_shares({0: found, 1: found}, {0: wrong, 1: right})
+    np.testing.assert_allclose(shares[0], [0.6, 0.4, 0, 0], atol=1e-6)
+    assert shares[1][0] > 0.95
+
+
+def test_all_tissue_of_a_benign_slide_is_benign_without_any_annotation(encoder: str, tmp_path: Path) -> None:
+    data = make_cohort(tmp_path, encoder, ["3+3", "benign"], annotation="")
+    [tumour, benign] = load_labelled_slides(data, load_encoder(encoder)).slides
+    assert set(tumour.patterns.tolist()) == {0, 1}
+    assert set(benign.patterns.tolist()) == {0}
 
 
 @pytest.mark.parametrize(
