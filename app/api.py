@@ -7,15 +7,17 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 
 from fastapi import FastAPI
+from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 
-from app import errors, log, workflow
+from app import errors, log
 from app.analyses import endpoints as analyses
 from app.analyses.service import CaseQueue
 from app.context import Context
 from app.database.migrate import upgrade_to_head
 from app.database.session import Database
+from app.queue import open_queue
 from app.reports import endpoints as reports
 from app.settings import Settings
 from app.slides.upload import remove_abandoned
@@ -28,18 +30,18 @@ class Health(BaseModel):
     version: str
 
 
-def create_app(settings: Settings, *, open_queue: Callable[[Settings], CaseQueue] = workflow.open_queue) -> FastAPI:
+def create_app(settings: Settings, *, queue_of: Callable[[Settings], CaseQueue] = open_queue) -> FastAPI:
     """The application.
 
     Args:
         settings: see `app.settings`.
-        open_queue: opens the queue of cases; a test may give its own.
+        queue_of: opens the queue of cases; a test may give its own.
     """
 
     def open_context() -> Context:
         upgrade_to_head(settings.database_url)
         remove_abandoned(settings.uploads)
-        return Context(settings=settings, database=Database(settings.database_url), queue=open_queue(settings))
+        return Context(settings=settings, database=Database(settings.database_url), queue=queue_of(settings))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -66,5 +68,10 @@ def create_app(settings: Settings, *, open_queue: Callable[[Settings], CaseQueue
     def health() -> Health:
         """Whether the service answers."""
         return Health(status="ok", version=app.version)
+
+    @app.get("/-/healthz", include_in_schema=False)
+    def healthz() -> PlainTextResponse:
+        """The same where Ray's own probes look for it."""
+        return PlainTextResponse("success")
 
     return app

@@ -8,6 +8,7 @@
     ├── UploadTooLarge          413
     ├── UnsupportedUpload       415  a file whose kind is not read from an upload
     ├── ModelSetUnusable        503  no model set at the configured place, or its parts do not fit together
+    ├── AddressTaken            500  the HTTP service cannot listen where it is told to
     └── AnalysisAbandoned       500  the process died again and again while it worked on this analysis
 
 Every answer that is not a success has the body `{"error": class, "message": sentence, "analysis": id or null}`. Slide errors
@@ -105,6 +106,10 @@ class ModelSetUnusable(ServiceError):  # noqa: N818
     """No model set at the configured place, or its parts do not fit together."""
 
     status = 503
+
+
+class AddressTaken(ServiceError):  # noqa: N818
+    """The HTTP service cannot listen where it is told to."""
 
 
 class AnalysisAbandoned(ServiceError):  # noqa: N818

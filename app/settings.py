@@ -64,6 +64,7 @@ class Settings(BaseSettings):
     )
     encoder_replicas: int = Field(default=1, ge=1, description="Ray Serve replicas of the encoder.")
     encoder_gpus: float = Field(default=0.0, ge=0.0, description="GPUs of one encoder replica; 0 computes on CPU.")
+    ingress_replicas: int = Field(default=1, ge=1, description="Nodes that take requests; one HTTP server each.")
     torch_threads: int = Field(
         default_factory=lambda: os.cpu_count() or 1, ge=1, description="Threads of one encoder or model replica on CPU."
     )

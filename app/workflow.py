@@ -1,6 +1,6 @@
 """The durable case workflow: ingest -> index -> embed -> predict -> report. Its steps survive the death of any process.
 
-Web processes only put analyses on the queue (`CaseQueue`). ONE executor process, with a fixed executor id, works it
+Web processes only put analyses on the queue (`app.queue`). ONE executor process, with a fixed executor id, works it
 (`CaseExecutor`): two executors that share an id would both recover the same workflows. DBOS records each finished step in
 its database; after a crash the next process of that id goes on behind the last one recorded. A step may therefore run twice,
 and every step is idempotent: objects have addresses made of their content, rows have keys, progress is set and never added to.
@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar
 
 import structlog
-from dbos import DBOS, DBOSClient, DBOSConfig, DBOSConfiguredInstance, StepOptions
+from dbos import DBOS, DBOSConfig, DBOSConfiguredInstance, StepOptions
 
 from app.analyses import repository as analyses
 from app.analyses.status import Status, Step
@@ -29,6 +29,7 @@ from app.inference import analyse
 from app.inference.analyse import IndexedSlide
 from app.inference.models import Models
 from app.inference.place import Place
+from app.queue import APPLICATION, CLASS, QUEUE, VERSION, WORKFLOW, CaseQueue
 from app.settings import Settings
 from app.slides import store
 from app.slides.ingest import IngestedSlide, ingest
@@ -39,47 +40,9 @@ log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
-APPLICATION: Final = "acinus"
-QUEUE: Final = "cases"
-CLASS: Final = "CaseWorkflow"
-WORKFLOW: Final = "analyse_case"
-VERSION: Final = "1"
-"""Of the sequence of steps: change it with them. A workflow only ever resumes under the version it began with."""
 MOST_ATTEMPTS: Final = 5
 EXPECTED: Final = (SlideError, ServiceError, TrainingError)
 """Errors that say what is wrong: trying again would not help."""
-
-
-class CaseQueue:
-    """The queue as web processes see it: they can put analyses on it and nothing else."""
-
-    def __init__(self, settings: Settings) -> None:
-        DBOS.migrate(settings.workflow_database_url)
-        self._client = DBOSClient(system_database_url=settings.workflow_database_url, application_name=APPLICATION)
-
-    def enqueue(self, organisation_id: str, analysis_id: str) -> None:
-        """Put an analysis on the queue; doing it again changes nothing."""
-        self._client.enqueue(
-            {
-                "workflow_name": WORKFLOW,
-                "queue_name": QUEUE,
-                "class_name": CLASS,
-                "instance_name": QUEUE,
-                "workflow_id": analysis_id,
-                "app_version": VERSION,
-            },
-            organisation_id,
-            analysis_id,
-        )
-
-    def close(self) -> None:
-        """Give connections back."""
-        self._client.destroy()
-
-
-def open_queue(settings: Settings) -> CaseQueue:
-    """The queue of the settings' workflow database."""
-    return CaseQueue(settings)
 
 
 @DBOS.dbos_class(CLASS)
@@ -118,7 +81,13 @@ class CaseWorkflow(DBOSConfiguredInstance):
 
         async def noted() -> T:
             await asyncio.to_thread(self._note, place, step=step)
-            return await work(place, *args)
+            try:
+                return await work(place, *args)
+            except EXPECTED:
+                raise
+            except Exception:
+                log.exception("step failed", step=step.value, analysis=place.analysis_id, organisation=place.organisation)
+                raise
 
         options = StepOptions(
             name=step.value,

@@ -5,12 +5,11 @@ from __future__ import annotations
 import uuid
 from typing import Protocol
 
-from pydantic import ValidationError
-
 from app.accounts.principal import Principal
 from app.analyses import repository
 from app.analyses.schemas import Accepted, AnalysisRequest, Links
 from app.cases import repository as cases
+from app.cases.schemas import checked
 from app.database.models import Analysis
 from app.database.session import Database
 from app.errors import InvalidRequest
@@ -35,14 +34,7 @@ def parse(form: Form) -> AnalysisRequest:
     Raises:
         InvalidRequest: names the first field that cannot be used.
     """
-    fields = {name: value for name, value in form.fields.items() if value.strip()}
-    try:
-        request = AnalysisRequest.model_validate(fields)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
-        reason = first["msg"].removeprefix("Value error, ")
-        raise InvalidRequest(f"{name}: {reason}." if name else f"{reason[0].upper()}{reason[1:]}.") from None
+    request = checked(AnalysisRequest, {name: value for name, value in form.fields.items() if value.strip()})
     if (form.file is None) == (request.slide_uri is None):
         raise InvalidRequest("Send the slide as a file in the field slide, or its slide_uri: exactly one of the two.")
     return request

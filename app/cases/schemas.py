@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from collections.abc import Mapping
+from typing import Annotated, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from app.errors import InvalidRequest
 from training.covariates import AGE_RANGE, PSA_RANGE, T_STAGES
 
 
@@ -14,6 +16,24 @@ def _t_stage(value: str) -> str:
     if (stage := known.get(value.strip().lower().removeprefix("c"))) is None:
         raise ValueError(f"give the clinical T stage as one of {', '.join(T_STAGES)}")
     return stage
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def checked(kind: type[M], values: Mapping[str, object]) -> M:
+    """What was stated, checked.
+
+    Raises:
+        InvalidRequest: names the first field that cannot be used, and what it may be.
+    """
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        reason = first["msg"].removeprefix("Value error, ")
+        raise InvalidRequest(f"{name}: {reason}." if name else f"{reason[0].upper()}{reason[1:]}.") from None
 
 
 class ClinicalVariables(BaseModel):

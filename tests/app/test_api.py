@@ -27,7 +27,7 @@ from pipelines import storage
 from tests.app.conftest import client_of
 
 CLINICAL = {"age": "66", "psa": "7.2", "t_stage": "T2a"}
-OPEN = {"/health", "/docs", "/redoc", "/openapi.json", "/docs/oauth2-redirect"}
+OPEN = {"/health", "/-/healthz", "/docs", "/redoc", "/openapi.json", "/docs/oauth2-redirect"}
 
 
 def run(app: FastAPI, journey: Any) -> Any:

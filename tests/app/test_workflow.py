@@ -22,9 +22,9 @@ from app.database.migrate import upgrade_to_head
 from app.database.models import Analysis, Case, SlideRecord
 from app.database.session import Database
 from app.inference.place import PDF, REPORT, Place
+from app.queue import CaseQueue
 from app.settings import Settings
 from app.slides.upload import Form
-from app.workflow import CaseQueue
 from pipelines import storage
 
 PRINCIPAL = Principal("test", "local")
