@@ -88,18 +88,22 @@ def fetch_shards(shards: pa.Table) -> pa.Table:
     return carried.append_column("pixels", pa.array(pixels, pa.large_binary()))
 
 
-def decode_patches(rows: pa.Table) -> PatchBatch:
+def decode_patches(rows: pa.Table, *, out: NDArray[np.uint8] | None = None) -> PatchBatch:
     """Decode fetched shards.
 
     Args:
         rows: output of `fetch_shards` or a block of `read_patches`; all of one patch size.
+        out: uint8 [>= N, size, size, 3] to decode into, C-contiguous; `patch` is then a view of its first N. A loop that gives the
+            same array again and again is spared about 20 us a patch, in which the system would zero fresh memory.
 
     Raises:
         BrokenSlide: a tile does not decode; no patch of the shard is then returned.
     """
     counts = rows["n_patches"].to_pylist()
     size = int(rows["patch_size"][0].as_py())
-    patch = np.empty((sum(counts), size, size, 3), np.uint8)
+    patch = np.empty((sum(counts), size, size, 3), np.uint8) if out is None else out[: sum(counts)]
+    if patch.shape != (sum(counts), size, size, 3) or not patch.flags.c_contiguous:
+        raise ValueError(f"out has shape {patch.shape}; at least {(sum(counts), size, size, 3)}, C-contiguous, is needed")
     start = 0
     for k, count in enumerate(counts):
         _decode_shard(rows.slice(k, 1), patch[start : start + count])
