@@ -93,8 +93,8 @@ def decode_patches(rows: pa.Table, *, out: NDArray[np.uint8] | None = None) -> P
 
     Args:
         rows: output of `fetch_shards` or a block of `read_patches`; all of one patch size.
-        out: uint8 [>= N, size, size, 3] to decode into, C-contiguous; `patch` is then a view of its first N. A loop that gives the
-            same array again and again is spared about 20 us a patch, in which the system would zero fresh memory.
+        out: uint8 [>= N, size, size, 3] to decode into, C-contiguous; `patch` is then a view of its first N. A loop that gives
+            the same array again and again is spared about 20 us a patch, in which the system would zero fresh memory.
 
     Raises:
         BrokenSlide: a tile does not decode; no patch of the shard is then returned.

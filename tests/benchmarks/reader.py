@@ -65,7 +65,7 @@ def shards_of(path: Path, *, size: int, offset: int) -> pa.Table:
 
 
 def ours(shards: pa.Table) -> Callable[[], float]:
-    """Our rate: one shard after the other, as a read task and its consumer would, into one buffer as raw and OpenSlide have it."""
+    """Our rate: one shard after the other, as a read task and its consumer would, into one buffer as raw and OpenSlide."""
     size = shards["patch_size"][0].as_py()
     out = np.empty((max(shards["n_patches"].to_pylist()), size, size, 3), np.uint8)
 
