@@ -156,7 +156,8 @@ def fit_models(config: DemoConfig) -> Stage:
         text = f"{fitted.slides} slides, {fitted.patches} patches"
         if fitted.patch_score:
             score = fitted.patch_score
-            text += f"; patches held out by case: balanced accuracy {score.balanced_accuracy:.2f} (chance {score.chance:.2f})"
+            text += f"; patches held out by case: balanced accuracy {score.balanced_accuracy:.2f} (chance {score.chance:.2f}), "
+            text += "optimistic, since training slides share tiles"
         text += f". Risk on {risk.patients} SIMULATED patients, {risk.events} events"
         if risk.score.concordance is not None:
             text += f"; concordance on held-out ones {risk.score.concordance:.2f}"
