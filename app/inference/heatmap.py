@@ -93,13 +93,12 @@ def heatmap_png(thumbnail: Pixels, raster: Raster, *, mpp: float, min_width: int
         thumbnail: uint8 [h, w, 3].
         raster: of the same height and width, from `pattern_raster`.
         mpp: micrometres per thumbnail pixel.
-        min_width: narrower thumbnails are enlarged to this many pixels, so that the legend has room.
+        min_width: thumbnails whose picture would be narrower are enlarged, so that the legend can be read.
     """
     picture = Image.fromarray(overlay(thumbnail, raster))
-    if picture.width < min_width:
-        zoom = min_width / picture.width
-        picture = picture.resize((min_width, max(1, round(picture.height * zoom))), Image.Resampling.NEAREST)
-        mpp /= zoom
+    zoom = max(1.0, min_width / max(picture.width, LEGEND_SHARE * picture.height))
+    size = (max(1, round(picture.width * zoom)), max(1, round(picture.height * zoom)))
+    picture, mpp = picture.resize(size, Image.Resampling.NEAREST), mpp / zoom
     unit = max(picture.width, LEGEND_SHARE * picture.height) / 1000
     canvas = Image.new("RGB", (round(1000 * unit), picture.height + round(64 * unit)), "white")
     canvas.paste(picture, ((canvas.width - picture.width) // 2, 0))

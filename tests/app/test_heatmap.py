@@ -87,4 +87,4 @@ def test_a_narrow_slide_gets_room_for_its_legend() -> None:
     picture = Image.open(
         io.BytesIO(heatmap_png(np.full((300, 100, 3), 240, np.uint8), np.zeros((300, 100, 4), np.float32), mpp=10.0))
     )
-    assert picture.size == (2250, 3000 + 144)
+    assert picture.size == (1000, 1333 + 64)
