@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import create_engine, make_url, select, text
 
 from app.accounts.principal import Principal
 from app.analyses import service
@@ -154,6 +154,30 @@ def test_a_queue_of_good_and_bad_cases(
     assert "13.125" not in known
     assert "71.625" not in run.stderr + run.stdout
     assert "13.125" not in run.stderr + run.stdout
+
+
+def test_the_same_on_postgresql(postgres: str, tmp_path: Path, model_set: str, generated_slide: Path) -> None:
+    """Rows and workflow in one PostgreSQL, as in the cloud: a process is killed, the next one finishes."""
+    server = create_engine(postgres, isolation_level="AUTOCOMMIT")
+    with server.connect() as connection:
+        for name in ("service", "workflows"):
+            connection.execute(text(f"CREATE DATABASE {name}"))
+    server.dispose()
+    urls = {
+        field: make_url(postgres).set(database=name).render_as_string(hide_password=False)
+        for field, name in (("database_url", "service"), ("workflow_database_url", "workflows"))
+    }
+    settings = Settings(data_root=tmp_path / "data", models=model_set, shards_in_flight=1, **urls)
+    upgrade_to_head(settings.database_url)
+    database = Database(settings.database_url)
+    analysis_id = submit(settings, database, generated_slide)
+    assert executor(settings, "embed").returncode == -signal.SIGKILL
+    last = executor(settings)
+    assert last.returncode == 0, last.stderr
+    assert steps(last) == ["embed", "predict", "report"]
+    row = analysis(database, analysis_id)
+    assert (row.status, row.attempts) == (Status.DONE, 2)
+    database.close()
 
 
 def dies(*_args: object) -> None:
