@@ -15,8 +15,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from statistics import fmean
 from typing import Any
@@ -156,11 +159,24 @@ def pretrain(config: PretrainConfig, *, on_progress: Callable[[ProgressReport], 
     run = _for_ray(storage.join(config.out, RUN))
     begun = checkpoints.latest_position(run).step
     if begun < job.steps:
-        with follow(on_progress) as callbacks:
+        with follow(on_progress) as callbacks, _own_interrupt():
             _trainer(config, job, callbacks).fit()
     if (checkpoint := checkpoints.latest(run)) is None:
         raise RunError(f"the run at {config.out} ended without a checkpoint; look at Ray's logs for the workers' errors")
     return export(checkpoint, config, job, spec, data, resumed_from=begun)
+
+
+@contextmanager
+def _own_interrupt() -> Iterator[None]:
+    """Put the caller's SIGINT handler back: Ray Train leaves its own behind, which calls a controller that is gone by then."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 def plan(config: PretrainConfig, spec: PatchSpec, shards: pa.Table) -> Job:

@@ -180,7 +180,13 @@ def service(config: DemoConfig) -> Iterator[str]:
         "ACINUS_PORT": str(port),
     }
     log = (config.out / "service.log").open("w")
-    process = subprocess.Popen([sys.executable, "-m", "app.cli", "serve"], env=environment, stdout=log, stderr=subprocess.STDOUT)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "app.cli", "serve"],
+        env=environment,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,  # Ctrl-C reaches us alone: a second signal would interrupt its clean stop
+    )
     try:
         yield _answering(f"http://127.0.0.1:{port}", process, config.out / "service.log")
     finally:

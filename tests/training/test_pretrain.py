@@ -106,6 +106,10 @@ def test_a_run_exports_an_encoder_with_its_card(uninterrupted: tuple[Path, Pretr
     assert str(out) not in json.dumps(card)  # places can carry patient data
 
 
+def test_interrupts_are_the_callers_again(uninterrupted: tuple[Path, PretrainReport]) -> None:
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 def test_teacher_is_not_the_student(uninterrupted: tuple[Path, PretrainReport]) -> None:
     pair = _final_state(uninterrupted[0]).shared["pair"]
     name = "encoder.blocks.0.0.branch.qkv.weight"
