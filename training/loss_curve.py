@@ -7,6 +7,7 @@ import io
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from training.checkpoints import History
 
@@ -25,6 +26,7 @@ def loss_curve(history: History) -> bytes:
     lines += koleo.plot(steps, _running_mean(np.array([at["koleo"] for at in history])), color="#c0504d", label="KoLeo")
     lines += rate.plot(steps, [at["learning_rate"] for at in history], color="#7f7f7f", linestyle="--", label="learning rate")
     axes.set_xlabel("step")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel("DINO loss")
     koleo.set_ylabel("KoLeo (lower: embeddings further apart)")
     rate.set_ylabel("learning rate")
