@@ -21,7 +21,7 @@ import pydicom
 import tifffile
 
 from pipelines.slides.errors import BrokenSlide, UnsupportedSlide
-from pipelines.slides.tiff import is_tiff
+from pipelines.slides.tiff import is_tiff, refuse_truncated
 
 KEPT_APERIO_FIELDS = ("AppMag", "MPP", "ICC Profile", "Gamma", "StripeWidth")
 """Fields of Aperio's description that describe optics; the others go: Filename, Date, User, ScanScope ID, Barcode ..."""
@@ -87,11 +87,15 @@ def _deidentify_tiff(source: Path, target: Path) -> DeidentifyReport:
     try:
         with target.open("r+b") as stream:
             tiff = tifffile.TiffFile(stream)
+            refuse_truncated(source.name, source.stat().st_size, tiff)  # a directory that can't be reached can't be cleaned
             kept, removed = _divide(tiff)
             _overwrite_images(stream, [page for _, page in removed])
             fields = sorted({name for page in kept for name in _clean_tags(stream, page)})
             _relink(stream, tiff, kept)
         return DeidentifyReport(images=tuple(name for name, _ in removed), fields=tuple(fields))
+    except BrokenSlide:
+        target.unlink(missing_ok=True)  # half cleaned is not cleaned
+        raise
     except (
         tifffile.TiffFileError,
         struct.error,

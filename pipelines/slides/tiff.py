@@ -137,7 +137,7 @@ def _open_parsed(file: SlideFile, tiff: tifffile.TiffFile, *, mpp: float | None,
         if not len(tiff.pages):
             raise BrokenSlide(file.name, "holds no image", "it may be truncated: copy or export it again")
         return None
-    _refuse_truncated(file, tiff)
+    refuse_truncated(file.name, file.size, tiff)
     base = pages[0]
     if base.samplesperpixel == 1 and int(base.photometric) in (0, 1):
         raise UnsupportedSlide(file.name, "is greyscale or fluorescence, not brightfield colour", "give an H&E slide")
@@ -149,8 +149,12 @@ def _open_parsed(file: SlideFile, tiff: tifffile.TiffFile, *, mpp: float | None,
     return TiffSlide(file, levels, vendor=found[0], resolution=mpp if mpp is not None else found[1], identity=identity)
 
 
-def _refuse_truncated(file: SlideFile, tiff: tifffile.TiffFile) -> None:
-    """A file that was cut behind its levels still shows pixels, but is not the file that was scanned."""
+def refuse_truncated(name: str, size: int, tiff: tifffile.TiffFile) -> None:
+    """A file that was cut behind its levels still shows pixels, but is not the file that was scanned.
+
+    Raises:
+        BrokenSlide: the chain of directories breaks off, or reaches behind the file's `size` in bytes.
+    """
     last, form = tiff.pages[-1], tiff.tiff
     tiff.filehandle.seek(last.offset)
     count = struct.unpack(form.tagnoformat, tiff.filehandle.read(form.tagnosize))[0]
@@ -159,9 +163,9 @@ def _refuse_truncated(file: SlideFile, tiff: tifffile.TiffFile) -> None:
     ends = [follower] + [
         a + b for page in tiff.pages for a, b in zip(page.dataoffsets[-1:], page.databytecounts[-1:], strict=True)
     ]
-    if follower or max(ends) > file.size:
-        cause = f"is truncated: its directories reach to byte {max(ends)} but it has {file.size} bytes"
-        raise BrokenSlide(file.name, cause, "copy the file again")
+    if follower or max(ends) > size:
+        cause = f"is truncated: its directories reach to byte {max(ends)} but it has {size} bytes"
+        raise BrokenSlide(name, cause, "copy the file again")
 
 
 def _walk(tiff: tifffile.TiffFile) -> Iterator[tifffile.TiffPage]:

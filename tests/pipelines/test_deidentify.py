@@ -11,7 +11,7 @@ import pytest
 import tifffile
 
 from pipelines.slides.deidentify import deidentify
-from pipelines.slides.errors import UnsupportedSlide
+from pipelines.slides.errors import BrokenSlide, UnsupportedSlide
 from pipelines.slides.slide import open_slide
 from tests.shared_data import needs_shared_data, shared_data
 
@@ -39,6 +39,20 @@ def test_the_copy_is_always_the_same(generated_slide: Path, tmp_path: Path) -> N
     for name in ("a.svs", "b.svs"):
         deidentify(generated_slide, tmp_path / name)
     assert (tmp_path / "a.svs").read_bytes() == (tmp_path / "b.svs").read_bytes()
+
+
+def test_a_label_behind_a_broken_chain_is_not_let_through(generated_slide: Path, tmp_path: Path) -> None:
+    content = bytearray(generated_slide.read_bytes())
+    with tifffile.TiffFile(generated_slide) as tiff:
+        page = next(page for page in tiff.pages if "label" in str(page.description))
+        before = tiff.pages[page.index - 1]
+        end = before.offset + 2 + len(before.tags) * 12
+    content[end : end + 4] = (len(content) + 8).to_bytes(4, "little")
+    broken = tmp_path / "broken.svs"
+    broken.write_bytes(content)
+    with pytest.raises(BrokenSlide, match="truncated"):
+        deidentify(broken, tmp_path / "copy.svs")
+    assert not (tmp_path / "copy.svs").exists()
 
 
 def test_what_cannot_be_cleaned_is_not_taken(tmp_path: Path) -> None:
