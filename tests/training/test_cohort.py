@@ -141,7 +141,8 @@ def test_a_covariate_that_cannot_be_is_named_with_its_value_and_the_remedy(field
 
 def test_the_ends_of_the_ranges_are_allowed() -> None:
     for age, psa in zip(AGE_RANGE, PSA_RANGE, strict=True):
-        Covariates(**{**GOOD, "age": age, "psa": psa})  # type: ignore[arg-type]
+        allowed = Covariates(**{**GOOD, "age": age, "psa": psa})  # type: ignore[arg-type]
+        assert (allowed.age, allowed.psa) == (age, psa)
 
 
 @pytest.mark.parametrize(
