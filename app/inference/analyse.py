@@ -37,7 +37,7 @@ from app.reports.pdf import report_pdf
 from app.reports.schemas import Report
 from pipelines import addresses, cohort, storage
 from pipelines.grid import PatchSpec
-from pipelines.prepare import index_slide, write_index
+from pipelines.index import index_slide, write_index
 from pipelines.shards import SCHEMA
 from pipelines.slides.slide import open_slide
 from training.embed import missing_shards

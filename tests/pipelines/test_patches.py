@@ -10,7 +10,7 @@ import pytest
 
 from pipelines.grid import PatchSpec
 from pipelines.patches import decode_patches, fetch_shards, read_patches, resample
-from pipelines.prepare import index_slide
+from pipelines.index import index_slide
 from pipelines.shards import SCHEMA, TILES
 from pipelines.slides.errors import BrokenSlide, UnsupportedSlide
 from pipelines.slides.geometry import Point, Size

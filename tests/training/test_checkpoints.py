@@ -16,7 +16,7 @@ import torch
 from pipelines.grid import PatchSpec
 from pipelines.order import PatchOrder
 from pipelines.patches import fetch_shards
-from pipelines.prepare import index_slide
+from pipelines.index import index_slide
 from pipelines.slides.slide import open_slide
 from training import checkpoints
 from training.checkpoints import Position
