@@ -12,13 +12,19 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from pipelines.prepare import PrepareReport
+
+FAILURES_SHOWN = 5
+"""Failed slides that `prepare` tells in full; all are in its report."""
 
 app = typer.Typer(
     name="acinus",
@@ -104,7 +110,12 @@ def synth(
 
 @app.command()
 def prepare(
-    manifest: Annotated[str, typer.Argument(help="CSV or Parquet with a `slide` column; path or URI.")],
+    manifest: Annotated[
+        str,
+        typer.Argument(
+            help="CSV or Parquet with a `slide` column; or a folder, an S3 prefix, or a quoted pattern: 's/**/*.svs'."
+        ),
+    ],
     out: Out,
     size: Annotated[int, typer.Option(help="Side of a patch in pixels.")] = 224,
     mpp: Annotated[float | None, typer.Option(help="Micrometres per pixel of slides that do not tell theirs.")] = None,
@@ -112,29 +123,71 @@ def prepare(
     overlap: Annotated[int, typer.Option(help="Pixels that neighbouring patches share.")] = 0,
     min_tissue: Annotated[float, typer.Option(help="Least share of tissue in a patch, 0 to 1.")] = 0.25,
     organisation: Annotated[str, typer.Option(help="Owner of the derived objects.")] = "local",
+    split: Annotated[
+        str | None, typer.Option(help="Assign splits by case where the manifest has none: train=0.7,validation=0.15,test=0.15.")
+    ] = None,
+    seed: Seed = 0,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Redo only what is missing, failed, or whose slide, mpp or spec changed.")
+    ] = False,
 ) -> None:
     """Index slides: tissue, patches, shards, and a picture per slide. Attempts every slide; exits with 1 if any failed."""
     from pipelines.grid import PatchSpec
     from pipelines.prepare import PrepareConfig, SlideOutcome
     from pipelines.prepare import prepare as run
+    from pipelines.splits import SplitShares
 
-    spec = PatchSpec(size=size, mpp=patch_mpp, overlap=overlap, min_tissue=min_tissue)
+    try:
+        shares = SplitShares.parse(split, seed=seed) if split else None
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--split") from None
+    config = PrepareConfig(
+        manifest=manifest,
+        out=out,
+        spec=PatchSpec(size=size, mpp=patch_mpp, overlap=overlap, min_tissue=min_tissue),
+        organisation=organisation,
+        mpp=mpp,
+        shares=shares,
+        resume=resume,
+    )
+    failures = 0
     with progress() as bar:
         task = bar.add_task("slides", total=None)
 
         def on_slide(outcome: SlideOutcome, total: int) -> None:
-            bar.update(task, total=total, advance=1)
-            if outcome.error:
-                bar.console.print(f"[red]line {outcome.line}: {outcome.error}[/red]", highlight=False, soft_wrap=True)
+            nonlocal failures
+            failures += bool(outcome.error)
+            bar.update(task, total=total, advance=1, description=f"slides, {failures} failed" if failures else "slides")
 
-        report = run(PrepareConfig(manifest=manifest, out=out, spec=spec, organisation=organisation, mpp=mpp), on_slide=on_slide)
-    shown = {"prepared": f"{len(report.prepared)} slides, {report.n_patches} patches", "failed": f"{len(report.failed)} slides"}
+        report = run(config, on_slide=on_slide)
+    kept = f", {report.kept} of them kept from an earlier run" if report.kept else ""
+    splits = ", ".join(f"{name} {count}" for name, count in report.splits.items() if name) or "none"
+    rows = {"prepared": f"{len(report.prepared)} slides{kept}", "patches": report.n_patches, "slides by split": splits}
+    pictures = f"{out}/{organisation}/*/{config.spec.hash}/overview.png"
     facts(
         "Prepared cohort",
-        {**shown, "report": f"{out}/report.json", "pictures": f"{out}/{organisation}/*/{spec.hash}/overview.png"},
+        {**rows, "failed": f"{len(report.failed)} slides", "report": f"{out}/report.json", "pictures": pictures},
     )
     if report.failed:
+        _tell_failed_slides(report)
         raise typer.Exit(1)
+
+
+def _tell_failed_slides(report: PrepareReport) -> None:
+    """Failures by class, and the first few in full."""
+    table = Table(title="Failed slides", title_justify="left")
+    table.add_column("error")
+    table.add_column("slides", justify="right")
+    for kind, count in report.errors.items():
+        table.add_row(kind, str(count))
+    errors.print(table)
+    for outcome in report.failed[:FAILURES_SHOWN]:
+        place = f"line {outcome.line}: " if outcome.line else ""
+        errors.print(f"{place}{outcome.error}", style="red", markup=False, highlight=False, soft_wrap=True)
+    if (more := len(report.failed) - FAILURES_SHOWN) > 0:
+        errors.print(
+            f"and {more} more, all with their causes in the report; mend them and run again with --resume", highlight=False
+        )
 
 
 @app.command()

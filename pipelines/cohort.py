@@ -3,6 +3,8 @@
 OUT/cohort.parquet                                     one row a slide
 OUT/{organisation}/{slide_id}/{spec_hash}/shards.parquet
 OUT/{organisation}/{slide_id}/{spec_hash}/overview.png
+OUT/{organisation}/prepared/{key}.json                 one record a finished slide, see `pipelines.completion`
+OUT/report.json                                        what the last run did, every failure with its traceback
 """
 
 from __future__ import annotations
@@ -66,6 +68,8 @@ def load_cohort(out: str, *, split: str | None = None) -> pa.Table:
         table = from_parquet(storage.read_bytes(storage.join(out, "cohort.parquet")), SCHEMA)
     except FileNotFoundError as error:
         raise CohortError(f"{out} holds no prepared cohort; run `acinus prepare MANIFEST --out {out}`") from error
+    if not len(table):
+        raise CohortError(f"{out} holds no slide: all failed to be prepared; {out}/report.json tells why")
     chosen = table if split is None else table.filter(pc.equal(table["split"], split))
     if not len(chosen):
         known = ", ".join(sorted(set(table["split"].to_pylist()))) or "none"

@@ -3,30 +3,46 @@
     prepare(config)
       read_manifest                      rows, validated
       prepare_slide (a Ray task each)    open -> thumbnail -> tissue mask -> patch grid -> shard table, overview picture
+                                         its record last (completion.py): what `resume` finds is not done again
       cohort.parquet, report.json        every success kept, every failure recorded
 
-Headers and thumbnails are read, never whole slides. Knows no model and no patient.
+Headers and thumbnails are read, never whole slides. What is written depends on slides and config alone: not on the order in which
+slides finish, nor on how often the run was killed and resumed. Knows no model and no patient.
 """
 
 from __future__ import annotations
 
 import json
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any
 
+import obstore.exceptions
 import pyarrow as pa
 import ray
+from ray.exceptions import RayError, RayTaskError
 
 from pipelines import cohort, storage
+from pipelines.completion import Completion, completion_key, find_completion, record_completion, sha256_of_shards, slide_version
 from pipelines.grid import PatchSpec
 from pipelines.index import IndexedSlide, index_slide, write_index
 from pipelines.manifest import ManifestRow, read_manifest
 from pipelines.ray_session import ensure_ray
-from pipelines.slides.errors import ManifestError
+from pipelines.slides.errors import BrokenSlide, ManifestError
 from pipelines.slides.slide import check_mpp, open_slide, slide_name
+from pipelines.splits import SplitShares
+from pipelines.storage import StorageError
+
+ATTEMPTS = 4
+"""Times that a slide is tried whose worker process dies."""
+
+
+class OutputError(StorageError):
+    """The cohort can't be written; names the place, the reason and the remedy."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,12 +50,14 @@ class PrepareConfig:
     """What to prepare.
 
     Attributes:
-        manifest: path or URI of the manifest.
+        manifest: path or URI of the manifest; or a folder, an S3 prefix or a pattern of slides.
         out: folder or URI prefix that the cohort is written to.
         spec: what a patch is.
         organisation: owner of all derived objects.
         mpp: micrometres per pixel for slides whose manifest row and metadata have none.
         shard_side: most patches along one side of a shard.
+        shares: splits to assign by case, where the manifest has none.
+        resume: keep what an earlier run finished, unless slide, mpp, spec or code have changed since.
     """
 
     manifest: str
@@ -48,22 +66,36 @@ class PrepareConfig:
     organisation: str = "local"
     mpp: float | None = None
     shard_side: int = 16
+    shares: SplitShares | None = None
+    resume: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class SlideOutcome:
-    """What became of one manifest row: `row` of the cohort table, or `error` (for people) and `trace` (for engineers)."""
+    """What became of one manifest row.
+
+    Attributes:
+        line: in the manifest, 0 where there is none.
+        slide: its name.
+        row: of the cohort table, None where the slide failed.
+        kept: whether an earlier run had finished it.
+        kind: class of the error, empty where there is none.
+        error: for people.
+        trace: for engineers.
+    """
 
     line: int
     slide: str
     row: dict[str, Any] | None = None
+    kept: bool = False
+    kind: str = ""
     error: str = ""
     trace: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareReport:
-    """What a run did; `failed` is empty where every slide succeeded."""
+    """What a run did, in the order of the manifest; `failed` is empty where every slide succeeded."""
 
     out: str
     prepared: list[SlideOutcome]
@@ -73,6 +105,33 @@ class PrepareReport:
     def n_patches(self) -> int:
         """Patches of all prepared slides."""
         return sum(outcome.row["n_patches"] for outcome in self.prepared if outcome.row)
+
+    @property
+    def kept(self) -> int:
+        """Slides that an earlier run had finished."""
+        return sum(outcome.kept for outcome in self.prepared)
+
+    @property
+    def errors(self) -> dict[str, int]:
+        """Failures by class of error, most frequent first."""
+        return dict(Counter(outcome.kind for outcome in self.failed).most_common())
+
+    @property
+    def splits(self) -> dict[str, int]:
+        """Prepared slides by split."""
+        return dict(sorted(Counter(outcome.row["split"] for outcome in self.prepared if outcome.row).items()))
+
+    def to_json(self) -> bytes:
+        """`report.json`: counts first, then every failure, then every prepared slide."""
+        slides = {"total": len(self.prepared) + len(self.failed), "prepared": len(self.prepared), "failed": len(self.failed)}
+        counts = {
+            "slides": {**slides, "kept": self.kept},
+            "patches": self.n_patches,
+            "splits": self.splits,
+            "errors": self.errors,
+        }
+        outcomes = {"failed": [asdict(at) for at in self.failed], "prepared": [asdict(at) for at in self.prepared]}
+        return json.dumps({"out": self.out, **counts, **outcomes}, indent=1).encode()
 
 
 def prepare(
@@ -86,78 +145,145 @@ def prepare(
 
     Raises:
         ManifestError: the manifest itself can't be used; single bad slides don't raise.
+        OutputError: `out` can't be written, a full disk for example; what is finished stays and can be resumed.
     """
-    rows = read_manifest(config.manifest)
-    outcomes = []
-    for outcome in _run_on_ray(rows, config):
-        outcomes.append(outcome)
+    rows = read_manifest(config.manifest, shares=config.shares)
+    finished: dict[int, SlideOutcome] = {}
+    for place, outcome in _run_on_ray(rows, config):
+        finished[place] = outcome
         on_slide(outcome, len(rows))
-    outcomes = _refuse_same_slide(sorted(outcomes, key=lambda at: at.line))
+    outcomes = _refuse_same_slide(rows, [finished[place] for place in range(len(rows))])
     report = PrepareReport(
         out=config.out,
         prepared=[at for at in outcomes if at.row is not None],
         failed=[at for at in outcomes if at.row is None],
     )
     table = pa.Table.from_pylist([at.row for at in report.prepared], schema=cohort.SCHEMA)
-    storage.write_bytes(storage.join(config.out, "cohort.parquet"), cohort.to_parquet(table))
-    storage.write_bytes(storage.join(config.out, "report.json"), json.dumps(asdict(report), indent=1).encode())
+    with _writing(config.out):
+        storage.write_bytes(storage.join(config.out, "cohort.parquet"), cohort.to_parquet(table))
+        storage.write_bytes(storage.join(config.out, "report.json"), report.to_json())
     return report
 
 
 def prepare_slide(row: ManifestRow, config: PrepareConfig) -> SlideOutcome:
-    """Index one slide and write its shard table and picture; a failure is an outcome, not an exception."""
+    """Index one slide and write its shard table, picture and record; a failure is an outcome, not an exception.
+
+    Raises:
+        OutputError: `config.out` can't be written.
+    """
     try:
-        with open_slide(row.uri, mpp=row.mpp) as slide:
-            if slide.resolution is None:
-                check_mpp(slide.name, config.mpp)
-                slide.resolution = config.mpp
-            indexed = index_slide(slide, config.spec, organisation=config.organisation, shard_side=config.shard_side)
-        write_index(indexed, config.out, organisation=config.organisation, spec=config.spec)
-        return SlideOutcome(line=row.line, slide=slide_name(row.uri), row=_cohort_row(row, indexed, config))
+        key = completion_key(
+            row.uri,
+            slide_version(row.uri),
+            config.spec.hash,
+            config.organisation,
+            row.mpp,
+            config.mpp,
+            config.shard_side,
+        )
+        done = find_completion(config.out, config.organisation, key, config.spec.hash) if config.resume else None
+        kept = done is not None
+        if done is None:
+            done = _store(_index(row, config), key, config)
+    except OutputError:
+        raise
     except Exception as error:  # noqa: BLE001 - the slide boundary: one bad slide must not end the run, and is recorded
-        return SlideOutcome(line=row.line, slide=slide_name(row.uri), error=str(error), trace=traceback.format_exc())
+        return _failed(row, error)
+    return SlideOutcome(line=row.line, slide=slide_name(row.uri), row=_cohort_row(row, done, config), kept=kept)
 
 
-def _run_on_ray(rows: list[ManifestRow], config: PrepareConfig) -> Iterator[SlideOutcome]:
-    """Outcomes as slides finish; as many in flight as twice the CPUs, so that a long manifest does not fill the scheduler."""
+def _index(row: ManifestRow, config: PrepareConfig) -> IndexedSlide:
+    with open_slide(row.uri, mpp=row.mpp) as slide:
+        if slide.resolution is None:
+            check_mpp(slide.name, config.mpp)
+            slide.resolution = config.mpp
+        return index_slide(slide, config.spec, organisation=config.organisation, shard_side=config.shard_side)
+
+
+def _store(indexed: IndexedSlide, key: str, config: PrepareConfig) -> Completion:
+    with _writing(config.out):
+        write_index(indexed, config.out, organisation=config.organisation, spec=config.spec)
+        done = Completion(
+            slide_id=indexed.slide_id,
+            vendor=indexed.vendor,
+            mpp=indexed.mpp,
+            width=indexed.size.width,
+            height=indexed.size.height,
+            n_patches=indexed.n_patches,
+            shards_sha256=sha256_of_shards(config.out, config.organisation, indexed.slide_id, config.spec.hash),
+        )
+        record_completion(config.out, config.organisation, key, done)
+    return done
+
+
+@contextmanager
+def _writing(out: str) -> Iterator[None]:
+    try:
+        yield
+    except (obstore.exceptions.BaseError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        remedy = "make room there or mend the permissions, then run again with --resume: finished slides are kept"
+        raise OutputError(f"{out} can't be written ({reason}); {remedy}") from error
+
+
+def _failed(row: ManifestRow, error: Exception) -> SlideOutcome:
+    trace = "".join(traceback.format_exception(error))
+    return SlideOutcome(line=row.line, slide=slide_name(row.uri), kind=type(error).__name__, error=str(error), trace=trace)
+
+
+def _run_on_ray(rows: list[ManifestRow], config: PrepareConfig) -> Iterator[tuple[int, SlideOutcome]]:
+    """Places in the manifest and outcomes, as slides finish; as many in flight as twice the CPUs: a long manifest would fill
+    the scheduler."""
     ensure_ray()
-    task = ray.remote(num_cpus=1, max_retries=3)(prepare_slide)
-    waiting = iter(rows)
+    task = ray.remote(num_cpus=1, max_retries=ATTEMPTS - 1)(prepare_slide)
     most = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
-    running = [task.remote(row, config) for row in islice(waiting, most)]
-    while running:
-        done, running = ray.wait(running)
-        yield ray.get(done[0])
-        running += [task.remote(row, config) for row in islice(waiting, 1)]
+    waiting = iter(enumerate(rows))
+    running: dict[ray.ObjectRef, int] = {}
+    while True:
+        running.update({task.remote(row, config): place for place, row in islice(waiting, most - len(running))})
+        if not running:
+            return
+        done, _ = ray.wait(list(running))
+        place = running.pop(done[0])
+        yield place, _outcome(done[0], rows[place])
 
 
-def _cohort_row(row: ManifestRow, indexed: IndexedSlide, config: PrepareConfig) -> dict[str, Any]:
+def _outcome(task: ray.ObjectRef, row: ManifestRow) -> SlideOutcome:
+    try:
+        return ray.get(task)
+    except RayTaskError as error:
+        raise error.cause from None
+    except RayError as error:
+        cause = f"ended the process that read it {ATTEMPTS} times ({type(error).__name__})"
+        return _failed(row, BrokenSlide(slide_name(row.uri), cause, "export it again, or give workers more memory"))
+
+
+def _cohort_row(row: ManifestRow, done: Completion, config: PrepareConfig) -> dict[str, Any]:
     return {
         "organisation_id": config.organisation,
-        "slide_id": indexed.slide_id,
+        "slide_id": done.slide_id,
         "uri": row.uri,
-        "vendor": indexed.vendor,
+        "vendor": done.vendor,
         "case": row.case,
         "split": row.split,
         "label": row.label,
         "annotation": row.annotation,
         "spec": json.dumps(config.spec.to_dict(), sort_keys=True),
-        "mpp": indexed.mpp,
-        "width": indexed.size.width,
-        "height": indexed.size.height,
-        "n_patches": indexed.n_patches,
+        "mpp": done.mpp,
+        "width": done.width,
+        "height": done.height,
+        "n_patches": done.n_patches,
     }
 
 
-def _refuse_same_slide(outcomes: list[SlideOutcome]) -> list[SlideOutcome]:
+def _refuse_same_slide(rows: list[ManifestRow], outcomes: list[SlideOutcome]) -> list[SlideOutcome]:
     """The same slide under two names would be counted twice."""
-    seen: dict[str, SlideOutcome] = {}
+    seen: dict[str, ManifestRow] = {}
     kept = []
-    for outcome in outcomes:
-        first = seen.setdefault(outcome.row["slide_id"], outcome) if outcome.row else outcome
-        if first is not outcome:
-            error = ManifestError(outcome.slide, f"is the same slide as line {first.line} ({first.slide})", "delete one of them")
-            kept.append(SlideOutcome(line=outcome.line, slide=outcome.slide, error=str(error)))
+    for row, outcome in zip(rows, outcomes, strict=True):
+        first = seen.setdefault(outcome.row["slide_id"], row) if outcome.row else row
+        if first is not row:
+            kept.append(_failed(row, ManifestError(outcome.slide, f"is the same slide as {first.place}", "delete one of them")))
         else:
             kept.append(outcome)
     return kept

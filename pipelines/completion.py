@@ -1,0 +1,95 @@
+"""Which slides are prepared already: one record a slide, written last, so that a killed run loses nothing that was finished.
+
+OUT/{organisation}/prepared/{key}.json
+
+The key is a digest of all that a slide's shard table follows from: where the slide is and its version there, PatchSpec,
+resolution given by hand, and the code. What changes any of these changes the key, and the slide is prepared anew. The record holds
+no name of a slide and nothing of the manifest: labels, cases and splits can change without any slide being read again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from pipelines import addresses, storage
+from pipelines.slides.slide import SlideFile
+
+
+@dataclass(frozen=True, kw_only=True)
+class Completion:
+    """What the cohort table tells of a prepared slide, and what proves that its shard table is whole.
+
+    Attributes:
+        slide_id: the slide's identity.
+        vendor: format.
+        mpp: micrometres per pixel of level 0.
+        width, height: pixels of level 0.
+        n_patches: patches in all shards.
+        shards_sha256: of the shard table's bytes.
+    """
+
+    slide_id: str
+    vendor: str
+    mpp: float
+    width: int
+    height: int
+    n_patches: int
+    shards_sha256: str
+
+
+def slide_version(uri: str) -> str:
+    """What changes when the slide is replaced: size and time, or ETag; of each file where a slide is a folder.
+
+    Raises:
+        SlideNotFound: there is no such object.
+    """
+    folder = storage.local_path(uri)
+    if folder is None or not folder.is_dir():
+        return SlideFile.find(uri).version
+    files = [(path.name, path.stat()) for path in sorted(folder.iterdir()) if path.is_file()]
+    return "|".join(f"{name}:{status.st_size}:{status.st_mtime_ns}" for name, status in files)
+
+
+def completion_key(*parts: object) -> str:
+    """32 hex digits over the parts and the code."""
+    return hashlib.sha256(json.dumps([*map(str, parts), _code_digest()]).encode()).hexdigest()[:32]
+
+
+def find_completion(root: str, organisation: str, key: str, spec_hash: str) -> Completion | None:
+    """The record of a key, if what it tells of is there and whole."""
+    try:
+        done = Completion(**json.loads(storage.read_bytes(_uri(root, organisation, key))))
+        intact = sha256_of_shards(root, organisation, done.slide_id, spec_hash) == done.shards_sha256
+    except (FileNotFoundError, ValueError, TypeError):  # none, or cut off by a power failure
+        return None
+    picture = addresses.overview(organisation, done.slide_id, spec_hash)
+    return done if intact and storage.exists(storage.join(root, *picture.split("/"))) else None
+
+
+def record_completion(root: str, organisation: str, key: str, done: Completion) -> None:
+    """Write a slide's record, after everything that it tells of."""
+    storage.write_bytes(_uri(root, organisation, key), json.dumps(asdict(done), sort_keys=True).encode())
+
+
+def sha256_of_shards(root: str, organisation: str, slide_id: str, spec_hash: str) -> str:
+    """SHA-256 of a slide's shard table as it lies in the store."""
+    table = addresses.shard_table(organisation, slide_id, spec_hash)
+    return hashlib.sha256(storage.read_bytes(storage.join(root, *table.split("/")))).hexdigest()
+
+
+def _uri(root: str, organisation: str, key: str) -> str:
+    return storage.join(root, organisation, "prepared", f"{key}.json")
+
+
+@lru_cache(maxsize=1)
+def _code_digest() -> str:
+    """SHA-256 over this package's source: a cohort is never half of one version's making and half of another's."""
+    folder = Path(__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(f"{path.relative_to(folder)}\0".encode() + path.read_bytes())
+    return digest.hexdigest()
