@@ -1,7 +1,8 @@
 """Stain normalisation: fitted once a slide, carried in its shard rows, applied to every patch as a table.
 
-    fit_slide_stain(slide, grid, spec, method)    sample tissue -> fit
-    fit.apply(patches)                            in place, to a fixed target
+    patches = sample_patches(slide, grid)                 a few, spread over the lattice
+    fit = fit_slide_stain(slide.name, patches, method=)   their tissue -> fit
+    fit.apply(patches)                                    in place, to a fixed target
 
 Both methods are, up to the target's constants, a logarithm, a 3 x 3 matrix and an exponential: a fit comes down to the matrix and
 three offsets. Fitting Macenko on every patch instead costs many times as much (`python -m tests.benchmarks.stain`) and makes a
@@ -224,11 +225,18 @@ def fit_stain(pixels: NDArray[np.uint8], *, method: str) -> StainFit:
 
 
 def sample_patches(slide: Slide, grid: PatchGrid) -> NDArray[np.uint8]:
-    """At most `SAMPLED_PATCHES` patches spread evenly over the lattice, as they are read, uint8 [N, read_size, read_size, 3]."""
-    count = len(grid.x)
+    """At most `SAMPLED_PATCHES` patches spread evenly over the lattice, as they are read, uint8 [N, read_size, read_size, 3].
+
+    Raises:
+        SlideError: unreadable pixels.
+    """
+    count, side = len(grid.x), grid.read_size
     chosen = np.unique(np.linspace(0, count - 1, min(SAMPLED_PATCHES, count)).round().astype(int))
-    size = Size(grid.read_size, grid.read_size)
-    return np.stack([slide.read_region(Point(int(grid.x[k]), int(grid.y[k])), grid.level.index, size) for k in chosen])
+    size = Size(side * grid.scale, side * grid.scale)
+    read = np.stack([slide.read_region(Point(int(grid.x[k]), int(grid.y[k])), grid.level.index, size) for k in chosen])
+    if grid.scale == 1:
+        return read
+    return np.rint(read.reshape(len(read), side, grid.scale, side, grid.scale, 3).mean(axis=(2, 4))).astype(np.uint8)
 
 
 def tissue_pixels(patches: NDArray[np.uint8], *, glass: tuple[float, float, float] | None = None) -> NDArray[np.uint8]:
@@ -238,18 +246,25 @@ def tissue_pixels(patches: NDArray[np.uint8], *, glass: tuple[float, float, floa
     return pixels[absorbance(pixels, glass).sum(axis=0) >= BLANK]
 
 
-def fit_slide_stain(slide: Slide, grid: PatchGrid, *, method: str) -> StainFit:
-    """Fit a method to a slide: the same slide and lattice always give the same fit.
+def fit_slide_stain(
+    name: str, patches: NDArray[np.uint8], *, method: str, glass: tuple[float, float, float] | None = None
+) -> StainFit:
+    """Fit a method to the tissue of a slide's sampled patches: the same patches always give the same fit.
+
+    Args:
+        name: the slide's name, for errors.
+        patches: what `sample_patches` gives, uint8 [N, H, W, 3]; in the colours that `apply` will meet.
+        method: a key of `METHODS`.
+        glass: colour of the slide's glass.
 
     Raises:
         NoTissue: too little tissue, or not of two stains.
-        SlideError: unreadable pixels.
     """
     try:
-        return fit_stain(tissue_pixels(sample_patches(slide, grid)), method=method)
+        return fit_stain(tissue_pixels(patches, glass=glass), method=method)
     except UnfitStain as error:
         remedy = "check that it is stained with H&E, or prepare it without stain normalisation"
-        raise NoTissue(slide.name, f"gives no {method} stain fit: {error}", remedy) from error
+        raise NoTissue(name, f"gives no {method} stain fit: {error}", remedy) from error
 
 
 def _triple(values: NDArray[np.float64]) -> tuple[float, float, float]:
