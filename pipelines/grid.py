@@ -22,6 +22,10 @@ NATIVE = 0.02
 """A level whose mpp differs from the wanted one by at most this share is read as it is: scanners' own calibration is no finer."""
 
 
+STAINS = ("", "macenko", "reinhard")
+"""Stain normalisations (`pipelines.stain`)."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class PatchSpec:
     """What a patch is.
@@ -31,14 +35,20 @@ class PatchSpec:
         mpp: micrometres per pixel.
         overlap: pixels that neighbouring patches share.
         min_tissue: least share of the patch's area that the tissue mask covers, 0 to 1.
+        icc: whether pixels are brought to sRGB by the slide's own ICC profile; a slide without one is left as it is.
+        stain: how stain is normalised, one of `STAINS`; empty for not at all.
     """
 
     size: int = 224
     mpp: float = 0.5
     overlap: int = 0
     min_tissue: float = 0.25
+    icc: bool = False
+    stain: str = ""
 
     def __post_init__(self) -> None:
+        if self.stain not in STAINS:
+            raise ValueError(f"{self}: stain must be one of {', '.join(filter(None, STAINS))}, or empty")
         if not (self.size >= 16 and self.mpp > 0 and 0 <= self.overlap < self.size and 0 <= self.min_tissue <= 1):
             raise ValueError(f"{self}: size >= 16, mpp > 0, 0 <= overlap < size and 0 <= min_tissue <= 1 are needed")
 
@@ -62,7 +72,8 @@ class PatchGrid:
     """Patches of one slide, by rows of the lattice.
 
     Attributes:
-        level: the level that is read.
+        level: the level that is read; shrunk by `scale`, so that its pixels are the decoder's.
+        scale: by what tiles are shrunk while they are decoded, 1 where a level fits.
         read_size: side of a patch in pixels of that level; resampled to `PatchSpec.size` where it differs.
         x, y: top-left corners in level-0 pixels, int32 [N].
         read_x, read_y: the same in pixels of `level`, int32 [N].
@@ -70,6 +81,7 @@ class PatchGrid:
     """
 
     level: Level
+    scale: int
     read_size: int
     x: NDArray[np.int32]
     y: NDArray[np.int32]
@@ -79,8 +91,8 @@ class PatchGrid:
     row: NDArray[np.int32]
 
 
-def choose_level(slide: Slide, spec: PatchSpec) -> tuple[Level, int]:
-    """The level nearest above the wanted resolution, and a patch's side in its pixels.
+def choose_level(slide: Slide, spec: PatchSpec) -> tuple[Level, int, int]:
+    """The level nearest above the wanted resolution, by what it is shrunk while it is decoded, and a patch's side in its pixels.
 
     Raises:
         MissingResolution: the slide has no mpp.
@@ -91,9 +103,11 @@ def choose_level(slide: Slide, spec: PatchSpec) -> tuple[Level, int]:
     if not fitting:
         cause = f"was scanned at {slide.mpp:.3g} um per pixel, coarser than the wanted {spec.mpp:g}"
         raise UnsupportedSlide(slide.name, cause, "scan it at a higher magnification or use a model for a coarser mpp")
-    level = max(fitting, key=lambda at: at.downsample)
+    stored = max(fitting, key=lambda at: at.downsample)
+    scale = next(at for at in slide.scales(stored.index) if at == 1 or stored.downsample * at <= wanted * (1 + NATIVE))
+    level = stored.shrunk(scale)
     read_size = round(spec.size * wanted / level.downsample)
-    return level, spec.size if abs(read_size / spec.size - 1) <= NATIVE else read_size
+    return level, scale, spec.size if abs(read_size / spec.size - 1) <= NATIVE else read_size
 
 
 def patch_grid(slide: Slide, tissue: NDArray[np.bool_], spec: PatchSpec) -> PatchGrid:
@@ -107,7 +121,7 @@ def patch_grid(slide: Slide, tissue: NDArray[np.bool_], spec: PatchSpec) -> Patc
     Raises:
         NoTissue: no patch has enough tissue.
     """
-    level, read_size = choose_level(slide, spec)
+    level, scale, read_size = choose_level(slide, spec)
     stride = max(1, round((spec.size - spec.overlap) * read_size / spec.size))
     left = np.arange(0, level.size.width - read_size + 1, stride)
     top = np.arange(0, level.size.height - read_size + 1, stride)
@@ -118,6 +132,7 @@ def patch_grid(slide: Slide, tissue: NDArray[np.bool_], spec: PatchSpec) -> Patc
     read_x, read_y = left[column], top[row]
     return PatchGrid(
         level=level,
+        scale=scale,
         read_size=read_size,
         x=np.rint(read_x * level.downsample).astype(np.int32),
         y=np.rint(read_y * level.downsample).astype(np.int32),

@@ -4,13 +4,15 @@
 
 Pixels travel compressed: a block is 10-13 times smaller than its pixels. Each source tile is decoded once, in the consumer's own
 threads. Slides that only OpenSlide or wsidicom open are decoded in the read task and travel as pixels. `fetch_shards` and
-`decode_patches` are plain functions; the Ray wrapper below them adds nothing but scheduling.
+`decode_patches` are plain functions, and `stream_patches` is both without Ray; the Ray wrapper adds nothing but scheduling.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
-from functools import partial
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache, partial
 from itertools import pairwise
 from typing import Any, TypedDict
 
@@ -22,21 +24,36 @@ from PIL import Image
 from ray.data import Dataset, Datasource, ReadTask, read_datasource
 from ray.data.block import BlockMetadata
 
+from pipelines import icc, storage
 from pipelines.shards import PIXELS
 from pipelines.slides.errors import BrokenSlide
 from pipelines.slides.geometry import Point, Size
 from pipelines.slides.slide import open_slide
-from pipelines.slides.tiff import TileIndex, fetch_tiles
+from pipelines.slides.tiled import PackedTiles, TileStore, fetch_tiles
 from pipelines.slides.tiles import TileGrid, decode_windows
 
 PATCHES_PER_TASK = 1024
 """Patches that one read task fetches: a block costs Ray 14-18 CPU-ms whatever its size; these are about 20 MB of tiles."""
 
+AHEAD = 2
+"""Shards fetched while one is decoded: enough for 20 ms of latency a request."""
+
 CARRIED = (
     *("organisation_id", "slide_id", "spec_hash", "shard", "n_patches", "patch_size", "read_size", "x", "y", "read_x", "read_y"),
-    *("level_width", "level_height", "tile_width", "tile_height", "tile"),
+    *("level_width", "level_height", "tile_width", "tile_height", "tile", "tile_codec", "stain"),
 )
 """Shard columns that a consumer needs to decode and to name what it decoded."""
+FETCHED = pa.schema(
+    [
+        pa.field("tile_data", pa.large_list(pa.large_binary())),  # streams in the order of `tile`
+        pa.field("pixels", pa.large_binary()),  # uint8 [n_patches, size, size, 3] where transport is pixels
+        pa.field("profile", pa.binary()),  # ICC profile to be applied
+        pa.field("requests", pa.int64()),
+        pa.field("bytes_fetched", pa.int64()),
+        pa.field("bytes_needed", pa.int64()),  # of the tiles themselves: fetched / needed is the read amplification
+    ]
+)
+"""Columns that `fetch_shards` adds."""
 
 
 class PatchBatch(TypedDict):
@@ -62,8 +79,7 @@ def read_patches(shards: pa.Table, *, concurrency: int | None = None, patches_pe
         patches_per_task: fewer make more blocks, so that a short table can keep several consumers busy.
 
     Returns:
-        A dataset with one row a shard: the `CARRIED` columns, `jpeg` list<binary> and `pixels` binary, one of
-        them empty. Give its blocks (pyarrow) to `decode_patches`.
+        A dataset with one row a shard: the columns `CARRIED` and `FETCHED`. Give its blocks (pyarrow) to `decode_patches`.
     """
     tasks = _split_for_tasks(shards, patches_per_task)
     most = None if concurrency is None else max(1, min(concurrency, len(tasks)))  # Ray warns of more than there are tasks
@@ -72,20 +88,47 @@ def read_patches(shards: pa.Table, *, concurrency: int | None = None, patches_pe
     return dataset
 
 
+def stream_patches(shards: pa.Table, *, ahead: int = AHEAD, out: NDArray[np.uint8] | None = None) -> Iterator[PatchBatch]:
+    """Decode shard after shard in this thread while the next are fetched in others: the stream without Ray.
+
+    Args:
+        shards: rows of `pipelines.shards.SCHEMA`.
+        ahead: shards fetched before they are needed.
+        out: see `decode_patches`; each batch then lies in it until the next is asked for.
+
+    Raises:
+        SlideError: a slide is gone, or a patch does not decode.
+    """
+    waiting: deque[Future[pa.Table]] = deque()
+    with ThreadPoolExecutor(ahead, thread_name_prefix="shard") as fetchers:
+        try:
+            for k in range(len(shards) + ahead):
+                if k < len(shards):
+                    waiting.append(fetchers.submit(fetch_shards, shards.slice(k, 1)))
+                if k >= ahead and waiting:
+                    yield decode_patches(waiting.popleft().result(), out=out)
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
 def fetch_shards(shards: pa.Table) -> pa.Table:
     """Fetch what is needed to decode the shards: their encoded tiles, or pixels where tiles can't travel.
+
+    Returns:
+        One row a shard: the columns `CARRIED` and `FETCHED`.
 
     Raises:
         BrokenSlide: a slide lacks a tile, or a patch does not decode.
         SlideNotFound: a slide is gone.
     """
-    jpeg, pixels = [], []
-    for row in shards.to_pylist():
-        jpeg.append([] if row["transport"] == PIXELS else _fetch_tiles(row))
-        pixels.append(_read_pixels(row) if row["transport"] == PIXELS else b"")
-    carried = shards.select(CARRIED)
-    carried = carried.append_column("jpeg", pa.array(jpeg, pa.large_list(pa.large_binary())))
-    return carried.append_column("pixels", pa.array(pixels, pa.large_binary()))
+    fetched = [_fetch(row) for row in shards.to_pylist()]
+    added = pa.Table.from_batches(fetched, schema=FETCHED)
+    columns = {
+        **dict(zip(CARRIED, shards.select(CARRIED).columns, strict=True)),
+        **dict(zip(FETCHED.names, added.columns, strict=True)),
+    }
+    return pa.table(columns)
 
 
 def decode_patches(rows: pa.Table, *, out: NDArray[np.uint8] | None = None) -> PatchBatch:
@@ -122,25 +165,39 @@ def _values(column: pa.ChunkedArray, k: int) -> NDArray[Any]:
     return column[k].values.to_numpy(zero_copy_only=False)
 
 
+_SCALARS = ("slide_id", "read_size", "level_width", "level_height", "tile_width", "tile_height", "tile_codec", "profile")
+
+
 def _decode_shard(row: pa.Table, out: NDArray[np.uint8]) -> None:
-    first = {name: row[name][0].as_py() for name in ("slide_id", "read_size", "level_width", "level_height", "tile_width")}
-    if not first["tile_width"]:
+    first = row.select(_SCALARS).to_pylist()[0]
+    if first["tile_width"]:
+        _decode_tiles(row, first, out)
+    else:
         out[...] = np.frombuffer(row["pixels"][0].as_buffer(), np.uint8).reshape(out.shape)
-        return
-    grid = TileGrid(
-        level=Size(first["level_width"], first["level_height"]),
-        tile=Size(first["tile_width"], row["tile_height"][0].as_py()),
-    )
-    streams = {
-        number: np.frombuffer(stream.as_buffer(), np.uint8).data
-        for number, stream in zip(_values(row["tile"], 0).tolist(), row["jpeg"][0].values, strict=True)
-    }
+    if first["profile"]:
+        try:
+            icc.to_srgb(out, first["profile"])
+        except ValueError as error:
+            raise BrokenSlide(first["slide_id"], str(error), "prepare it without ICC correction") from error
+
+
+def _decode_tiles(row: pa.Table, first: dict[str, Any], out: NDArray[np.uint8]) -> None:
+    grid = TileGrid(level=Size(first["level_width"], first["level_height"]), tile=Size(first["tile_width"], first["tile_height"]))
+    streams = dict(zip(_values(row["tile"], 0).tolist(), _streams(row["tile_data"][0].values), strict=True))
     side = first["read_size"]
     native = out if side == out.shape[1] else np.empty((len(out), side, side, 3), np.uint8)
     x, y = _values(row["read_x"], 0).astype(np.int64), _values(row["read_y"], 0).astype(np.int64)
-    decode_windows(first["slide_id"], grid, streams, x=x, y=y, out=native)
+    # Windows lie within the level, so that every pixel of `native` comes from a tile.
+    decode_windows(first["slide_id"], grid, first["tile_codec"], streams, x=x, y=y, out=native)
     if native is not out:
         resample(native, out)
+
+
+def _streams(tiles: pa.LargeBinaryArray) -> list[memoryview]:
+    """Views of the array's values."""
+    _, bounds, data = tiles.buffers()
+    at = np.frombuffer(bounds, np.int64, len(tiles) + 1, tiles.offset * 8)
+    return PackedTiles(data=memoryview(data).cast("B") if data is not None else memoryview(b""), bounds=at).streams()
 
 
 def resample(native: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
@@ -150,17 +207,34 @@ def resample(native: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
         out[k] = np.asarray(Image.fromarray(native[k]).resize(size, Image.Resampling.BOX))
 
 
-def _fetch_tiles(row: dict[str, Any]) -> list[bytes]:
-    """The shard's tiles in the order of its `tile` column."""
-    numbers = row["tile"]
-    dense = TileIndex(
-        grid=TileGrid(level=Size(row["level_width"], row["level_height"]), tile=Size(row["tile_width"], row["tile_height"])),
-        offsets=np.array(row["tile_offset"], np.int64),
-        lengths=np.array(row["tile_length"], np.int64),
-        header=row["jpeg_header"],
+def _fetch(row: dict[str, Any]) -> pa.RecordBatch:
+    """What `FETCHED` tells of one shard."""
+    pixels, tiles, needed = b"", PackedTiles(data=b"", bounds=np.zeros(1, np.int64)), 0
+    with storage.metered() as meter:
+        if row["transport"] == PIXELS:
+            pixels = _read_pixels(row)
+        else:
+            lengths = np.array(row["tile_length"], np.int64)
+            names = ("uri", "codec", "header", "items", "sparse")
+            store = TileStore(**{name: row[f"tile_{name}"] for name in names})
+            tiles = fetch_tiles(row["slide_id"], store, np.array(row["tile_offset"], np.int64), lengths)
+            needed = int(lengths.sum())
+        profile = _profile(row["slide_uri"]) if row["icc"] else b""
+    count = len(tiles.bounds) - 1
+    buffers = [None, pa.py_buffer(tiles.bounds), pa.py_buffer(tiles.data)]
+    data = pa.LargeListArray.from_arrays(
+        pa.array([0, count], pa.int64()), pa.LargeBinaryArray.from_buffers(pa.large_binary(), count, buffers)
     )
-    fetched = fetch_tiles(row["slide_uri"], row["slide_id"], dense, list(range(len(numbers))))
-    return [fetched[k] for k in range(len(numbers))]
+    scalars = {"requests": meter.requests, "bytes_fetched": meter.fetched, "bytes_needed": needed}
+    values = {"tile_data": data, "pixels": pa.array([pixels], pa.large_binary()), "profile": pa.array([profile], pa.binary())}
+    values |= {name: pa.array([value], pa.int64()) for name, value in scalars.items()}
+    return pa.RecordBatch.from_arrays([values[name] for name in FETCHED.names], schema=FETCHED)
+
+
+@lru_cache(maxsize=16)
+def _profile(slide_uri: str) -> bytes:
+    with open_slide(slide_uri) as slide:
+        return slide.icc
 
 
 def _read_pixels(row: dict[str, Any]) -> bytes:

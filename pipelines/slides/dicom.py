@@ -1,8 +1,14 @@
-"""DICOM whole-slide images (Supplement 145): a folder with the instances of one series, or one of its files. Through wsidicom."""
+"""DICOM whole-slide images (Supplement 145): a folder or prefix with the instances of one series, or one of its files.
+
+Series whose frames can be found by their offsets are read in place, encoded frames straight to the decoder (`dicom_index`); the
+rest (several focal planes or optical paths, concatenations, other codecs) goes through wsidicom, from a local disk.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
+import struct
+import warnings
+from collections.abc import Sequence
 
 import numpy as np
 import pydicom
@@ -12,79 +18,127 @@ from pydicom.errors import InvalidDicomError
 from wsidicom.errors import WsiDicomError
 
 from pipelines import storage
-from pipelines.slides.errors import BrokenSlide, SlideNotFound, UnsupportedSlide
+from pipelines.slides import staging
+from pipelines.slides.dicom_index import Instance, read_instance, tile_indexes
+from pipelines.slides.errors import BrokenSlide, SlideError, SlideNotFound, UnsupportedSlide
 from pipelines.slides.geometry import Level, Point, Size
-from pipelines.slides.slide import Slide, SlideFile, check_mpp, identity_of
+from pipelines.slides.slide import Slide, SlideFacts, SlideFile, identity_of, slide_name
+from pipelines.slides.tiled import TiledSlide
 
-WSI_STORAGE = "1.2.840.10008.5.1.4.1.1.77.1.6"
-"""SOP class UID of VL Whole Slide Microscopy Image Storage."""
+_DAMAGE = (
+    *(WsiDicomError, InvalidDicomError, struct.error, ValueError, KeyError, IndexError, TypeError, AttributeError, OSError),
+    *(
+        EOFError,
+        NotImplementedError,
+        OverflowError,
+        MemoryError,
+        RecursionError,
+        AssertionError,
+        ZeroDivisionError,
+        StopIteration,
+    ),
+)
+"""What pydicom and wsidicom raise on damaged files."""
 
 
-def open_file(file: SlideFile, *, mpp: float | None, identity: str | None) -> DicomSlide:
-    """Open the series that a single file belongs to: all instances of the same series in its folder.
+def open_series(uri: str, *, series_of: SlideFile | None = None, identity: str | None = None) -> Slide:
+    """Open a series.
+
+    Args:
+        uri: folder or prefix that holds it.
+        series_of: the file in it whose series is meant; None where the folder has one series only.
+        identity: where ingestion has established it.
 
     Raises:
-        UnsupportedSlide: the file is DICOM but no whole-slide image, or remote.
+        SlideNotFound: no whole-slide image is there.
+        UnsupportedSlide: DICOM but no colour whole-slide image, or several series and none chosen.
+        BrokenSlide: damaged instances.
     """
-    path = storage.local_path(file.uri)
-    if path is None:
-        raise UnsupportedSlide(
-            file.name, "is DICOM in object storage, which can't be read in place yet", "copy the series to a local folder"
-        )
-    return DicomSlide(path.parent, series_of=path, mpp=mpp, identity=identity)
+    name = series_of.name if series_of else slide_name(uri.rstrip("/"))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # pydicom warns of values that violate the standard but can be read
+            volumes = _volumes(name, _instances(uri, series_of))
+            file = _series_file(uri, series_of, volumes, name)
+            facts = _facts(volumes[0])
+            indexes = tile_indexes(name, volumes)
+            if indexes is not None:
+                return TiledSlide(file, indexes, facts, identity=identity)
+            return WsiDicomSlide(file, volumes, facts, identity=identity)
+    except SlideError:
+        raise
+    except _DAMAGE as error:
+        cause = f"is a DICOM series that can't be read ({type(error).__name__}: {str(error)[:80]})"
+        raise BrokenSlide(name, cause, "copy or export it again") from error
 
 
-def series_files(folder: Path, series_of: Path | None) -> list[Path]:
-    """Files of the series' WSI instances, sorted.
+def _instances(uri: str, series_of: SlideFile | None) -> list[Instance]:
+    """Headers of the series' instances.
 
     Raises:
-        UnsupportedSlide: no whole-slide image among them, or several series and none chosen.
+        SlideNotFound: there is none.
+        UnsupportedSlide: the chosen file is no whole-slide image, or several series and none chosen.
     """
-    name = (series_of or folder).name
-    found: dict[str, list[Path]] = {}
-    wanted = None
-    for path in sorted(folder.iterdir()):
-        try:
-            header = pydicom.dcmread(
-                path, stop_before_pixels=True, specific_tags=["SOPClassUID", "SeriesInstanceUID", "PhotometricInterpretation"]
-            )
-        except (InvalidDicomError, IsADirectoryError):
-            continue
-        wsi = header.get("SOPClassUID") == WSI_STORAGE and header.get("PhotometricInterpretation") != "MONOCHROME2"
-        if path == series_of:
-            if not wsi:
-                raise UnsupportedSlide(name, "is DICOM but not a colour whole-slide image", "give the WSI series itself")
-            wanted = str(header.SeriesInstanceUID)
-        if wsi:
-            found.setdefault(str(header.SeriesInstanceUID), []).append(path)
-    if wanted is not None:
-        return found[wanted]
+    name = series_of.name if series_of else slide_name(uri.rstrip("/"))
+    wanted = read_instance(series_of) if series_of else None
+    if series_of is not None and wanted is None:
+        raise UnsupportedSlide(name, "is DICOM but not a colour whole-slide image", "give the WSI series itself")
+    files = [SlideFile.find(at) for at in _children(uri) if series_of is None or at != series_of.uri]
+    found = [wanted] if wanted else []
+    found += [at for at in map(read_instance, files) if at is not None]
+    chosen = wanted.series if wanted else (found[0].series if found else "")
+    others = {at.series for at in found} - {chosen}
     if not found:
         raise SlideNotFound(name, "holds no DICOM whole-slide image", "give a folder with one WSI series")
-    if len(found) > 1:
-        raise UnsupportedSlide(name, f"holds {len(found)} DICOM series", "give one file of the series that is meant")
-    return next(iter(found.values()))
+    if others and wanted is None:
+        raise UnsupportedSlide(name, f"holds {len(others) + 1} DICOM series", "give one file of the series that is meant")
+    return sorted((at for at in found if at.series == chosen), key=lambda at: at.file.uri)
 
 
-class DicomSlide(Slide):
-    """A DICOM WSI series. See `Slide` for the interface."""
+def _children(uri: str) -> list[str]:
+    """URIs of the files that lie in the folder itself."""
+    local = storage.local_path(uri)
+    if local is not None:
+        return [storage.as_uri(path) for path in sorted(local.iterdir()) if path.is_file()]
+    return [at for at in storage.list_uris(uri) if "/" not in at[len(uri.rstrip("/")) + 1 :]]
 
-    def __init__(
-        self, folder: Path, *, series_of: Path | None = None, mpp: float | None = None, identity: str | None = None
-    ) -> None:
-        self.name = (series_of or folder).name
-        self.uri = storage.as_uri(series_of or folder)
-        self.vendor = "dicom"
-        files = series_files(folder, series_of)
-        try:
-            self._handle = wsidicom.WsiDicom.open(files)
-        except (WsiDicomError, ValueError, KeyError, AttributeError, OSError, NotImplementedError) as error:
-            raise BrokenSlide(self.name, f"is a DICOM series that can't be opened ({error})", "export it again") from error
-        base = self._handle.levels.base_level
-        found = base.pixel_spacing.width * 1000 if base.pixel_spacing else None
-        self.resolution = mpp if mpp is not None else found
-        check_mpp(self.name, self.resolution)
-        full = base.size
+
+def _volumes(name: str, instances: Sequence[Instance]) -> list[Instance]:
+    """The instances that show the specimen, finest first."""
+    volumes = [at for at in instances if at.is_volume]
+    if not volumes:
+        raise UnsupportedSlide(name, "is a DICOM series without a VOLUME image", "give the WSI series itself")
+    return sorted(volumes, key=lambda at: -at.size.width)
+
+
+def _series_file(uri: str, series_of: SlideFile | None, volumes: Sequence[Instance], name: str) -> SlideFile:
+    versions = "|".join(f"{at.uid} {at.file.version}" for at in volumes)
+    where = series_of.uri if series_of else uri
+    return SlideFile(uri=where, name=name, size=sum(at.file.size for at in volumes), version=versions)
+
+
+def _facts(base: Instance) -> SlideFacts:
+    header = base.header
+    path = (header.get("OpticalPathSequence") or [pydicom.Dataset()])[0]
+    power = path.get("ObjectiveLensPower")
+    return SlideFacts(
+        vendor="dicom",
+        resolution=base.mpp,
+        objective=float(power) if power else None,
+        scanner=f"{header.get('Manufacturer') or ''} {header.get('ManufacturerModelName') or ''}".strip(),
+        icc=bytes(path.get("ICCProfile") or b""),
+    )
+
+
+class WsiDicomSlide(Slide):
+    """A series read by wsidicom. See `Slide` for the interface."""
+
+    def __init__(self, file: SlideFile, volumes: Sequence[Instance], facts: SlideFacts, *, identity: str | None) -> None:
+        self._know(file, facts)
+        self._copy = staging.local_copy([at.file for at in volumes])
+        self.staged = self._copy.staged
+        self._handle = wsidicom.WsiDicom.open(list(self._copy.paths))
+        full = self._handle.levels.base_level.size
         self._at = [level.level for level in self._handle.levels]
         self.levels = tuple(
             Level(
@@ -95,10 +149,10 @@ class DicomSlide(Slide):
             )
             for k, level in enumerate(self._handle.levels)
         )
-        versions = "|".join(f"{path.stat().st_size}:{path.stat().st_mtime_ns}" for path in files)
-        self.identity = identity or identity_of(versions, str(self._handle.uids.series_instance).encode())
+        self.identity = identity or identity_of(file.version)
 
-    def read_region(self, origin: Point, level: int, size: Size) -> NDArray[np.uint8]:
+    def read_region(self, origin: Point, level: int, size: Size, *, scale: int = 1) -> NDArray[np.uint8]:
+        assert scale == 1, "wsidicom does not shrink while it decodes"
         at = self.levels[level]
         x, y = round(origin.x / at.downsample), round(origin.y / at.downsample)
         out = np.full((*size.shape, 3), 255, np.uint8)
@@ -107,10 +161,11 @@ class DicomSlide(Slide):
         if x0 < x1 and y0 < y1:
             try:
                 region = self._handle.read_region((x0, y0), self._at[level], (x1 - x0, y1 - y0))
-            except (WsiDicomError, ValueError, OSError) as error:
+            except _DAMAGE as error:
                 raise BrokenSlide(self.name, f"has frames that can't be decoded ({error})", "export it again") from error
             out[y0 - y : y1 - y, x0 - x : x1 - x] = np.asarray(region.convert("RGB"))
         return out
 
     def close(self) -> None:
         self._handle.close()
+        self._copy.release()

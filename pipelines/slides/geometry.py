@@ -32,6 +32,10 @@ class Size:
         """(height, width): the order of array axes."""
         return self.height, self.width
 
+    def shrunk(self, scale: int) -> Size:
+        """Whole pixels that remain when `scale` x `scale` are made one; at least 1."""
+        return Size(max(1, self.width // scale), max(1, self.height // scale))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Level:
@@ -48,3 +52,10 @@ class Level:
     size: Size
     downsample: float
     tile: Size | None = None
+
+    def shrunk(self, scale: int) -> Level:
+        """The level with `scale` x `scale` pixels made one; what is left over at the edges goes."""
+        if scale == 1:
+            return self
+        tile = None if self.tile is None else self.tile.shrunk(scale)
+        return Level(index=self.index, size=self.size.shrunk(scale), downsample=self.downsample * scale, tile=tile)

@@ -30,25 +30,33 @@ def stream_header(tables: bytes | None, *, ycbcr: bool) -> bytes:
     return SOI + body + _adobe_marker(ycbcr)
 
 
-def whole_stream(header: bytes, tile: bytes | memoryview) -> bytes:
-    """The tile as a JPEG that any decoder (a GPU's too) can take by itself.
+def without_start(tile: memoryview) -> memoryview:
+    """The tile without its SOI, to be put behind `stream_header`: together they are a JPEG that any decoder (a GPU's too) takes.
 
     Raises:
         ValueError: the tile does not begin with an SOI marker.
     """
-    if bytes(tile[:2]) != SOI:
-        raise ValueError(f"does not begin with a JPEG start marker but with {bytes(tile[:2]).hex() or 'nothing'}")
-    return b"".join((header, tile[2:]))
+    begins = tile[:2].tobytes()
+    if begins != SOI:
+        raise ValueError(f"does not begin with a JPEG start marker but with {begins.hex() or 'nothing'}")
+    return tile[2:]
 
 
-def decode(stream: bytes | memoryview, *, out: NDArray[np.uint8]) -> None:
-    """Decode into `out`, uint8 [H, W, 3], C-contiguous, of exactly the stream's size.
+def decode(stream: bytes | memoryview, *, out: NDArray[np.uint8], scale: int = 1) -> None:
+    """Decode into `out`, uint8 [H, W, 3], C-contiguous, of exactly the stream's size divided by `scale`.
 
-    Accurate DCT and smooth chroma upsampling: the pixels OpenSlide gives.
+    Accurate DCT and smooth chroma upsampling: the pixels OpenSlide gives. At 1/2, 1/4 and 1/8 the inverse DCT gives fewer pixels.
 
     Raises:
         ValueError: the stream is damaged (also where libjpeg would only warn) or of another size.
     """
-    decoded = simplejpeg.decode_jpeg(stream, "RGB", fastdct=False, fastupsample=False, buffer=out)
+    height, width = out.shape[:2]
+    least = {}
+    if scale > 1:
+        found = simplejpeg.decode_jpeg_header(stream)[:2]
+        if found != (height * scale, width * scale):
+            raise ValueError(f"is {found[1]} x {found[0]} px where the index says {width * scale} x {height * scale}")
+        least = {"min_height": height, "min_width": width}
+    decoded = simplejpeg.decode_jpeg(stream, "RGB", fastdct=False, fastupsample=False, buffer=out, **least)
     if decoded.shape != out.shape:
-        raise ValueError(f"is {decoded.shape[1]} x {decoded.shape[0]} px where the index says {out.shape[1]} x {out.shape[0]}")
+        raise ValueError(f"is {decoded.shape[1]} x {decoded.shape[0]} px where the index says {width} x {height}")

@@ -1,10 +1,10 @@
-"""Slides of formats that only OpenSlide opens: Hamamatsu NDPI, MIRAX, Leica SCN, Ventana BIF, Trestle, JPEG 2000 SVS.
+"""Slides of formats that only OpenSlide opens: Hamamatsu NDPI, MIRAX, Leica SCN, Ventana BIF, Trestle and others.
 
-Local files only."""
+Local files only: a remote slide is staged first (`staging`)."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import math
 
 import numpy as np
 import openslide
@@ -13,29 +13,37 @@ from PIL import Image
 
 from pipelines.slides.errors import BrokenSlide, UnsupportedSlide
 from pipelines.slides.geometry import Level, Point, Size
-from pipelines.slides.slide import PLAUSIBLE_MPP, Slide, SlideFile, check_mpp, identity_of
+from pipelines.slides.slide import PLAUSIBLE_MPP, Slide, SlideFacts, SlideFile, identity_of
+from pipelines.slides.staging import LocalCopy
+
+_SCANNER = ("hamamatsu.Product", "leica.device-model", "ventana.ScannerModel", "mirax.GENERAL.SLIDE_TYPE", "tiff.Model")
+"""Properties that name the scanner's model and no single machine."""
 
 
 class OpenSlideSlide(Slide):
-    """A slide read by OpenSlide. See `Slide` for the interface."""
+    """A slide read by OpenSlide. See `Slide` for the interface.
 
-    def __init__(self, file: SlideFile, path: Path, *, mpp: float | None, identity: str | None) -> None:
-        self.uri, self.name = file.uri, file.name
+    Args:
+        file: what the store tells.
+        copy: where it lies on a local disk; released when the slide is closed.
+        identity: where ingestion has established it.
+    """
+
+    def __init__(self, file: SlideFile, copy: LocalCopy, *, identity: str | None) -> None:
+        self._copy = copy
         try:
-            self._handle = openslide.OpenSlide(path)
+            self._handle = openslide.OpenSlide(copy.paths[0])
         except openslide.OpenSlideUnsupportedFormatError as error:
+            copy.release()
             raise UnsupportedSlide(
                 file.name, "is not a whole-slide image that we know", "export it as SVS or pyramidal TIFF"
             ) from error
         except openslide.OpenSlideError as error:
+            copy.release()
             raise BrokenSlide(file.name, f"can't be opened ({error})", "copy or export it again") from error
         properties = self._handle.properties
-        self.vendor = properties.get(openslide.PROPERTY_NAME_VENDOR, "unknown")
-        found = properties.get(openslide.PROPERTY_NAME_MPP_X)
-        if self.vendor == "generic-tiff" and found and float(found) > PLAUSIBLE_MPP[1]:
-            found = None  # a printing resolution such as 72 dpi, not a scale
-        self.resolution = mpp if mpp is not None else (float(found) if found else None)
-        check_mpp(self.name, self.resolution)
+        self._know(file, _facts(self._handle))
+        self.staged = copy.staged
         self.levels = tuple(
             Level(index=k, size=Size(*self._handle.level_dimensions[k]), downsample=self._handle.level_downsamples[k])
             for k in range(self._handle.level_count)
@@ -43,7 +51,8 @@ class OpenSlideSlide(Slide):
         quick_hash = properties.get(openslide.PROPERTY_NAME_QUICKHASH1, "")
         self.identity = identity or identity_of(file.version, quick_hash.encode())
 
-    def read_region(self, origin: Point, level: int, size: Size) -> NDArray[np.uint8]:
+    def read_region(self, origin: Point, level: int, size: Size, *, scale: int = 1) -> NDArray[np.uint8]:
+        assert scale == 1, "OpenSlide does not shrink while it decodes"
         try:
             region = self._handle.read_region((origin.x, origin.y), level, (size.width, size.height))
         except openslide.OpenSlideError as error:
@@ -54,3 +63,28 @@ class OpenSlideSlide(Slide):
 
     def close(self) -> None:
         self._handle.close()
+        self._copy.release()
+
+
+def _facts(handle: openslide.OpenSlide) -> SlideFacts:
+    properties = handle.properties
+    vendor = properties.get(openslide.PROPERTY_NAME_VENDOR, "unknown")
+    resolution = _number(properties.get(openslide.PROPERTY_NAME_MPP_X))
+    if vendor == "generic-tiff" and resolution and not PLAUSIBLE_MPP[0] <= resolution <= PLAUSIBLE_MPP[1]:
+        resolution = None  # a printing resolution such as 72 dpi, not a scale
+    profile = handle.color_profile
+    return SlideFacts(
+        vendor=vendor,
+        resolution=resolution,
+        objective=_number(properties.get(openslide.PROPERTY_NAME_OBJECTIVE_POWER)),
+        scanner=next((properties[name] for name in _SCANNER if name in properties), ""),
+        icc=profile.tobytes() if profile else b"",
+    )
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        value = float(text or "")
+    except ValueError:
+        return None
+    return value if math.isfinite(value) and value > 0 else None

@@ -1,24 +1,38 @@
-"""A remote or local object as a seekable file that fetches only the blocks asked for: for headers, not pixels."""
+"""A remote or local object as a seekable file that fetches only what is asked for: for headers, not pixels."""
 
 from __future__ import annotations
 
 import io
-from typing import IO
-
-import obstore
+from collections import OrderedDict
 
 from pipelines import storage
 
-BLOCK = 64 * 1024
-"""Bytes fetched at a time: an SVS header and its tile index take 2 to 5 such blocks."""
+BLOCK = 128 * 1024
+"""Bytes fetched at least: the directories of an SVS, and the tile index of its smaller levels, take one such block each."""
+LARGEST = 8 * 2**20
+"""Bytes fetched at most ahead of a reader that goes straight on, as one does through a long DICOM header."""
+KEPT = 16
+"""Blocks kept: directories are visited more than once."""
+MOST = 256 * 2**20
+"""Bytes of one read beyond which a header is not believed: the tile index of an 8 GB slide takes about 8 MB."""
 
 
-class _RangeFile(io.RawIOBase):
-    """`obstore`'s reader with the interface that tifffile and pydicom expect."""
+class RangeFile(io.RawIOBase):
+    """An object as a file for tifffile and pydicom.
 
-    def __init__(self, uri: str) -> None:
-        store, key = storage.locate(uri)
-        self._reader = obstore.open_reader(store, key, buffer_size=BLOCK)
+    A long read is one request of exactly its bytes; a short one fetches a block, and a block twice as long where reading goes
+    straight on.
+
+    Args:
+        uri: of the object.
+        size: its bytes.
+        head: its first bytes where they were fetched before.
+    """
+
+    def __init__(self, uri: str, size: int, head: bytes = b"") -> None:
+        self._uri, self._size, self._at = uri, size, 0
+        self._blocks: OrderedDict[int, bytes] = OrderedDict({0: head} if head else {})
+        self._ahead, self._last_end = BLOCK, -1
 
     def readable(self) -> bool:
         return True
@@ -27,20 +41,41 @@ class _RangeFile(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        return int(self._reader.seek(offset, whence))
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        if base + offset < 0:
+            raise OSError(f"seek to byte {base + offset}")
+        self._at = base + offset
+        return self._at
 
     def tell(self) -> int:
-        return int(self._reader.tell())
+        return self._at
+
+    def read(self, count: int | None = -1) -> bytes:
+        left = max(self._size - self._at, 0)
+        count = left if count is None or count < 0 else min(count, left)
+        if count > MOST:
+            raise OSError(f"a header of {count} bytes is not believed")
+        data = self._fetch(count) if count else b""
+        self._at += len(data)
+        return data
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        data = bytes(self._reader.read(len(buffer)))
+        data = self.read(len(buffer))
         buffer[: len(data)] = data
         return len(data)
 
-
-def open_ranges(uri: str) -> IO[bytes]:
-    """Open an object for reading by seek and read."""
-    local = storage.local_path(uri)
-    if local is not None:
-        return local.open("rb")
-    return io.BufferedReader(_RangeFile(uri), buffer_size=BLOCK)
+    def _fetch(self, count: int) -> bytes:
+        start, end = self._at, self._at + count
+        for first, block in self._blocks.items():
+            if first <= start and end <= first + len(block):
+                self._blocks.move_to_end(first)
+                return block[start - first : end - first]
+        if count >= BLOCK:
+            return bytes(storage.read_ranges(self._uri, [start], [end])[0])
+        self._ahead = min(2 * self._ahead, LARGEST) if start == self._last_end else BLOCK
+        stop = min(start + self._ahead, self._size)
+        block = bytes(storage.read_ranges(self._uri, [start], [stop])[0])
+        self._blocks[start], self._last_end = block, stop
+        if len(self._blocks) > KEPT:
+            self._blocks.popitem(last=False)
+        return block[:count]

@@ -1,7 +1,8 @@
 """A whole-slide image that is open: its levels, its resolution, its pixels. `open_slide` is the one way in.
 
-Local paths, `file://` and `s3://` are opened by the same call. Tiled JPEG TIFF and SVS go to the direct reader (`tiff`), DICOM to
-`dicom`, the rest to OpenSlide. Knows pixels and metadata; knows no tissue, no patch and no patient.
+Local paths, `file://` and `s3://` are opened by the same call. Tiled TIFF (SVS, OME-TIFF, Philips, ...) and DICOM are read in
+place by their own tile index (`tiff`, `dicom`); what only OpenSlide or wsidicom can read is read from a local disk, to which
+`staging` brings it. Knows pixels and metadata; knows no tissue, no patch and no patient.
 """
 
 from __future__ import annotations
@@ -9,37 +10,50 @@ from __future__ import annotations
 import hashlib
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from types import TracebackType
 from typing import Self
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
-import obstore
 from numpy.typing import NDArray
 from PIL import Image
 
 from pipelines import storage
-from pipelines.slides.errors import BrokenSlide, MissingResolution, SlideNotFound, UnsupportedSlide
+from pipelines.slides.errors import BrokenSlide, MissingResolution, SlideNotFound
 from pipelines.slides.geometry import Level, Point, Size
+from pipelines.slides.ranges import BLOCK, RangeFile
 
 PLAUSIBLE_MPP = (0.05, 20.0)
 """Micrometres per pixel between an oil-immersion scan and a macro photograph; beyond it the value is a unit error."""
+BAND_PIXELS = 2**24
+"""Pixels that a thumbnail reads at a time: 50 MB."""
+MPP_TIMES_OBJECTIVE = 10.0
+"""0.5 um per pixel at 20x, 0.25 at 40x: the convention of the field."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SlideFile:
-    """What the store tells of the object before it is opened."""
+    """What the store tells of the object before it is opened.
+
+    Attributes:
+        uri: where it is.
+        name: last part of the URI.
+        size: bytes.
+        version: changes with the content: size and mtime, or ETag.
+        head: the first bytes, at most `ranges.BLOCK` of them.
+    """
 
     uri: str
     name: str
     size: int
     version: str
+    head: bytes = field(default=b"", repr=False)
 
     @classmethod
     def find(cls, uri: str) -> SlideFile:
-        """Look the object up.
+        """Look the object up and fetch its head, in one request.
 
         Raises:
             SlideNotFound: there is no such object.
@@ -51,13 +65,37 @@ class SlideFile:
             if not local.is_file():
                 raise SlideNotFound(name, "is not there or is not a file", "check the path")
             status = local.stat()
-            return cls(uri=uri, name=name, size=status.st_size, version=f"{status.st_size}:{status.st_mtime_ns}")
-        store, key = storage.locate(uri)
+            with local.open("rb") as stream:
+                head = stream.read(BLOCK)
+            return cls(uri=uri, name=name, size=status.st_size, version=f"{status.st_size}:{status.st_mtime_ns}", head=head)
         try:
-            meta = obstore.head(store, key)
+            head, meta = storage.read_head(uri, BLOCK)
         except (FileNotFoundError, PermissionError) as error:
             raise SlideNotFound(name, "is not in the store or may not be read", "check the URI and the permissions") from error
-        return cls(uri=uri, name=name, size=meta["size"], version=f"{meta.get('version')}:{meta['e_tag']}")
+        return cls(uri=uri, name=name, size=meta["size"], version=f"{meta.get('version')}:{meta['e_tag']}", head=head)
+
+    def open(self) -> RangeFile:
+        """The object as a seekable file that fetches what is read."""
+        return RangeFile(self.uri, self.size, self.head)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlideFacts:
+    """What a file's metadata tell.
+
+    Attributes:
+        vendor: format as OpenSlide names it.
+        resolution: micrometres per pixel of level 0, None where the metadata don't tell.
+        objective: magnification of the objective lens, None likewise.
+        scanner: maker and model, without serial number; empty where unknown.
+        icc: ICC profile of level 0; empty where there is none.
+    """
+
+    vendor: str
+    resolution: float | None = None
+    objective: float | None = None
+    scanner: str = ""
+    icc: bytes = field(default=b"", repr=False)
 
 
 def slide_name(uri: str) -> str:
@@ -76,6 +114,10 @@ class Slide(ABC):
         vendor: format as OpenSlide names it: `aperio`, `hamamatsu`, `generic-tiff`, `ome-tiff`, `dicom`, ...
         levels: finest first.
         resolution: micrometres per pixel of level 0, None where neither metadata nor the caller tell.
+        objective: magnification of the objective lens, None where the metadata don't tell. It is never taken for an mpp unasked.
+        scanner: maker and model; empty where unknown.
+        icc: ICC profile; empty where there is none.
+        staged: whether the slide was copied from object storage to a local disk to be read.
     """
 
     uri: str
@@ -84,6 +126,21 @@ class Slide(ABC):
     vendor: str
     levels: tuple[Level, ...]
     resolution: float | None
+    objective: float | None
+    scanner: str
+    icc: bytes
+    staged: bool = False
+
+    def _know(self, file: SlideFile, facts: SlideFacts) -> None:
+        """Take over what the file and its metadata tell.
+
+        Raises:
+            BrokenSlide: an mpp that can only be a unit error.
+        """
+        check_mpp(file.name, facts.resolution)
+        self.uri, self.name = file.uri, file.name
+        self.vendor, self.resolution, self.objective = facts.vendor, facts.resolution, facts.objective
+        self.scanner, self.icc = facts.scanner, facts.icc
 
     @property
     def size(self) -> Size:
@@ -102,32 +159,54 @@ class Slide(ABC):
         return self.resolution
 
     @abstractmethod
-    def read_region(self, origin: Point, level: int, size: Size) -> NDArray[np.uint8]:
+    def read_region(self, origin: Point, level: int, size: Size, *, scale: int = 1) -> NDArray[np.uint8]:
         """Pixels of one level, uint8 [H, W, 3], white outside the slide.
 
         Args:
             origin: top-left corner in level-0 pixels; the nearest pixel of `level` is taken.
             level: index into `levels`.
-            size: in pixels of `level`.
+            size: in pixels of `level`, divided by `scale`.
+            scale: one of `scales(level)`: each pixel stands for a square of this side.
 
         Raises:
             BrokenSlide: a tile is missing or does not decode.
         """
+
+    def scales(self, level: int) -> tuple[int, ...]:
+        """By what the level can be shrunk while it is decoded, largest first, 1 last."""
+        del level
+        return (1,)
 
     @abstractmethod
     def close(self) -> None:
         """Release files and handles."""
 
     def thumbnail(self, max_side: int = 1024) -> NDArray[np.uint8]:
-        """The whole slide, its longer side at most `max_side` px, uint8 [h, w, 3]; area average of the nearest finer level."""
+        """The whole slide, its longer side at most `max_side` px, uint8 [h, w, 3]; area average of the nearest finer level.
+
+        A level that is much larger is shrunk while it is decoded and read in bands, so that memory stays bounded.
+        """
         longest = max(self.size.width, self.size.height)
         factor = max(1.0, longest / max_side)
         level = max((at for at in self.levels if at.downsample <= factor * 1.001), key=lambda at: at.downsample)
-        pixels = self.read_region(Point(0, 0), level.index, level.size)
-        target = (max(1, round(self.size.width / factor)), max(1, round(self.size.height / factor)))
-        if target == (level.size.width, level.size.height):
-            return pixels
-        return np.asarray(Image.fromarray(pixels).resize(target, Image.Resampling.BOX))
+        scale = 1
+        if level.size.width * level.size.height > BAND_PIXELS:
+            scale = next(at for at in self.scales(level.index) if level.downsample * at <= factor * 1.001)
+        source = level.size.shrunk(scale)
+        width, height = (max(1, round(side / factor)) for side in (self.size.width, self.size.height))
+        if (width, height) == (source.width, source.height):
+            return self.read_region(Point(0, 0), level.index, source, scale=scale)
+        out = np.empty((height, width, 3), np.uint8)
+        rows = max(1, int(BAND_PIXELS / source.width * height / source.height))
+        for top in range(0, height, rows):
+            bottom = min(top + rows, height)
+            begin, end = top * source.height / height, bottom * source.height / height
+            first, last = math.floor(begin), min(math.ceil(end), source.height)
+            origin = Point(0, round(first * scale * level.downsample))
+            band = self.read_region(origin, level.index, Size(source.width, last - first), scale=scale)
+            box = (0, begin - first, source.width, min(end, source.height) - first)
+            out[top:bottom] = np.asarray(Image.fromarray(band).resize((width, bottom - top), Image.Resampling.BOX, box=box))
+        return out
 
     def __enter__(self) -> Self:
         return self
@@ -136,40 +215,47 @@ class Slide(ABC):
         self.close()
 
 
-def open_slide(uri: str, *, mpp: float | None = None, identity: str | None = None) -> Slide:
+def open_slide(uri: str, *, mpp: float | None = None, identity: str | None = None, mpp_from_objective: bool = False) -> Slide:
     """Open a slide for reading: header and tile index only, no pixels.
 
     Args:
-        uri: local path, `file://` or `s3://` URI; a folder for a DICOM series.
+        uri: local path, `file://` or `s3://` URI; a folder or prefix for a DICOM series.
         mpp: micrometres per pixel of level 0; wins over the metadata.
         identity: the slide's identity where ingestion has established it.
+        mpp_from_objective: where neither tells, take 10 um divided by the objective's magnification (0.25 at 40x). Scanners
+            differ from it by several per cent, so it must be asked for.
 
     Raises:
         SlideNotFound: there is no such object.
         UnsupportedSlide: not a brightfield whole-slide image that we open.
         BrokenSlide: truncated or corrupt.
     """
-    from pipelines.slides import dicom, openslide_reader, tiff  # readers know Slide, so they are imported late
-
     check_mpp(slide_name(storage.as_uri(uri)), mpp)
+    slide = _open(storage.as_uri(uri), identity)
+    if mpp is not None:
+        slide.resolution = mpp
+    if slide.resolution is None and mpp_from_objective and slide.objective:
+        slide.resolution = MPP_TIMES_OBJECTIVE / slide.objective
+        check_mpp(slide.name, slide.resolution)
+    return slide
+
+
+def _open(uri: str, identity: str | None) -> Slide:
+    from pipelines.slides import dicom, openslide_reader, staging, tiff  # readers know Slide, so they are imported late
+
     local = storage.local_path(uri)
-    if local is not None and local.is_dir():
-        return dicom.DicomSlide(local, mpp=mpp, identity=identity)
+    if (local is not None and local.is_dir()) or (local is None and uri.endswith("/")):
+        return dicom.open_series(uri, identity=identity)
     file = SlideFile.find(uri)
-    head = bytes(storage.read_ranges(file.uri, [0], [min(file.size, 132)])[0]) if file.size else b""
-    if len(head) < 132:
+    if len(file.head) < 132:
         raise BrokenSlide(file.name, f"has only {file.size} bytes", "export or copy it again")
-    if head[128:132] == b"DICM":
-        return dicom.open_file(file, mpp=mpp, identity=identity)
-    if tiff.is_tiff(head):
-        slide = tiff.open_direct(file, mpp=mpp, identity=identity)
+    if file.head[128:132] == b"DICM":
+        return dicom.open_series(uri.rsplit("/", 1)[0], series_of=file, identity=identity)
+    if tiff.is_tiff(file.head):
+        slide = tiff.open_direct(file, identity=identity)
         if slide is not None:
             return slide
-    if local is None:
-        raise UnsupportedSlide(
-            file.name, "is of a format that can't be read in place from object storage", "copy it to a local disk first"
-        )
-    return openslide_reader.OpenSlideSlide(file, local, mpp=mpp, identity=identity)
+    return openslide_reader.OpenSlideSlide(file, staging.local_copy([file]), identity=identity)
 
 
 def check_mpp(name: str, mpp: float | None) -> None:

@@ -1,9 +1,10 @@
-"""The direct reader: tiled JPEG TIFF, BigTIFF, OME-TIFF and Aperio SVS, local and remote, by their own tile index.
+"""The direct reader of tiled TIFF: Aperio SVS, OME-TIFF, Philips TIFF and generic (Big)TIFF, local and remote.
 
-tifffile parses the index once; tiles are fetched by byte range and decoded by libjpeg-turbo with OpenSlide's exact pixels. What
-is not tiled JPEG is left to other readers (`open_direct` answers None).
+tifffile parses the directories once; from there on a slide is its tile index (`tiled`). What this file can't read in place is
+left to OpenSlide: `open_direct` answers None.
 
-Specs: TIFF 6.0, BigTIFF, Aperio SVS (ImageDescription `Aperio ...|AppMag = 20|MPP = 0.4990`), OME-XML `PhysicalSizeX`.
+Specs: TIFF 6.0, BigTIFF, Aperio SVS (ImageDescription `Aperio ...|AppMag = 20|MPP = 0.4990`; compressions 33003 and 33005 are
+JPEG 2000), OME-XML `PhysicalSizeX`, Philips TIFF as OpenSlide documents it.
 """
 
 from __future__ import annotations
@@ -12,23 +13,34 @@ import re
 import struct
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import tifffile
-from numpy.typing import NDArray
 
-from pipelines import storage
 from pipelines.slides import jpeg
 from pipelines.slides.errors import BrokenSlide, UnsupportedSlide
-from pipelines.slides.geometry import Level, Point, Size
-from pipelines.slides.ranges import open_ranges
-from pipelines.slides.slide import PLAUSIBLE_MPP, Slide, SlideFile, check_mpp, identity_of
-from pipelines.slides.tiles import TileGrid, decode_windows
+from pipelines.slides.geometry import Size
+from pipelines.slides.slide import PLAUSIBLE_MPP, SlideFacts, SlideFile
+from pipelines.slides.tiled import TiledSlide, TileIndex, TileStore
+from pipelines.slides.tiles import TileGrid
 
 MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 SAME_SHAPE = 0.02
 """Pages whose width and height shrink alike within this share are levels of one pyramid: small levels round to whole pixels."""
+MOST_PAGES = 1000
+"""Directories beyond which a file is not believed: a pyramid has about ten, and loops have no end."""
+
+CODECS = {
+    1: "raw",
+    5: "lzw",
+    7: "jpeg",
+    8: "deflate",
+    32946: "deflate",
+    33003: "jpeg2000-ycc",
+    33005: "jpeg2000",
+    34712: "jpeg2000",
+}
+"""TIFF compressions that are read in place."""
 
 
 def is_tiff(head: bytes) -> bool:
@@ -36,117 +48,67 @@ def is_tiff(head: bytes) -> bool:
     return head[:4] in MAGICS
 
 
-@dataclass(frozen=True, kw_only=True)
-class TileIndex:
-    """Where the tiles of one level lie.
-
-    Attributes:
-        grid: the level's tiling.
-        offsets: byte offset of every tile, row by row, int64 [rows * columns].
-        lengths: bytes of every tile, int64 [rows * columns].
-        header: what makes a tile a JPEG by itself (`jpeg.whole_stream`).
-    """
-
-    grid: TileGrid
-    offsets: NDArray[np.int64]
-    lengths: NDArray[np.int64]
-    header: bytes
-
-
-def fetch_tiles(uri: str, slide: str, index: TileIndex, numbers: list[int]) -> dict[int, bytes]:
-    """Fetch tiles as JPEGs that stand on their own, by their numbers; near ranges travel in one request.
-
-    Raises:
-        BrokenSlide: a tile is missing, cut off or no JPEG.
-    """
-    starts, lengths = index.offsets[numbers], index.lengths[numbers]
-    if (empty := np.flatnonzero(lengths <= 0)).size:
-        raise BrokenSlide(slide, f"has no data for tile {numbers[empty[0]]}", "scan or export the slide again")
-    try:
-        parts = storage.read_ranges(uri, starts.tolist(), (starts + lengths).tolist())
-        return {n: jpeg.whole_stream(index.header, part) for n, part in zip(numbers, parts, strict=True)}
-    except ValueError as error:
-        raise BrokenSlide(slide, f"has a tile that {error}", "scan or export the slide again") from error
-    except OSError as error:
-        raise BrokenSlide(slide, f"can't be read to its end ({type(error).__name__})", "copy the file again") from error
-
-
-class TiffSlide(Slide):
-    """A slide read by its own tile index. See `Slide` for the interface.
-
-    Attributes:
-        indexes: a `TileIndex` a level.
-    """
-
-    def __init__(
-        self, file: SlideFile, pages: list[tifffile.TiffPage], *, vendor: str, resolution: float | None, identity: str | None
-    ) -> None:
-        self.uri, self.name, self.vendor, self.resolution = file.uri, file.name, vendor, resolution
-        self.indexes = tuple(_tile_index(file, page) for page in pages)
-        full = self.indexes[0].grid.level
-        self.levels = tuple(
-            Level(
-                index=k,
-                size=index.grid.level,
-                downsample=(full.width / index.grid.level.width + full.height / index.grid.level.height) / 2,
-                tile=index.grid.tile,
-            )
-            for k, index in enumerate(self.indexes)
-        )
-        parts = [part for index in self.indexes for part in (index.offsets.tobytes(), index.lengths.tobytes(), index.header)]
-        self.identity = identity or identity_of(file.version, *parts)
-
-    def read_region(self, origin: Point, level: int, size: Size) -> NDArray[np.uint8]:
-        index, downsample = self.indexes[level], self.levels[level].downsample
-        x = np.array([round(origin.x / downsample)], np.int64)
-        y = np.array([round(origin.y / downsample)], np.int64)
-        out = np.full((1, *size.shape, 3), 255, np.uint8)
-        streams = fetch_tiles(self.uri, self.name, index, index.grid.covering(x, y, size))
-        decode_windows(self.name, index.grid, streams, x=x, y=y, out=out)
-        return out[0]
-
-    def close(self) -> None:
-        """Nothing stays open: tiles are read by range."""
-
-
 _DAMAGE = (
     *(tifffile.TiffFileError, struct.error, ValueError, KeyError, IndexError, TypeError, AttributeError),
-    *(OverflowError, MemoryError, OSError, ET.ParseError),
+    *(OverflowError, MemoryError, OSError, ET.ParseError, ZeroDivisionError, RecursionError, AssertionError),
 )
 """What tifffile raises on damaged headers."""
 
 
-def open_direct(file: SlideFile, *, mpp: float | None, identity: str | None) -> TiffSlide | None:
-    """Open a TIFF by its tile index, or answer None where it is not tiled JPEG in RGB.
+def open_direct(file: SlideFile, *, identity: str | None) -> TiledSlide | None:
+    """Open a TIFF by its tile index, or answer None where it must be left to OpenSlide.
 
     Raises:
         BrokenSlide: the header or index is corrupt, or the file ends before its tiles do.
         UnsupportedSlide: a TIFF of several channels or of greyscale.
     """
     try:
-        with open_ranges(file.uri) as stream, tifffile.TiffFile(stream, name=file.name) as tiff:
-            return _open_parsed(file, tiff, mpp=mpp, identity=identity)
+        with file.open() as stream, tifffile.TiffFile(stream, name=file.name) as tiff:
+            return _open_parsed(file, tiff, identity=identity)
     except _DAMAGE as error:
         cause = f"has a TIFF header that can't be read ({type(error).__name__})"
         raise BrokenSlide(file.name, cause, "it may be truncated: copy or export it again") from error
 
 
-def _open_parsed(file: SlideFile, tiff: tifffile.TiffFile, *, mpp: float | None, identity: str | None) -> TiffSlide | None:
+def _open_parsed(file: SlideFile, tiff: tifffile.TiffFile, *, identity: str | None) -> TiledSlide | None:
+    if len(tiff.pages) > MOST_PAGES:
+        raise BrokenSlide(file.name, f"claims more than {MOST_PAGES} directories", "copy or export it again")
     pages = [page for page in _walk(tiff) if page.is_tiled]
-    if tiff.is_ndpi or not pages:
+    if not pages:
         if not len(tiff.pages):
             raise BrokenSlide(file.name, "holds no image", "it may be truncated: copy or export it again")
         return None
-    refuse_truncated(file.name, file.size, tiff)
     base = pages[0]
+    if _is_left_to_openslide(tiff, base):
+        return None
+    refuse_truncated(file.name, file.size, tiff)
     if base.samplesperpixel == 1 and int(base.photometric) in (0, 1):
         raise UnsupportedSlide(file.name, "is greyscale or fluorescence, not brightfield colour", "give an H&E slide")
-    levels = [page for page in pages if _same_pyramid(base, page)]
-    if not all(_is_direct(page) for page in levels):
+    philips = str(base.tags.valueof("Software", default="")).startswith("Philips")
+    levels = [page for page in pages if philips or _same_pyramid(base, page)]
+    names = [_codec(page) for page in levels]
+    if not all(names):
         return None
-    found = _vendor_and_resolution(tiff, base)
-    check_mpp(file.name, found[1])
-    return TiffSlide(file, levels, vendor=found[0], resolution=mpp if mpp is not None else found[1], identity=identity)
+    facts, spacings = _philips_facts(base) if philips else (_facts(tiff, base), [])
+    indexes = [_tile_index(file, page, str(name), sparse=philips) for page, name in zip(levels, names, strict=True)]
+    if spacings:
+        indexes = [_without_padding(file, indexes, k, spacings) for k in range(len(indexes))]
+    return TiledSlide(file, indexes, facts, identity=identity)
+
+
+def _is_left_to_openslide(tiff: tifffile.TiffFile, base: tifffile.TiffPage) -> bool:
+    """Formats whose tiles overlap or lie in several areas: by their tile index alone they would show wrong pixels."""
+    description = str(tiff.pages[0].description or "")
+    software, maker = (str(base.tags.valueof(name, default="")) for name in ("Software", "Make"))
+    packet = base.tags.valueof(700, default=b"")
+    return bool(
+        tiff.is_ndpi
+        or "leica-microsystems.com/scn" in description
+        or software.startswith("MedScan")  # Trestle
+        or maker.startswith("Huron")
+        or b"iScan" in (packet if isinstance(packet, bytes) else str(packet).encode())  # Ventana
+        or "Argos.Scan.Metadata" in str(base.tags.valueof(65000, default=""))
+    )
 
 
 def refuse_truncated(name: str, size: int, tiff: tifffile.TiffFile) -> None:
@@ -180,54 +142,109 @@ def _same_pyramid(base: tifffile.TiffPage, page: tifffile.TiffPage) -> bool:
     return across >= 1 and abs(across - down) <= SAME_SHAPE * across
 
 
-def _is_direct(page: tifffile.TiffPage) -> bool:
-    return (
-        int(page.compression) == 7
-        and page.samplesperpixel == 3
-        and page.bitspersample == 8
-        and int(page.planarconfig) == 1
-        and int(page.photometric) in (2, 6)
+def _codec(page: tifffile.TiffPage) -> str | None:
+    """Name of the codec, None where the page is not 8-bit colour or is compressed in a way that is not read in place."""
+    codec = CODECS.get(int(page.compression))
+    ycbcr = int(page.photometric) == 6
+    colour = page.bitspersample == 8 and int(page.planarconfig) == 1 and int(page.photometric) in (2, 6)
+    if codec in ("raw", "lzw", "deflate"):
+        if not colour or ycbcr or page.samplesperpixel not in (3, 4) or int(page.predictor) not in (1, 2):
+            return None
+        return f"{codec}+delta" if int(page.predictor) == 2 else codec
+    return codec if colour and page.samplesperpixel == 3 else None
+
+
+def _tile_index(file: SlideFile, page: tifffile.TiffPage, codec: str, *, sparse: bool) -> TileIndex:
+    header = jpeg.stream_header(page.jpegtables, ycbcr=int(page.photometric) == 6) if codec == "jpeg" else b""
+    index = TileIndex(
+        grid=TileGrid(level=Size(page.imagewidth, page.imagelength), tile=Size(page.tilewidth, page.tilelength)),
+        store=TileStore(uri=file.uri, codec=codec, header=header, sparse=sparse),
+        offsets=np.array(page.dataoffsets, np.int64),
+        lengths=np.array(page.databytecounts, np.int64),
     )
+    index.check(file.name, file.size)
+    return index
 
 
-def _tile_index(file: SlideFile, page: tifffile.TiffPage) -> TileIndex:
-    grid = TileGrid(level=Size(page.imagewidth, page.imagelength), tile=Size(page.tilewidth, page.tilelength))
-    offsets, lengths = np.array(page.dataoffsets, np.int64), np.array(page.databytecounts, np.int64)
-    if len(offsets) != grid.rows * grid.columns or len(lengths) != len(offsets):
-        cause = f"lists {len(offsets)} tiles where its size needs {grid.rows * grid.columns}"
-        raise BrokenSlide(file.name, cause, "copy or export it again")
-    end = int((offsets + lengths).max())
-    if end > file.size:
-        raise BrokenSlide(
-            file.name, f"is truncated: tiles reach to byte {end} but it has {file.size} bytes", "copy the file again"
-        )
-    return TileIndex(
-        grid=grid,
-        offsets=offsets,
-        lengths=lengths,
-        header=jpeg.stream_header(page.jpegtables, ycbcr=int(page.photometric) == 6),
-    )
-
-
-def _vendor_and_resolution(tiff: tifffile.TiffFile, base: tifffile.TiffPage) -> tuple[str, float | None]:
+def _facts(tiff: tifffile.TiffFile, base: tifffile.TiffPage) -> SlideFacts:
     description = str(base.description or "")
+    icc = bytes(base.tags.valueof(34675, default=b""))
+    maker = " ".join(str(base.tags.valueof(name, default="")).strip() for name in ("Make", "Model")).strip()
     if description.startswith("Aperio"):
-        match = re.search(r"\|\s*MPP\s*=\s*([0-9.eE+-]+)", description)
-        return "aperio", float(match[1]) if match else None
+        found = dict(re.findall(r"\|\s*(MPP|AppMag|ScannerType)\s*=\s*([^|]*)", description))
+        return SlideFacts(
+            vendor="aperio",
+            resolution=_number(found.get("MPP")),
+            objective=_number(found.get("AppMag")),
+            scanner=f"Aperio {found.get('ScannerType', '').strip()}".strip(),
+            icc=icc,
+        )
     if tiff.is_ome:
-        return "ome-tiff", _ome_mpp(tiff.ome_metadata or "")
-    return "generic-tiff", _tag_mpp(base)
+        return _ome_facts(tiff.ome_metadata or "", icc, maker)
+    return SlideFacts(vendor="generic-tiff", resolution=_tag_mpp(base), scanner=maker, icc=icc)
+
+
+def _number(text: str | None) -> float | None:
+    """A positive number, None for anything else."""
+    try:
+        value = float(text or "")
+    except ValueError:
+        return None
+    return value if value > 0 else None
+
+
+def _ome_facts(xml: str, icc: bytes, maker: str) -> SlideFacts:
+    resolution, objective = None, None
+    for element in ET.fromstring(xml).iter():
+        name = element.tag.rpartition("}")[2]
+        if name == "Pixels" and resolution is None and (size := element.get("PhysicalSizeX")):
+            unit = _UNIT_IN_UM.get(element.get("PhysicalSizeXUnit", "µm"))
+            resolution = float(size) * unit if unit is not None else None
+        if name == "Objective":
+            objective = objective or _number(element.get("NominalMagnification"))
+        if name == "Microscope" and not maker:
+            maker = f"{element.get('Manufacturer', '')} {element.get('Model', '')}".strip()
+    return SlideFacts(vendor="ome-tiff", resolution=resolution, objective=objective, scanner=maker, icc=icc)
+
+
+def _philips_facts(base: tifffile.TiffPage) -> tuple[SlideFacts, list[float]]:
+    """What the XML in ImageDescription tells, and the pixel spacing of every level in mm."""
+    root = ET.fromstring(str(base.description))
+
+    def values(element: ET.Element, name: str) -> list[str]:
+        return [found.text or "" for found in element.iter("Attribute") if found.get("Name") == name]
+
+    scans = [
+        scan
+        for scan in root.iterfind(".//DataObject[@ObjectType='DPScannedImage']")
+        if "WSI" in values(scan, "PIM_DP_IMAGE_TYPE")
+    ]
+    if len(scans) != 1:
+        raise ValueError(f"{len(scans)} whole-slide images in one file")
+    levels = [at for at in scans[0].iter("DataObject") if at.get("ObjectType") == "PixelDataRepresentation"]
+    spacings = [float(values(level, "DICOM_PIXEL_SPACING")[0].replace('"', " ").split()[1]) for level in levels]
+    model = [values(root, name)[:1] for name in ("DICOM_MANUFACTURER", "DICOM_MANUFACTURERS_MODEL_NAME")]
+    facts = SlideFacts(
+        vendor="philips",
+        resolution=1000 * spacings[0],
+        scanner=" ".join(text for found in model for text in found),
+        icc=bytes(base.tags.valueof(34675, default=b"")),
+    )
+    return facts, spacings
+
+
+def _without_padding(file: SlideFile, indexes: list[TileIndex], k: int, spacings: list[float]) -> TileIndex:
+    """Philips pads every level to whole tiles and gives the padded size: take the true one from the spacings."""
+    if len(spacings) != len(indexes):
+        cause = f"gives {len(spacings)} pixel spacings for {len(indexes)} levels"
+        raise BrokenSlide(file.name, cause, "export it again")
+    index, full = indexes[k], indexes[0].grid.level
+    shrunk = round(spacings[k] / spacings[0])
+    level = Size(max(1, full.width // shrunk), max(1, full.height // shrunk))
+    return index.cropped(level)
 
 
 _UNIT_IN_UM = {"µm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6}
-
-
-def _ome_mpp(xml: str) -> float | None:
-    for element in ET.fromstring(xml).iter():
-        if element.tag.endswith("}Pixels") and (size := element.get("PhysicalSizeX")):
-            unit = _UNIT_IN_UM.get(element.get("PhysicalSizeXUnit", "µm"))
-            return float(size) * unit if unit is not None else None
-    return None
 
 
 def _tag_mpp(page: tifffile.TiffPage) -> float | None:

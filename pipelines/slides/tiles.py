@@ -1,7 +1,7 @@
 """Stored tiles of one level and how they become pixels: each tile is decoded once, straight to where it belongs.
 
 The same code serves `Slide.read_region` and the patch stream, so training, inference and viewing see the same pixels.
-Knows no file and no format: tiles come in as JPEG streams that stand on their own.
+Knows no file and no format: tiles come in as streams that stand on their own, with the name of their codec.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.slides import jpeg
+from pipelines.slides import codecs
 from pipelines.slides.errors import BrokenSlide
 from pipelines.slides.geometry import Size
 
@@ -39,30 +39,57 @@ class TileGrid:
         """Rows of tiles."""
         return -(-self.level.height // self.tile.height)
 
-    def touched(self, left: int, top: int, size: Size) -> list[int]:
-        """Numbers of the tiles that one window of `size` at level pixel (`left`, `top`) touches; outside parts need none."""
-        columns = range(max(left, 0) // self.tile.width, min((left + size.width - 1) // self.tile.width, self.columns - 1) + 1)
-        rows = range(max(top, 0) // self.tile.height, min((top + size.height - 1) // self.tile.height, self.rows - 1) + 1)
-        return [row * self.columns + column for row in rows for column in columns]
+    def covering(self, x: NDArray[np.int64], y: NDArray[np.int64], size: Size) -> NDArray[np.int64]:
+        """Sorted numbers of all tiles that windows of `size` at level pixels (`x`, `y`) touch; outside parts need none."""
+        return np.unique(self.pieces(x, y, size).tile)
 
-    def covering(self, x: NDArray[np.int64], y: NDArray[np.int64], size: Size) -> list[int]:
-        """Sorted numbers of all tiles that windows of `size` at level pixels (`x`, `y`) touch."""
-        windows = zip(x.tolist(), y.tolist(), strict=True)
-        return sorted({number for left, top in windows for number in self.touched(left, top, size)})
+    def pieces(self, x: NDArray[np.int64], y: NDArray[np.int64], size: Size) -> Pieces:
+        """What each window takes from each tile, sorted by tile and then by window."""
+        columns = _cuts(x, size.width, self.tile.width, self.level.width)
+        rows = _cuts(y, size.height, self.tile.height, self.level.height)
+        # Every row of tiles that a window touches meets every column that it touches.
+        left, right = np.meshgrid(np.arange(columns.shape[1]), np.arange(rows.shape[1]))
+        across = columns[:, left.ravel()].reshape(-1, 4)
+        down = rows[:, right.ravel()].reshape(-1, 4)
+        window = np.repeat(np.arange(len(x)), left.size)
+        real = (across[:, 1] > 0) & (down[:, 1] > 0)
+        across, down, window = across[real], down[real], window[real]
+        number = down[:, 0] * self.columns + across[:, 0]
+        order = np.argsort(number, kind="stable")
+        return Pieces(tile=number[order], window=window[order], across=across[order], down=down[order])
 
-    def windows_by_tile(self, x: NDArray[np.int64], y: NDArray[np.int64], size: Size) -> dict[int, list[int]]:
-        """For each tile number the positions of the windows that need it."""
-        found: dict[int, list[int]] = {}
-        for k, (left, top) in enumerate(zip(x.tolist(), y.tolist(), strict=True)):
-            for number in self.touched(left, top, size):
-                found.setdefault(number, []).append(k)
-        return found
+
+@dataclass(frozen=True, kw_only=True)
+class Pieces:
+    """Parts that windows take from tiles.
+
+    Attributes:
+        tile, window: numbers, int64 [P].
+        across, down: along x and along y: number of the tile's column (row), pixels taken, where they begin in the tile, where in
+            the window; int64 [P, 4].
+    """
+
+    tile: NDArray[np.int64]
+    window: NDArray[np.int64]
+    across: NDArray[np.int64]
+    down: NDArray[np.int64]
+
+
+def _cuts(start: NDArray[np.int64], length: int, tile: int, level: int) -> NDArray[np.int64]:
+    """Where windows [start, start + length) meet the tiles of an axis, int64 [N, K, 4] as in `Pieces`; unused are 0 long."""
+    low, high = np.clip(start, 0, level), np.clip(start + length, 0, level)
+    first = low // tile
+    number = first[:, None] + np.arange(-(-length // tile) + 1)
+    begin = np.maximum(low[:, None], number * tile)
+    end = np.minimum(high[:, None], (number + 1) * tile)
+    return np.stack([number, np.maximum(end - begin, 0), begin - number * tile, begin - start[:, None]], axis=2)
 
 
 def decode_windows(
     slide: str,
     grid: TileGrid,
-    streams: Mapping[int, bytes | memoryview],
+    codec: str,
+    streams: Mapping[int, codecs.Buffer],
     *,
     x: NDArray[np.int64],
     y: NDArray[np.int64],
@@ -73,7 +100,8 @@ def decode_windows(
     Args:
         slide: name or identity for errors.
         grid: the level's tiling.
-        streams: JPEG stream of every tile number that the windows touch.
+        codec: how the tiles are encoded (`codecs`).
+        streams: stream of every tile number that the windows touch.
         x: left edges in level pixels, int64 [N]; may lie outside the level.
         y: top edges, likewise.
         out: uint8 [N, H, W, 3]; what lies outside the level is left as it is.
@@ -81,30 +109,25 @@ def decode_windows(
     Raises:
         BrokenSlide: a tile is missing or does not decode; nothing of `out` may then be used.
     """
-    size = Size(out.shape[2], out.shape[1])
+    pieces = grid.pieces(x, y, Size(out.shape[2], out.shape[1]))
+    whole = (pieces.across[:, 1] == grid.tile.width) & (pieces.down[:, 1] == grid.tile.height)
+    alone = whole & (out.shape[1:3] == grid.tile.shape)
     scratch = np.empty((*grid.tile.shape, 3), np.uint8)
-    for number, windows in sorted(grid.windows_by_tile(x, y, size).items()):
-        left, top = (number % grid.columns) * grid.tile.width, (number // grid.columns) * grid.tile.height
-        inside = left + grid.tile.width <= grid.level.width and top + grid.tile.height <= grid.level.height
-        alone = len(windows) == 1 and size == grid.tile and inside and (x[windows[0]], y[windows[0]]) == (left, top)
-        target = out[windows[0]] if alone else scratch
-        try:
-            jpeg.decode(streams[number], out=target)
-        except (ValueError, KeyError) as error:
-            raise BrokenSlide(
-                slide, f"has a tile that can't be decoded (number {number}: {error})", "scan or export the slide again"
-            ) from error
-        if not alone:
-            valid = scratch[: grid.level.height - top, : grid.level.width - left]
-            for k in windows:
-                _paste(valid, (left, top), out[k], (int(x[k]), int(y[k])))
-
-
-def _paste(tile: NDArray[np.uint8], tile_at: tuple[int, int], window: NDArray[np.uint8], window_at: tuple[int, int]) -> None:
-    """Copy the part of the window that the tile covers; both positions are (x, y) in level pixels."""
-    x0, x1 = max(tile_at[0], window_at[0]), min(tile_at[0] + tile.shape[1], window_at[0] + window.shape[1])
-    y0, y1 = max(tile_at[1], window_at[1]), min(tile_at[1] + tile.shape[0], window_at[1] + window.shape[0])
-    if x0 < x1 and y0 < y1:
-        window[y0 - window_at[1] : y1 - window_at[1], x0 - window_at[0] : x1 - window_at[0]] = tile[
-            y0 - tile_at[1] : y1 - tile_at[1], x0 - tile_at[0] : x1 - tile_at[0]
-        ]
+    decoded = -1
+    for number, window, direct, (_, width, left, to_left), (_, height, top, to_top) in zip(
+        pieces.tile.tolist(),
+        pieces.window.tolist(),
+        alone.tolist(),
+        pieces.across.tolist(),
+        pieces.down.tolist(),
+        strict=True,
+    ):
+        if number != decoded or direct:
+            try:
+                codecs.decode(codec, streams[number], out=out[window] if direct else scratch)
+            except (ValueError, KeyError) as error:
+                cause = f"has a tile that can't be decoded (number {number}: {error})"
+                raise BrokenSlide(slide, cause, "scan or export the slide again") from error
+            decoded = -1 if direct else number
+        if not direct:
+            out[window, to_top : to_top + height, to_left : to_left + width] = scratch[top : top + height, left : left + width]

@@ -24,7 +24,7 @@ from pipelines.patches import decode_patches, fetch_shards
 from pipelines.shards import shard_rows
 from pipelines.slides.slide import open_slide
 from pipelines.slides.synthetic import generate_tile
-from pipelines.slides.tiff import TiffSlide
+from pipelines.slides.tiled import TiledSlide
 from tests.benchmarks import harness
 
 TILE = 256
@@ -78,7 +78,7 @@ def ours(shards: pa.Table) -> Callable[[], float]:
 def raw(path: Path, *, size: int) -> Callable[[], float]:
     """libjpeg-turbo's rate on the same tiles, already in memory, in patches of `size`."""
     slide = open_slide(str(path))
-    assert isinstance(slide, TiffSlide)
+    assert isinstance(slide, TiledSlide)
     index, content = slide.indexes[0], path.read_bytes()
     tiles = [content[a : a + n] for a, n in zip(index.offsets.tolist(), index.lengths.tolist(), strict=True)]
     buffer = np.empty((TILE, TILE, 3), np.uint8)

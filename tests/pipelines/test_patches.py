@@ -9,8 +9,8 @@ import pyarrow as pa
 import pytest
 
 from pipelines.grid import PatchSpec
-from pipelines.patches import decode_patches, fetch_shards, read_patches, resample
 from pipelines.index import index_slide
+from pipelines.patches import decode_patches, fetch_shards, read_patches, resample
 from pipelines.shards import SCHEMA, TILES
 from pipelines.slides.errors import BrokenSlide, UnsupportedSlide
 from pipelines.slides.geometry import Point, Size
@@ -29,7 +29,8 @@ def shards_of(path: Path, spec: PatchSpec, side: int = 4) -> pa.Table:
     [
         PatchSpec(size=256, mpp=0.23),  # one patch is one tile: decoded straight into the batch
         PatchSpec(size=224, mpp=0.23, overlap=32),
-        PatchSpec(size=128, mpp=0.5),  # resampled
+        PatchSpec(size=128, mpp=0.4),  # resampled
+        PatchSpec(size=128, mpp=0.5),  # shrunk by two while it is decoded, then resampled
         PatchSpec(size=64, mpp=0.92, min_tissue=0.0),  # level 1 as it is
     ],
 )
@@ -43,7 +44,7 @@ def test_patches_are_the_slides_pixels(generated_slide: Path, spec: PatchSpec) -
     with open_slide(str(generated_slide)) as slide:
         for k in range(0, len(batch["x"]), 5):
             origin = Point(int(batch["x"][k]), int(batch["y"][k]))
-            expected = slide.read_region(origin, first["level"], Size(side, side))[None]
+            expected = slide.read_region(origin, first["level"], Size(side, side), scale=first["scale"])[None]
             if side != spec.size:
                 native, expected = expected, np.empty((1, spec.size, spec.size, 3), np.uint8)
                 resample(native, expected)
@@ -78,9 +79,9 @@ def test_ray_source_keeps_order_and_pixels(ray_session: None, generated_slide: P
 
 def test_damaged_tile_fails_its_shard(generated_slide: Path) -> None:
     fetched = fetch_shards(shards_of(generated_slide, PatchSpec(size=224, mpp=0.23)).slice(0, 1))
-    tiles = fetched["jpeg"].to_pylist()
+    tiles = fetched["tile_data"].to_pylist()
     tiles[0][0] = tiles[0][0][:800]
-    damaged = fetched.set_column(fetched.column_names.index("jpeg"), "jpeg", pa.array(tiles, fetched["jpeg"].type))
+    damaged = fetched.set_column(fetched.column_names.index("tile_data"), "tile_data", pa.array(tiles, fetched["tile_data"].type))
     with pytest.raises(BrokenSlide, match="can't be decoded"):
         decode_patches(damaged)
 

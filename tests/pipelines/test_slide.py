@@ -20,7 +20,7 @@ from pipelines.slides.geometry import Point, Size
 from pipelines.slides.pyramid import SvsMetadata, write_svs
 from pipelines.slides.slide import Slide, open_slide
 from pipelines.slides.synthetic import generate_tile
-from pipelines.slides.tiff import TiffSlide
+from pipelines.slides.tiled import TiledSlide
 from tests.shared_data import needs_shared_data, shared_data
 
 
@@ -54,7 +54,7 @@ def pair(request: pytest.FixtureRequest) -> Iterator[tuple[Slide, openslide.Open
     else:
         path = request.getfixturevalue({"generated": "generated_slide", "odd": "odd_tiles"}[request.param])
     with open_slide(str(path)) as slide, openslide.OpenSlide(path) as handle:
-        assert isinstance(slide, TiffSlide)
+        assert isinstance(slide, TiledSlide)
         yield slide, handle
 
 

@@ -13,8 +13,8 @@ from moto.server import ThreadedMotoServer
 
 from pipelines import storage
 from pipelines.grid import PatchSpec
-from pipelines.patches import decode_patches, fetch_shards
 from pipelines.index import index_slide
+from pipelines.patches import decode_patches, fetch_shards
 from pipelines.slides.errors import SlideNotFound
 from pipelines.slides.slide import open_slide
 

@@ -105,7 +105,8 @@ def _shards(row: dict[str, Any], x: np.ndarray, y: np.ndarray) -> pa.Table:
         **{"slide_uri": row["uri"], "spec_hash": SPEC.hash, "n_patches": 48, "patch_size": SPEC.size, "level": 0},
         **{"downsample": 1.0, "read_size": SPEC.size, "transport": shards.PIXELS, "level_width": row["width"]},
         **{"level_height": row["height"], "tile_width": 0, "tile_height": 0, "tile": [], "tile_offset": [], "tile_length": []},
-        "jpeg_header": b"",
+        **{"scale": 1, "icc": False, "stain": b"", "tile_uri": "", "tile_codec": "", "tile_header": b""},
+        **{"tile_items": False, "tile_sparse": False},
     }
     parts = (slice(0, 48), slice(48, 96))
     places = [{name: array[part] for name, array in (("x", x), ("y", y), ("read_x", x), ("read_y", y))} for part in parts]

@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from pipelines.grid import PatchSpec
+from pipelines.index import index_slide
 from pipelines.order import PatchOrder
 from pipelines.patches import fetch_shards
-from pipelines.index import index_slide
 from pipelines.slides.slide import open_slide
 from training import checkpoints
 from training.checkpoints import Position

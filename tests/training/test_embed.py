@@ -10,8 +10,8 @@ import pytest
 
 from pipelines import storage
 from pipelines.grid import PatchSpec
-from pipelines.patches import decode_patches, fetch_shards
 from pipelines.index import index_slide
+from pipelines.patches import decode_patches, fetch_shards
 from pipelines.slides.slide import open_slide
 from training.embed import embed_on_ray, embed_shards, load_bag, load_bags
 from training.encoder import EncoderConfig, load_encoder, random_encoder, random_network, save_encoder

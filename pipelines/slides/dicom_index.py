@@ -1,0 +1,262 @@
+"""Where the encoded frames of a DICOM whole-slide image lie, from its header and offset tables: no pixel is touched.
+
+Spec: DICOM PS3.3 C.8.12.4 (microscopy image), C.7.6.17 (TILED_FULL, TILED_SPARSE), PS3.5 A.4 (encapsulated frames, basic and
+extended offset tables).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+from pydicom.errors import InvalidDicomError
+
+from pipelines import storage
+from pipelines.slides import jpeg
+from pipelines.slides.geometry import Size
+from pipelines.slides.slide import SlideFile
+from pipelines.slides.tiled import TileIndex, TileStore
+from pipelines.slides.tiles import TileGrid
+
+WSI_STORAGE = "1.2.840.10008.5.1.4.1.1.77.1.6"
+"""SOP class UID of VL Whole Slide Microscopy Image Storage."""
+MOST_FRAMES = 2**24
+"""Frames beyond which a header is not believed: an 8 GB slide has about 200,000."""
+
+CODECS = {
+    "1.2.840.10008.1.2": "raw",
+    "1.2.840.10008.1.2.1": "raw",
+    "1.2.840.10008.1.2.4.50": "jpeg",
+    "1.2.840.10008.1.2.4.80": "jpegls",
+    "1.2.840.10008.1.2.4.81": "jpegls",
+    "1.2.840.10008.1.2.4.90": "jpeg2000",
+    "1.2.840.10008.1.2.4.91": "jpeg2000",
+}
+"""Transfer syntaxes whose frames go straight to the decoder."""
+COLOURS = {
+    "raw": ("RGB",),
+    "jpeg": ("RGB", "YBR_FULL_422", "YBR_FULL"),
+    "jpegls": ("RGB",),
+    "jpeg2000": ("RGB", "YBR_RCT", "YBR_ICT"),
+}
+"""Photometric interpretations that a codec's decoder turns into RGB."""
+
+_ITEM, _END = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Instance:
+    """One file of a series.
+
+    Attributes:
+        file: what the store tells.
+        header: attributes before the pixel data.
+        pixels_at: byte where the pixel data element begins.
+    """
+
+    file: SlideFile
+    header: pydicom.Dataset
+    pixels_at: int
+
+    @property
+    def series(self) -> str:
+        """Series instance UID."""
+        return str(self.header.SeriesInstanceUID)
+
+    @property
+    def uid(self) -> str:
+        """SOP instance UID."""
+        return str(self.header.SOPInstanceUID)
+
+    @property
+    def is_volume(self) -> bool:
+        """Whether it shows the specimen, and not label, overview or thumbnail."""
+        return "VOLUME" in self.header.get("ImageType", ())
+
+    @property
+    def size(self) -> Size:
+        """Pixels of the whole level."""
+        return Size(int(self.header.TotalPixelMatrixColumns), int(self.header.TotalPixelMatrixRows))
+
+    @property
+    def tile(self) -> Size:
+        """Pixels of a frame."""
+        return Size(int(self.header.Columns), int(self.header.Rows))
+
+    @property
+    def frames(self) -> int:
+        """Frames in the file."""
+        return int(self.header.get("NumberOfFrames") or 1)
+
+    @property
+    def mpp(self) -> float | None:
+        """Micrometres per pixel along a row."""
+        for group in self.header.get("SharedFunctionalGroupsSequence") or ():
+            for measures in group.get("PixelMeasuresSequence") or ():
+                if measures.get("PixelSpacing"):
+                    return 1000 * float(measures.PixelSpacing[1])
+        return None
+
+
+def read_instance(file: SlideFile) -> Instance | None:
+    """The header of a file; None where it is no DICOM or no colour whole-slide image."""
+    if file.head[128:132] != b"DICM":
+        return None
+    try:
+        with file.open() as stream:
+            header = pydicom.dcmread(stream, stop_before_pixels=True)
+            pixels_at = stream.tell()
+    except InvalidDicomError:
+        return None
+    colour = header.get("SamplesPerPixel") == 3
+    if header.get("SOPClassUID") != WSI_STORAGE or not colour:
+        return None
+    return Instance(file=file, header=header, pixels_at=pixels_at)
+
+
+def tile_indexes(slide: str, volumes: Sequence[Instance]) -> list[TileIndex] | None:
+    """The tile index of every level, None where a level can't be read in place.
+
+    Raises:
+        BrokenSlide: an index that can't be true.
+        ValueError: damaged offset tables.
+    """
+    sizes = [(at.size.width, at.size.height) for at in volumes]
+    if len(set(sizes)) != len(sizes):  # a level in several files: concatenation, focal planes or optical paths
+        return None
+    indexes = []
+    for instance in volumes:
+        index = _tile_index(instance)
+        if index is None:
+            return None
+        index.check(slide, instance.file.size)
+        indexes.append(index)
+    return indexes
+
+
+def _tile_index(instance: Instance) -> TileIndex | None:
+    header = instance.header
+    codec = CODECS.get(str(header.file_meta.TransferSyntaxUID))
+    colour = str(header.PhotometricInterpretation)
+    flat = int(header.get("NumberOfOpticalPaths") or 1) == 1 and int(header.get("TotalPixelMatrixFocalPlanes") or 1) == 1
+    direct = codec is not None and colour in COLOURS[codec] and int(header.BitsAllocated) == 8 and flat
+    if codec is None or not direct or int(header.get("PlanarConfiguration") or 0) != 0:
+        return None
+    if not 0 < instance.frames <= MOST_FRAMES:
+        raise ValueError(f"{instance.frames} frames")
+    grid = TileGrid(level=instance.size, tile=instance.tile)
+    places = _places(instance, grid)
+    ranges = _raw_frames(instance) if codec == "raw" else _encapsulated_frames(instance)
+    if places is None or ranges is None:
+        return None
+    if len(ranges) != instance.frames:
+        raise ValueError(f"{len(ranges)} frames where the header says {instance.frames}")
+    offsets, lengths = (np.zeros(grid.rows * grid.columns, np.int64) for _ in range(2))
+    offsets[places], lengths[places] = ranges[:, 0], ranges[:, 1]
+    store = TileStore(
+        uri=instance.file.uri,
+        codec=codec,
+        header=jpeg.stream_header(None, ycbcr=colour.startswith("YBR")) if codec == "jpeg" else b"",
+        items=codec != "raw",
+        sparse=_is_sparse(instance),
+    )
+    return TileIndex(grid=grid, store=store, offsets=offsets, lengths=lengths)
+
+
+def _is_sparse(instance: Instance) -> bool:
+    return str(instance.header.get("DimensionOrganizationType") or "") != "TILED_FULL"
+
+
+def _places(instance: Instance, grid: TileGrid) -> NDArray[np.int64] | None:
+    """Tile number of every frame, int64 [F]; None where frames don't lie on the grid of tiles."""
+    if not _is_sparse(instance):
+        if instance.frames != grid.rows * grid.columns:
+            raise ValueError(f"{instance.frames} frames where the size needs {grid.rows * grid.columns}")
+        return np.arange(instance.frames)
+    places = []
+    for group in instance.header.PerFrameFunctionalGroupsSequence:
+        position = group.PlanePositionSlideSequence[0]
+        x = int(position.ColumnPositionInTotalImagePixelMatrix) - 1
+        y = int(position.RowPositionInTotalImagePixelMatrix) - 1
+        if x % grid.tile.width or y % grid.tile.height:
+            return None
+        column, row = x // grid.tile.width, y // grid.tile.height
+        if not (0 <= column < grid.columns and 0 <= row < grid.rows):
+            raise ValueError(f"a frame at {x}, {y}, outside the slide")
+        places.append(row * grid.columns + column)
+    if len(set(places)) != len(places):
+        return None  # several planes or paths at one place
+    return np.array(places, np.int64)
+
+
+def _raw_frames(instance: Instance) -> NDArray[np.int64]:
+    """Offset and length of native frames, int64 [F, 2]."""
+    with instance.file.open() as stream:
+        stream.seek(instance.pixels_at)
+        head = stream.read(12)
+    explicit = str(instance.header.file_meta.TransferSyntaxUID) != "1.2.840.10008.1.2"
+    start = instance.pixels_at + (12 if explicit else 8)
+    announced = struct.unpack("<I", head[8:12] if explicit else head[4:8])[0]
+    length = instance.tile.width * instance.tile.height * 3
+    if announced not in (instance.frames * length, instance.frames * length + 1):
+        raise ValueError(f"{announced} bytes of pixels where {instance.frames * length} are needed")
+    return np.stack([start + np.arange(instance.frames) * length, np.full(instance.frames, length)], axis=1)
+
+
+def _encapsulated_frames(instance: Instance) -> NDArray[np.int64] | None:
+    """Offset and length of every frame with its item headers, int64 [F, 2]; None where only the whole file would tell."""
+    with instance.file.open() as stream:
+        stream.seek(instance.pixels_at)
+        head = stream.read(20)
+        if head[:4] != b"\xe0\x7f\x10\x00" or head[12:16] != _ITEM:
+            raise ValueError("no encapsulated pixel data")
+        table_length = struct.unpack("<I", head[16:20])[0]
+        table = np.frombuffer(stream.read(table_length), "<u4").astype(np.int64)
+        first = instance.pixels_at + 20 + table_length
+        extended = _extended_table(instance.header)
+        if extended is not None:
+            return np.stack([first + extended[0], 8 + extended[1] + extended[1] % 2], axis=1)
+        if len(table) == instance.frames:
+            end = _end_of_frame(stream, first + int(table[-1]))
+            bounds = np.append(first + table, end)
+            if (np.diff(bounds) <= 0).any():
+                raise ValueError("offsets that don't rise")
+            return np.stack([bounds[:-1], np.diff(bounds)], axis=1)
+        if len(table):
+            raise ValueError(f"{len(table)} offsets for {instance.frames} frames")
+        if storage.local_path(instance.file.uri) is None:
+            return None
+        starts = _item_starts(stream, first)
+        return np.array([(a, b - a) for a, b in pairwise(starts)], np.int64).reshape(-1, 2)
+
+
+def _extended_table(header: pydicom.Dataset) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
+    if "ExtendedOffsetTable" not in header or "ExtendedOffsetTableLengths" not in header:
+        return None
+    names = ("ExtendedOffsetTable", "ExtendedOffsetTableLengths")
+    offsets, lengths = (np.frombuffer(header[name].value, "<u8").astype(np.int64) for name in names)
+    return offsets, lengths
+
+
+def _end_of_frame(stream: Any, start: int) -> int:
+    """Byte behind the last item of the frame that begins at `start`."""
+    return _item_starts(stream, start)[-1]
+
+
+def _item_starts(stream: Any, start: int) -> list[int]:
+    """Where items begin from `start` on, and where the sequence ends."""
+    starts = [start]
+    while True:
+        stream.seek(starts[-1])
+        head = stream.read(8)
+        if head[:4] == _END:
+            return starts
+        if head[:4] != _ITEM or len(starts) > MOST_FRAMES:
+            raise ValueError("items that break off")
+        starts.append(starts[-1] + 8 + struct.unpack("<I", head[4:8])[0])
