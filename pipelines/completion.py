@@ -3,8 +3,8 @@
 OUT/{organisation}/prepared/{key}.json
 
 The key is a digest of all that a slide's shard table follows from: where the slide is and its version there, PatchSpec,
-resolution given by hand, and the code. What changes any of these changes the key, and the slide is prepared anew. The record holds
-no name of a slide and nothing of the manifest: labels, cases and splits can change without any slide being read again.
+resolution given by hand, and the code. What changes any of these changes the key, and the slide is prepared anew. The record
+holds no name of a slide and nothing of the manifest: labels, cases and splits can change without any slide being read again.
 """
 
 from __future__ import annotations

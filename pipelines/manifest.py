@@ -168,12 +168,13 @@ def _parquet_lines(name: str, data: bytes) -> Iterator[tuple[int, list[Any]]]:
 def _rows(manifest: str, line: int, values: dict[str, Any], shares: SplitShares | None) -> list[ManifestRow]:
     """The slides of one line: one, or as many as a pattern matches."""
     text = {name: _text(values.get(name)) for name in COLUMNS}
-    name = slide_name(text["slide"])
     if not text["slide"]:
         cause = f"names no slide in line {line}"
         raise ManifestError(slide_name(manifest), cause, "fill the column 'slide' or delete the line")
+    uri = _resolve(manifest, text["slide"])
+    name = slide_name(uri)
     if any(ord(character) < 32 for cell in text.values() for character in cell):
-        raise ManifestError(name.split("\n")[0], f"has a line break within a cell in line {line}", "put each slide on one line")
+        raise ManifestError(slide_name(manifest), f"has a line break within a cell in line {line}", "put each slide on one line")
     if shares is not None:
         if not text["case"]:
             cause = f"has no case in line {line}: slides of one patient could part between splits"
@@ -181,7 +182,7 @@ def _rows(manifest: str, line: int, values: dict[str, Any], shares: SplitShares 
         text["split"] = shares.of(text["case"])
     row = ManifestRow(
         line=line,
-        uri=_resolve(manifest, text["slide"]),
+        uri=uri,
         mpp=_mpp(name, line, text["mpp"]),
         case=text["case"],
         split=text["split"],

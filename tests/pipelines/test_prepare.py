@@ -10,9 +10,8 @@ import pytest
 
 from pipelines import addresses, cohort, storage
 from pipelines.grid import PatchSpec
-from pipelines.manifest import read_manifest
 from pipelines.prepare import PrepareConfig, prepare
-from pipelines.slides.errors import ManifestError, NoTissue
+from pipelines.slides.errors import NoTissue
 from pipelines.tissue import tissue_mask
 
 SPEC = PatchSpec(size=112, mpp=1.0)
@@ -68,23 +67,6 @@ def test_unknown_split_is_named(ray_session: None, cohort_folder: Path, tmp_path
         cohort.load_cohort(str(tmp_path), split="tset")
     with pytest.raises(cohort.CohortError, match="acinus prepare"):
         cohort.load_cohort(str(tmp_path / "nothing"))
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("slide,split\na.svs,train\na.svs,test\n", "lines 2 and 3"),
-        ("slide,case,split\na.svs,p1,train\nb.svs,p1,test\n", "case p1"),
-        ("slide,mpp\na.svs,forty\n", "line 2"),
-        ("slide,mpp\n,0.5\n", "line 2"),
-        ("path\na.svs\n", "unknown column 'path'"),
-        ("slide\n", "lists no slide"),
-    ],
-)
-def test_manifest_errors_name_the_line(tmp_path: Path, text: str, message: str) -> None:
-    (tmp_path / "manifest.csv").write_text(text)
-    with pytest.raises(ManifestError, match=message):
-        read_manifest(str(tmp_path / "manifest.csv"))
 
 
 def test_tissue_is_found_and_its_absence_told() -> None:

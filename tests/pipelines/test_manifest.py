@@ -1,0 +1,222 @@
+"""Manifests: every mistake told with its line, every usual way of writing a table read, no patient in two splits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines import storage
+from pipelines.discovery import find_slides
+from pipelines.manifest import ManifestRow, read_manifest
+from pipelines.slides.errors import ManifestError
+from pipelines.splits import SplitShares
+from tests.pipelines import test_storage
+
+bucket = test_storage.bucket  # the fixture
+SHARES = SplitShares.parse("train=0.7,validation=0.15,test=0.15")
+
+
+def _read(folder: Path, text: str | bytes, **options: SplitShares) -> list[ManifestRow]:
+    (folder / "m.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
+    return read_manifest(str(folder / "m.csv"), **options)
+
+
+def _names(uris: Sequence[str]) -> list[str]:
+    return [uri.rpartition("slides/")[2] for uri in uris]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("slide,split\na.svs,train\na.svs,test\n", "a.svs stands in lines 2 and 3"),
+        (
+            "slide,case,split\na.svs,p1,train\nb.svs,p1,test\n",
+            "case p1, which is in split 'train' in line 2 and in 'test' in line 3",
+        ),
+        ("slide,mpp\na.svs,0.25\nb.svs,forty\n", "b.svs has the mpp 'forty' in line 3"),
+        ("slide;mpp\na.svs;0,25\n", "the mpp '0,25' in line 2; give a number of micrometres, such as 0.25"),
+        ("slide,mpp\na.svs,250\n", "the mpp 250 in line 2, outside 0.05 to 20"),
+        ("slide,mpp\na.svs,nan\n", "the mpp nan in line 2"),
+        ("slide,mpp\na.svs,-1\n", "the mpp -1 in line 2"),
+        ("slide,mpp\n,0.5\n", "names no slide in line 2"),
+        ("slide,lable\na.svs,3+3\n", "unknown column 'lable' in line 1"),
+        ("path\na.svs\n", "unknown column 'path' in line 1"),
+        ("slide,mpp,mpp\na.svs,1,2\n", "repeated column 'mpp'"),
+        ("case\np1\n", "no column 'slide'"),
+        ("", "no column 'slide'"),
+        ("slide\n", "lists no slide"),
+        ("slide\n\n \n", "lists no slide"),
+        ("slide,case\na.svs,p1\nb.svs\n", "1 cells in line 3 for 2 columns"),
+        ("slide,case\na.svs,p1,train\n", "3 cells in line 2 for 2 columns"),
+        ('slide,case\na.svs,p1\n"b.svs,p2\n', "from line 3 on"),
+        ('slide,case\n"a\n.svs",p1\n', "m.csv has a line break within a cell in line 2"),
+        ('slide,label\na.svs,"3+3\n"\nb.svs,"3\n4"\n\nc.svs,x\nc.svs,y\n', "c.svs stands in lines 7 and 8"),
+        ("slide\nnothing-*.svs\n", "matches no slide in line 2"),
+        ("slide,annotation\na*.svs,a.geojson\n", "stands for several slides in line 2"),
+        ("slide\na.svs\n".encode("utf-16"), "is not UTF-8"),
+    ],
+)
+def test_mistakes_are_told_with_their_lines(tmp_path: Path, text: str | bytes, message: str) -> None:
+    with pytest.raises(ManifestError) as raised:
+        _read(tmp_path, text)
+    assert message in str(raised.value)
+
+
+def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
+    bad = "".join(f"s{k}.svs,p{k},train,x\n" for k in range(20))
+    with pytest.raises(ManifestError, match="has 23 mistakes") as raised:
+        _read(tmp_path, f"slide,case,split,mpp\na.svs,p,train,1\n{bad},q,train,1\na.svs,p,train,1\nb.svs,p,test,1\n")
+    told = str(raised.value)
+    assert [f"in line {line}" in told for line in (2, 3, 12, 13)] == [False, True, True, False]
+    assert "and 13 more" in told
+    with pytest.raises(ManifestError, match="has 2 mistakes") as raised:
+        _read(tmp_path, "slide,case,split,mpp\na.svs,p,train,x\na.svs,p,train,1\nb.svs,p,test,1\n")
+    assert "line 2" in str(raised.value)
+    assert "line 4" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "slide,mpp,case,label\n a.svs ,0.25,p1,3+4\n\nsub/b.svs,,p2,\n",
+        "\ufeffslide,mpp,case,label\r\na.svs,0.25,p1,3+4\r\n\r\nsub/b.svs,,p2,\r\n",
+        "slide;mpp;case;label\na.svs;0.25;p1;3+4\n\nsub/b.svs;;p2;\n",
+        "slide\tmpp\tcase\tlabel\na.svs\t0.25\tp1\t3+4\n\nsub/b.svs\t\tp2\t\n",
+        '"slide","mpp","case","label"\r"a.svs","0.25","p1","3+4"\r\r"sub/b.svs","","p2",""',
+    ],
+    ids=["plain", "mark-crlf", "semicolons", "tabs", "quoted-cr"],
+)
+def test_usual_ways_of_writing_a_table(tmp_path: Path, text: str) -> None:
+    root = f"file://{tmp_path}"
+    assert _read(tmp_path, text) == [
+        ManifestRow(line=2, uri=f"{root}/a.svs", mpp=0.25, case="p1", label="3+4"),
+        ManifestRow(line=4, uri=f"{root}/sub/b.svs", case="p2"),
+    ]
+
+
+def test_a_quoted_name_keeps_its_separator(tmp_path: Path) -> None:
+    rows = _read(tmp_path, 'slide,label\n"a, left ""core"".svs","3+4, focal"\nb.svs,\n')
+    (row,) = _read(tmp_path, "slide,mpp\ncore #3?.svs,\n")
+    assert row.uri == f"file://{tmp_path}/core%20%233%3F.svs"
+    with pytest.raises(ManifestError, match=r"slide core #3\?\.svs has the mpp"):
+        _read(tmp_path, "slide,mpp\ncore #3?.svs,x\n")
+    assert (rows[0].uri, rows[0].label, rows[1].line) == (f"file://{tmp_path}/a%2C%20left%20%22core%22.svs", "3+4, focal", 3)
+
+
+def test_parquet_is_read_like_csv(tmp_path: Path) -> None:
+    table = pa.table({"slide": ["a.svs", "b.svs"], "mpp": [0.25, float("nan")], "case": [7.0, 8.0], "label": ["3+3", None]})
+    pq.write_table(table, tmp_path / "m.parquet")
+    rows = read_manifest(str(tmp_path / "m.parquet"))
+    assert [(at.line, at.mpp, at.case, at.label) for at in rows] == [(2, 0.25, "7", "3+3"), (3, None, "8", "")]
+    pq.write_table(pa.table({"slide": ["a.svs", None]}), tmp_path / "m.parquet")
+    with pytest.raises(ManifestError, match="no slide in line 3"):
+        read_manifest(str(tmp_path / "m.parquet"))
+    (tmp_path / "m.parquet").write_bytes(b"slide\na.svs\n")
+    with pytest.raises(ManifestError, match="can't be read as Parquet"):
+        read_manifest(str(tmp_path / "m.parquet"))
+
+
+def _tree(root: str) -> None:
+    for name in ("a.svs", "B.SVS", "deep/er/c.tiff", "deep/d [2].ndpi", "notes.txt", "a.geojson", "e.svs.tmp"):
+        storage.write_bytes(storage.join(root, *name.split("/")), b"x")
+    for name in ("1.dcm", "2.DCM", "index.xml"):
+        storage.write_bytes(storage.join(root, "series", name), b"x")
+
+
+def _check_places(root: str) -> None:
+    _tree(root)
+    everything = ["B.SVS", "a.svs", "deep/d%20%5B2%5D.ndpi", "deep/er/c.tiff", "series"]
+    assert _names(find_slides(root)) == everything
+    assert _names(find_slides(f"{root}/")) == everything
+    assert _names(find_slides(f"{root}/*.svs")) == ["B.SVS", "a.svs"]
+    assert _names(find_slides(f"{root}/**/*.tiff")) == ["deep/er/c.tiff"]
+    assert _names(find_slides(f"{root}/**/*.svs")) == ["B.SVS", "a.svs"]
+    assert _names(find_slides(f"{root}/deep/*")) == ["deep/d%20%5B2%5D.ndpi"]
+    assert _names(find_slides(f"{root}/deep/d [2]*")) == ["deep/d%20%5B2%5D.ndpi"]
+    assert _names(find_slides(f"{root}/ser*")) == _names(find_slides(f"{root}/*/*.dcm")) == ["series"]
+    assert find_slides(f"{root}/nowhere") == find_slides(f"{root}/*.txt") == []
+    rows = read_manifest(f"{root}/**")
+    assert [at.case for at in rows] == ["B.SVS", "a.svs", "d [2].ndpi", "c.tiff", "series"]
+    assert {at.line for at in rows} == {0}
+    with pytest.raises(ManifestError, match="has no slide"):
+        read_manifest(f"{root}/nowhere")
+
+
+def test_folders_and_patterns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _check_places(str(tmp_path / "slides"))
+    monkeypatch.chdir(tmp_path)
+    assert _names(find_slides("slides/*.svs")) == ["B.SVS", "a.svs"]
+
+
+def test_prefixes_and_patterns_on_s3(bucket: str) -> None:
+    _check_places(f"{bucket}/slides")
+    storage.write_bytes(f"{bucket}/slides-of-others/z.svs", b"x")
+    assert "z.svs" not in "".join(find_slides(f"{bucket}/slides"))
+    storage.write_bytes(f"{bucket}/m.csv", b"slide,label\nslides/*.svs,3+3\n")
+    assert [at.uri for at in read_manifest(f"{bucket}/m.csv")] == [f"{bucket}/slides/B.SVS", f"{bucket}/slides/a.svs"]
+
+
+def test_a_pattern_in_a_row_stands_for_its_slides(tmp_path: Path) -> None:
+    _tree(str(tmp_path / "slides"))
+    rows = _read(tmp_path, "slide,case,split,label\nslides/*.svs,p1,train,3+3\nslides/deep/**,,test,benign\n")
+    assert [(at.line, at.case, at.split, at.label) for at in rows] == [
+        *([(2, "p1", "train", "3+3")] * 2),
+        (3, "d [2].ndpi", "test", "benign"),
+        (3, "c.tiff", "test", "benign"),
+    ]
+    with pytest.raises(ManifestError, match=r"a\.svs stands in lines 2 and 3"):
+        _read(tmp_path, "slide\nslides/*.svs\nslides/a.svs\n")
+
+
+def test_splits_follow_the_case(tmp_path: Path) -> None:
+    def table(cases: int) -> str:
+        return "slide,case\n" + "".join(f"s{k}-{at}.svs,p{k}\n" for k in range(cases) for at in range(2))
+
+    few, many = ({at.uri: at for at in _read(tmp_path, table(n), shares=SHARES)} for n in (100, 2000))
+    assert all(many[uri].split == row.split for uri, row in few.items())  # more slides move no old one
+    splits = [row.split for row in many.values()]
+    for name, share in SHARES.shares:
+        assert splits.count(name) / len(splits) == pytest.approx(share, abs=0.04)
+    assert len({(row.case, row.split) for row in many.values()}) == 2000  # a case is in one split
+    other = _read(tmp_path, table(100), shares=SplitShares(shares=SHARES.shares, seed=1))
+    assert [row.split for row in other] != [row.split for row in few.values()]
+
+
+def test_splits_are_only_assigned_where_that_is_safe(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match="column 'split' already"):
+        _read(tmp_path, "slide,case,split\na.svs,p1,train\n", shares=SHARES)
+    with pytest.raises(ManifestError, match="no case in line 3"):
+        _read(tmp_path, "slide,case\na.svs,p1\nb.svs,\n", shares=SHARES)
+    _tree(str(tmp_path / "slides"))
+    with pytest.raises(ManifestError, match="tells no case"):
+        read_manifest(str(tmp_path / "slides"), shares=SHARES)
+
+
+@given(st.lists(st.floats(0.01, 1), min_size=1, max_size=5), st.text(), st.integers(0, 5))
+def test_every_case_has_a_split(weights: list[float], case: str, seed: int) -> None:
+    shares = SplitShares(shares=tuple((f"s{k}", weight / sum(weights)) for k, weight in enumerate(weights)), seed=seed)
+    assert shares.of(case) in {name for name, _ in shares.shares}
+    assert shares.of(case) == shares.of(case)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("train=0.7,test=0.2", "0.9 together"),
+        ("train", "'train' is not NAME=SHARE"),
+        ("train=x", "'train=x' is not NAME=SHARE"),
+        ("train=0.5,train=0.5", "name of its own"),
+        ("=1", "name of its own"),
+        ("train=1.5,test=-0.5", "share above 0"),
+        ("train=1,test=nan", "above 0|together"),
+    ],
+)
+def test_shares_that_cannot_be_meant(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SplitShares.parse(text)
