@@ -13,7 +13,7 @@ from PIL import Image
 
 from pipelines.slides.errors import BrokenSlide, UnsupportedSlide
 from pipelines.slides.geometry import Level, Point, Size
-from pipelines.slides.slide import PLAUSIBLE_MPP, Slide, SlideFacts, SlideFile, identity_of
+from pipelines.slides.slide import COARSEST_SCAN, PLAUSIBLE_MPP, Slide, SlideFacts, SlideFile, identity_of
 from pipelines.slides.staging import LocalCopy
 
 _SCANNER = ("hamamatsu.Product", "leica.device-model", "ventana.ScannerModel", "mirax.GENERAL.SLIDE_TYPE", "tiff.Model")
@@ -70,7 +70,7 @@ def _facts(handle: openslide.OpenSlide) -> SlideFacts:
     properties = handle.properties
     vendor = properties.get(openslide.PROPERTY_NAME_VENDOR, "unknown")
     resolution = _number(properties.get(openslide.PROPERTY_NAME_MPP_X))
-    if vendor == "generic-tiff" and resolution and not PLAUSIBLE_MPP[0] <= resolution <= PLAUSIBLE_MPP[1]:
+    if vendor == "generic-tiff" and resolution and not PLAUSIBLE_MPP[0] <= resolution <= COARSEST_SCAN:
         resolution = None  # a printing resolution such as 72 dpi, not a scale
     profile = handle.color_profile
     return SlideFacts(

@@ -25,8 +25,10 @@ from pipelines.slides.errors import BrokenSlide, MissingResolution, SlideNotFoun
 from pipelines.slides.geometry import Level, Point, Size
 from pipelines.slides.ranges import BLOCK, RangeFile
 
-PLAUSIBLE_MPP = (0.05, 20.0)
-"""Micrometres per pixel between an oil-immersion scan and a macro photograph; beyond it the value is a unit error."""
+PLAUSIBLE_MPP = (0.05, 100.0)
+"""Micrometres per pixel between an oil-immersion scan and a picture of the whole glass; beyond it the value is a unit error."""
+COARSEST_SCAN = 20.0
+"""Micrometres per pixel beyond which TIFF's resolution tags tell a printing resolution (72 dpi and the like), not a scale."""
 BAND_PIXELS = 2**24
 """Pixels that a thumbnail reads at a time: 50 MB."""
 MPP_TIMES_OBJECTIVE = 10.0

@@ -20,7 +20,7 @@ import tifffile
 from pipelines.slides import jpeg
 from pipelines.slides.errors import BrokenSlide, UnsupportedSlide
 from pipelines.slides.geometry import Size
-from pipelines.slides.slide import PLAUSIBLE_MPP, SlideFacts, SlideFile
+from pipelines.slides.slide import COARSEST_SCAN, PLAUSIBLE_MPP, SlideFacts, SlideFile
 from pipelines.slides.tiled import TiledSlide, TileIndex, TileStore
 from pipelines.slides.tiles import TileGrid
 
@@ -98,12 +98,13 @@ def _open_parsed(file: SlideFile, tiff: tifffile.TiffFile, *, identity: str | No
 
 def _is_left_to_openslide(tiff: tifffile.TiffFile, base: tifffile.TiffPage) -> bool:
     """Formats whose tiles overlap or lie in several areas: by their tile index alone they would show wrong pixels."""
+    if tiff.is_ndpi:
+        return True
     description = str(tiff.pages[0].description or "")
     software, maker = (str(base.tags.valueof(name, default="")) for name in ("Software", "Make"))
     packet = base.tags.valueof(700, default=b"")
     return bool(
-        tiff.is_ndpi
-        or "leica-microsystems.com/scn" in description
+        "leica-microsystems.com/scn" in description
         or software.startswith("MedScan")  # Trestle
         or maker.startswith("Huron")
         or b"iScan" in (packet if isinstance(packet, bytes) else str(packet).encode())  # Ventana
@@ -254,4 +255,4 @@ def _tag_mpp(page: tifffile.TiffPage) -> float | None:
     if unit is None or not numerator or not denominator:
         return None
     mpp = unit * denominator / numerator
-    return mpp if PLAUSIBLE_MPP[0] <= mpp <= PLAUSIBLE_MPP[1] else None
+    return mpp if PLAUSIBLE_MPP[0] <= mpp <= COARSEST_SCAN else None
