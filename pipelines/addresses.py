@@ -18,8 +18,18 @@ def shard_table(organisation: str, slide_id: str, spec_hash: str) -> str:
 
 
 def overview(organisation: str, slide_id: str, spec_hash: str) -> str:
-    """PNG: thumbnail with tissue mask and patch grid."""
+    """PNG: thumbnail with tissue mask, artefacts and patch grid."""
     return f"{patches(organisation, slide_id, spec_hash)}/overview.png"
+
+
+def quality(organisation: str, slide_id: str, spec_hash: str) -> str:
+    """JSON of `pipelines.quality.SlideQuality`."""
+    return f"{patches(organisation, slide_id, spec_hash)}/quality.json"
+
+
+def fingerprint(organisation: str, slide_id: str, spec_hash: str) -> str:
+    """JSON of `pipelines.fingerprint.Fingerprint`."""
+    return f"{patches(organisation, slide_id, spec_hash)}/fingerprint.json"
 
 
 def embeddings(organisation: str, slide_id: str, spec_hash: str, encoder_hash: str, shard: int) -> str:

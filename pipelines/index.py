@@ -1,25 +1,30 @@
-"""From an open slide to what is known of it before any patch is read: thumbnail, tissue, shards, and the picture of all three.
+"""From an open slide to what is known of it before it is streamed: tissue, quality, fingerprint, shards, and a picture.
 
-    index_slide(slide, spec)    thumbnail -> tissue mask -> patch grid -> shard table
-    write_index(indexed, root)  shard table and picture to their addresses
+    index_slide(slide, spec)    thumbnail -> artefacts -> tissue mask -> patch grid -> a few patches -> shard table
+    write_index(indexed, root)  shard table, quality, fingerprint and picture to their addresses
 
-Header and thumbnail only. Knows no manifest and no cohort.
+Header, thumbnail and 16 patches are read. Knows no manifest and no cohort.
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipelines import addresses, cohort, storage
+from pipelines.fingerprint import Fingerprint, fingerprint
 from pipelines.grid import PatchSpec, patch_grid
 from pipelines.overview import overview_picture
+from pipelines.quality import Artefacts, SlideQuality, artefacts, assess, patch_quality
 from pipelines.shards import shard_rows
 from pipelines.slides.geometry import Size
 from pipelines.slides.slide import Slide
+from pipelines.stain import sample_patches
 from pipelines.tissue import tissue_mask
 
 THUMBNAIL_SIDE = 2048
@@ -36,7 +41,10 @@ class IndexedSlide:
         mpp: micrometres per pixel of level 0.
         size: pixels of level 0.
         thumbnail: uint8 [h, w, 3].
-        tissue: mask over the thumbnail, bool [h, w].
+        tissue: mask over the thumbnail that patches are laid on, bool [h, w].
+        found: artefacts on the thumbnail.
+        quality: what they and blur do to the tissue.
+        fingerprint: scanner, resolution and colours.
         shards: rows of `pipelines.shards.SCHEMA`.
     """
 
@@ -46,6 +54,9 @@ class IndexedSlide:
     size: Size
     thumbnail: NDArray[np.uint8]
     tissue: NDArray[np.bool_]
+    found: Artefacts
+    quality: SlideQuality
+    fingerprint: Fingerprint
     shards: pa.Table
 
     @property
@@ -59,40 +70,57 @@ class IndexedSlide:
         return self.mpp * self.size.width / self.thumbnail.shape[1]
 
     def picture(self) -> bytes:
-        """PNG of thumbnail, mask and grid."""
+        """PNG of thumbnail, mask, artefacts and grid."""
         first = self.shards.slice(0, 1).to_pylist()[0]
         scale = self.thumbnail.shape[1] / self.size.width
         left = np.concatenate([np.array(x) for x in self.shards["x"].to_pylist()]) * scale
         top = np.concatenate([np.array(y) for y in self.shards["y"].to_pylist()]) * scale
         side = first["read_size"] * first["downsample"] * scale
         boxes = np.stack([left, top, left + side, top + side], axis=1)
-        return overview_picture(self.thumbnail, self.tissue, boxes, mpp=self.thumbnail_mpp)
+        return overview_picture(self.thumbnail, self.tissue, boxes, self.found, mpp=self.thumbnail_mpp)
 
 
 def index_slide(slide: Slide, spec: PatchSpec, *, organisation: str, shard_side: int = 16) -> IndexedSlide:
-    """Find the tissue of an open slide and cut it into shards.
+    """Find the tissue of an open slide, judge it, and cut it into shards.
+
+    No patch is laid on an artefact: tissue that is nearer to one than half a patch does not count.
 
     Raises:
         SlideError: no mpp, too coarse, no tissue, or unreadable pixels.
     """
     mpp = slide.mpp
     thumbnail = slide.thumbnail(THUMBNAIL_SIDE)
-    tissue = tissue_mask(slide.name, thumbnail, mpp=mpp * slide.size.width / thumbnail.shape[1])
-    grid = patch_grid(slide, tissue, spec)
+    thumbnail_mpp = mpp * slide.size.width / thumbnail.shape[1]
+    found = artefacts(thumbnail, mpp=thumbnail_mpp)
+    tissue = tissue_mask(slide.name, thumbnail, mpp=thumbnail_mpp, found=found)
+    usable = tissue & ~found.within(spec.size * spec.mpp / 2 / thumbnail_mpp)
+    grid = patch_grid(slide, usable, spec)
+    sample = sample_patches(slide, grid)
     return IndexedSlide(
         slide_id=slide.identity,
         vendor=slide.vendor,
         mpp=mpp,
         size=slide.size,
         thumbnail=thumbnail,
-        tissue=tissue,
+        tissue=usable,
+        found=found,
+        quality=assess(tissue, found, patch_quality(sample, glass=found.glass), mpp=thumbnail_mpp),
+        fingerprint=fingerprint(slide, sample, glass=found.glass),
         shards=shard_rows(slide, grid, spec, organisation=organisation, side=shard_side),
     )
 
 
 def write_index(indexed: IndexedSlide, root: str, *, organisation: str, spec: PatchSpec) -> None:
-    """Write shard table and picture to their addresses below `root`."""
-    table = addresses.shard_table(organisation, indexed.slide_id, spec.hash)
-    storage.write_bytes(storage.join(root, *table.split("/")), cohort.to_parquet(indexed.shards))
-    picture = addresses.overview(organisation, indexed.slide_id, spec.hash)
-    storage.write_bytes(storage.join(root, *picture.split("/")), indexed.picture())
+    """Write shard table, quality, fingerprint and picture to their addresses below `root`."""
+    written = {
+        addresses.shard_table: cohort.to_parquet(indexed.shards),
+        addresses.quality: _json(indexed.quality.to_dict()),
+        addresses.fingerprint: _json(indexed.fingerprint.to_dict()),
+        addresses.overview: indexed.picture(),
+    }
+    for address, content in written.items():
+        storage.write_bytes(storage.join(root, *address(organisation, indexed.slide_id, spec.hash).split("/")), content)
+
+
+def _json(values: dict[str, Any]) -> bytes:
+    return json.dumps(values, indent=1, sort_keys=True).encode()

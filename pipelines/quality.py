@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.measure import label, regionprops
 
-from pipelines.glass import absorbance, glass_colour
+from pipelines.glass import absorbance, extremes, glass_colour
 
 Mask = NDArray[np.bool_]
 
@@ -79,9 +79,10 @@ LEAST_TISSUE_MM2 = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class Artefacts:
-    """Masks over the thumbnail, bool [h, w] each.
+    """Masks over the thumbnail, bool [h, w] each, and the glass they are seen against.
 
     Attributes:
+        glass: colour of the empty glass (0-255), None where the picture shows none.
         pen: strokes of ink of any colour.
         faint: faint strokes of red ink beside the tissue, which would pass for eosin.
         edge: edges of the coverslip, cracks, the slide's own edge.
@@ -89,6 +90,7 @@ class Artefacts:
         void: black: not scanned, or outside the slide.
     """
 
+    glass: tuple[float, float, float] | None
     pen: Mask
     faint: Mask
     edge: Mask
@@ -97,8 +99,12 @@ class Artefacts:
 
     @property
     def mask(self) -> Mask:
-        """All of them: no patch is laid here."""
+        """All of them: no tissue is looked for here."""
         return self.pen | self.faint | self.edge | self.bubble | self.void
+
+    def within(self, distance: float) -> Mask:
+        """Places not farther than this many pixels from any of them."""
+        return _within(self.mask, distance)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,8 +174,9 @@ def artefacts(thumbnail: NDArray[np.uint8], *, mpp: float) -> Artefacts:
         thumbnail: uint8 [h, w, 3].
         mpp: micrometres per pixel of the thumbnail.
     """
-    void = _larger(thumbnail.max(axis=2) <= VOID_LEVEL, (VOID_UM / mpp) ** 2)
-    colours = absorbance(thumbnail, glass_colour(thumbnail))
+    void = _larger(extremes(thumbnail)[1] <= VOID_LEVEL, (VOID_UM / mpp) ** 2)
+    glass = glass_colour(thumbnail)
+    colours = absorbance(thumbnail, glass)
     total = colours.sum(axis=0)
     grey = _grey(colours) & ~void
     black = _wider(grey & (total > BLACK_CORE), BLACK_WIDTH_UM / mpp)
@@ -177,7 +184,7 @@ def artefacts(thumbnail: NDArray[np.uint8], *, mpp: float) -> Artefacts:
     cool, warm, faint = _coloured_ink(colours, total, mpp=mpp)
     pen = cool | warm | black
     edge, bubble = _lines(grey & (total > DARK) & ~pen, total, mpp=mpp)
-    return Artefacts(pen=pen, faint=faint & ~pen, edge=edge, bubble=bubble, void=void)
+    return Artefacts(glass=glass, pen=pen, faint=faint & ~pen, edge=edge, bubble=bubble, void=void)
 
 
 def patch_quality(patches: NDArray[np.uint8], *, glass: tuple[float, float, float] | None = None) -> PatchQuality:
@@ -195,7 +202,7 @@ def patch_quality(patches: NDArray[np.uint8], *, glass: tuple[float, float, floa
     found = PatchQuality(**{name: np.zeros(count, np.float32) for name in ("focus", "blank", "saturated", "pen")})
     for k, patch in enumerate(patches):  # one at a time: the intermediates stay in the processor's cache
         found.focus[k] = _focus(patch)
-        found.saturated[k] = (patch[::2, ::2].min(axis=2) >= BURNT).mean()
+        found.saturated[k] = (extremes(patch[::2, ::2])[0] >= BURNT).mean()
         colours = absorbance(_block_means(patch), glass)
         total = colours.sum(axis=0)
         found.blank[k] = (total < BLANK).mean()
@@ -324,9 +331,10 @@ def _grown(seeds: Mask, candidates: Mask) -> Mask:
 
 def _wider(mask: Mask, width: float) -> Mask:
     """Opening with a disc of this diameter, by distances; the picture's border does not count as an end."""
-    if not mask.any():
-        return mask
     radius = width / 2
+    square = max(1, int(radius * 2**0.5))  # fits into the disc; looking for it first is cheap, and most slides have none
+    if not ndimage.minimum_filter(mask, size=square, mode="nearest").any():
+        return np.zeros_like(mask)
     margin = int(radius) + 1
     inner = ndimage.distance_transform_edt(np.pad(mask, margin, mode="edge"))[margin:-margin, margin:-margin] > radius
     return mask & _within(inner, radius)

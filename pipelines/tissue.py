@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.morphology import remove_small_holes, remove_small_objects
 
-from pipelines.glass import absorbance, glass_colour
+from pipelines.glass import absorbance
 from pipelines.quality import Artefacts, artefacts
 from pipelines.slides.errors import NoTissue
 
@@ -49,13 +49,13 @@ def tissue_mask(slide: str, thumbnail: NDArray[np.uint8], *, mpp: float, found: 
     Raises:
         NoTissue: a dark background, as in fluorescence, or nothing that is stained.
     """
-    glass = glass_colour(thumbnail)
-    if glass is None and np.median(thumbnail.mean(axis=2)) < DARK_BACKGROUND:
+    found = found or artefacts(thumbnail, mpp=mpp)
+    if found.glass is None and np.median(thumbnail.mean(axis=2)) < DARK_BACKGROUND:
         raise NoTissue(
             slide, "has a dark background as in fluorescence, not the bright one of H&E", "give a brightfield H&E slide"
         )
-    hidden = (found or artefacts(thumbnail, mpp=mpp)).mask
-    colours = absorbance(thumbnail, glass)
+    hidden = found.mask
+    colours = absorbance(thumbnail, found.glass)
     total = ndimage.uniform_filter(colours.sum(axis=0), 3)
     signal = ndimage.uniform_filter(colours[1] - (colours[0] + colours[2]) / 2, 3)
     signal[hidden | (signal < GREY * total)] = 0.0
@@ -63,7 +63,7 @@ def tissue_mask(slide: str, thumbnail: NDArray[np.uint8], *, mpp: float, found: 
     mask = ndimage.binary_closing(_pieces(signal, pale, stained), iterations=2)
     mask = remove_small_objects(mask, max_size=max(1, round((MIN_PIECE_UM / mpp) ** 2)))
     if not mask.any():
-        raise NoTissue(slide, "shows no stained tissue", "check that the right slide was scanned and in focus")
+        raise NoTissue(slide, "shows no stained tissue", "check that it is an H&E slide and was scanned in focus")
     filled: NDArray[np.bool_] = remove_small_holes(mask, max_size=max(1, round((MAX_HOLE_UM / mpp) ** 2)))
     return filled & ~hidden
 
