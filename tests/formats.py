@@ -1,0 +1,159 @@
+"""Small slides in every format, written by ourselves, for tests, fuzzing and benchmarks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Self
+
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+from PIL import Image
+
+from pipelines.annotations import PATTERNS
+from pipelines.slides.synthetic import generate_tile
+from tests import tiff_writer as tw
+from tests.tiff_writer import Directory, TiffForm
+
+GLASS = (243, 241, 244)
+
+HUGE_PERIOD = 2048
+"""Pixels of level 0 after which the tissue of a huge slide repeats."""
+HUGE_BLOCK = 16
+"""Tiles: tissue and glass of a huge slide begin at multiples of it, so that levels 1 and 2 have no mixed tiles either."""
+HUGE_COPIES = 8
+"""Places in a huge file where all its different tiles lie."""
+HUGE_QUALITY = 93
+"""JPEG quality at which a tile of generated tissue takes 24 kB, and one of a huge slide 17 kB on average: as in scans."""
+
+
+def write_huge_tiff(path: Path, *, gigabytes: float, mpp: float = 0.25, tile: int = 256) -> None:
+    """Write a valid BigTIFF of `gigabytes` (10^9 bytes) that takes about 20 MB of disk: most of it is a hole.
+
+    Level 0 has as many JPEG tiles (4:2:0) as would fill the file, with strips of tissue between glass; every level is a quarter
+    as wide as the one before. The 64 different tiles of tissue lie at `HUGE_COPIES` places all over the file, and a tile of the
+    slide is that of the place where it would lie in a file without a hole. Pixels, offsets and index are those of a real file;
+    reads are easier than a real one's, since neighbours share bytes and the disk's cache holds all of them.
+
+    Args:
+        path: where to; the file system must know holes.
+        gigabytes: size of the file; a slide has 48 x 48 tiles at least.
+        mpp: micrometres per pixel.
+        tile: side of a tile in pixels, a divisor of `HUGE_PERIOD`.
+    """
+    slide, form = _HugeSlide.of_size(int(gigabytes * 1e9), tile), TiffForm(big=True)
+    with path.open("wb") as stream:
+        stream.write(b"\0" * form.header_size)
+        chain, shrink = [], 1
+        while shrink == 1 or slide.side // shrink * 4 > 1024:
+            write = slide.write_aliased if HUGE_BLOCK % shrink == 0 else slide.write_rendered
+            chain.append(_huge_directory(slide, shrink, mpp, write(stream, shrink)))
+            shrink *= 4
+        stream.truncate(max(slide.bytes, stream.seek(0, 2)))
+        tw.write_directories(stream, chain, form)
+
+
+Ranges = tuple[NDArray[np.int64], NDArray[np.int64]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _HugeSlide:
+    """What a huge slide shows.
+
+    Attributes:
+        bytes: of the file.
+        tile: side of a tile in pixels.
+        tissue: the four patterns, uint8 [HUGE_PERIOD, HUGE_PERIOD, 3].
+        here: which blocks of tiles show tissue, bool [B, B].
+    """
+
+    bytes: int
+    tile: int
+    tissue: NDArray[np.uint8]
+    here: NDArray[np.bool_]
+
+    @classmethod
+    def of_size(cls, size: int, tile: int) -> Self:
+        rng = np.random.default_rng(7)
+        a, b, c, d = (generate_tile(pattern, rng, side=HUGE_PERIOD // 2) for pattern in PATTERNS)
+        tissue = np.concatenate([np.concatenate([a, b], axis=1), np.concatenate([c, d], axis=1)])
+        mean = float(np.mean([len(_huge_jpeg(part)) for part in tw.tiles_of(tissue, tile)]))
+        blocks = 3
+        while _strips(blocks).sum() * HUGE_BLOCK**2 * mean < size:
+            blocks += 1
+        return cls(bytes=size, tile=tile, tissue=tissue, here=_strips(blocks))
+
+    @property
+    def side(self) -> int:
+        """Pixels of level 0 along either side."""
+        return len(self.here) * HUGE_BLOCK * self.tile
+
+    def write_aliased(self, stream: IO[bytes], shrink: int) -> Ranges:
+        """A level whose tiles are all tissue or all glass: each different one is written once, at level 0 `HUGE_COPIES` times."""
+        texture = self._texture(shrink, self.tile)
+        period = len(texture) // self.tile
+        glass = np.full((self.tile, self.tile, 3), GLASS, np.uint8)
+        pool = [_huge_jpeg(part) for part in (*tw.tiles_of(texture, self.tile), glass)]
+        lengths = np.array([len(part) for part in pool], np.int64)
+        copies = HUGE_COPIES if shrink == 1 else 1
+        starts = []
+        for k in range(copies):
+            starts.append(stream.seek(max(k * self.bytes // copies, stream.seek(0, 2))))
+            stream.write(b"".join(pool))
+        here = self.here.repeat(HUGE_BLOCK // shrink, axis=0).repeat(HUGE_BLOCK // shrink, axis=1)
+        row, column = np.indices(here.shape)
+        number = np.where(here, row % period * period + column % period, period**2).ravel()
+        place = np.arange(number.size) * copies // number.size
+        return np.array(starts, np.int64)[place] + (np.cumsum(lengths) - lengths)[number], lengths[number]
+
+    def write_rendered(self, stream: IO[bytes], shrink: int) -> Ranges:
+        """A level with mixed tiles: each is written."""
+        side = self.side // shrink
+        block = np.arange(side) * len(self.here) // side
+        shown = self.here[np.ix_(block, block)][..., None]
+        pixels = np.where(shown, self._texture(shrink, side)[:side, :side], np.array(GLASS, np.uint8))
+        lengths = np.array([stream.write(_huge_jpeg(part)) for part in tw.tiles_of(pixels, self.tile)], np.int64)
+        return stream.tell() - np.cumsum(lengths[::-1])[::-1], lengths
+
+    def _texture(self, shrink: int, least: int) -> NDArray[np.uint8]:
+        """The tissue of a level, repeated to at least `least` pixels."""
+        texture = np.asarray(Image.fromarray(self.tissue).reduce(shrink))
+        repeats = -(-least // len(texture))
+        return np.tile(texture, (repeats, repeats, 1))
+
+
+def _strips(blocks: int) -> NDArray[np.bool_]:
+    """Strips of three blocks between glass, bool [blocks, blocks]."""
+    here = np.zeros((blocks, blocks), bool)
+    here[1:-1, 1:-1] = (np.arange(1, blocks - 1) % 4 != 0)[:, None]
+    return here
+
+
+def _huge_jpeg(pixels: NDArray[np.uint8]) -> bytes:
+    return bytes(simplejpeg.encode_jpeg(pixels, quality=HUGE_QUALITY, colorsubsampling="420"))
+
+
+def _huge_directory(slide: _HugeSlide, shrink: int, mpp: float, ranges: Ranges) -> Directory:
+    side, (offsets, lengths) = slide.side // shrink, ranges
+    per_cm = [round(1e4 / (mpp * shrink) * 1000), 1000]
+    return Directory(
+        tags={
+            tw.SUBFILE: ("long", [int(shrink > 1)]),
+            tw.WIDTH: ("long", [side]),
+            tw.HEIGHT: ("long", [side]),
+            tw.BITS: ("short", [8, 8, 8]),
+            tw.COMPRESSION: ("short", [7]),
+            tw.PHOTOMETRIC: ("short", [6]),
+            tw.SAMPLES: ("short", [3]),
+            tw.X_RESOLUTION: ("ratio", per_cm),
+            tw.Y_RESOLUTION: ("ratio", per_cm),
+            tw.PLANAR: ("short", [1]),
+            tw.RESOLUTION_UNIT: ("short", [3]),
+            tw.TILE_WIDTH: ("long", [slide.tile]),
+            tw.TILE_HEIGHT: ("long", [slide.tile]),
+            tw.TILE_OFFSETS: ("long8", offsets),
+            tw.TILE_LENGTHS: ("long", lengths),
+            tw.SUBSAMPLING: ("short", [2, 2]),
+        }
+    )
