@@ -245,7 +245,13 @@ def _run_on_ray(rows: list[ManifestRow], config: PrepareConfig) -> Iterator[tupl
             return
         done, _ = ray.wait(list(running))
         place = running.pop(done[0])
-        yield place, _outcome(done[0], rows[place])
+        try:
+            outcome = _outcome(done[0], rows[place])
+        except OutputError:
+            if running:  # what is under way may still find room; nobody writes there when this run has ended
+                ray.wait(list(running), num_returns=len(running))
+            raise
+        yield place, outcome
 
 
 def _outcome(task: ray.ObjectRef, row: ManifestRow) -> SlideOutcome:
