@@ -52,28 +52,28 @@ def kill(process: int) -> bool:
 
 
 @contextmanager
-def killing(title: str, *, below: int, seed: int, pause: tuple[float, float], most: int) -> Iterator[list[int]]:
-    """While the block runs, kill random processes below one whose title holds `title`, at random moments.
+def killing(*titles: str, below: int, seed: int, pause: tuple[float, float], most: int) -> Iterator[dict[int, str]]:
+    """While the block runs, kill random processes below one, of any of the titles, at random moments.
 
     Args:
-        title: part of the title.
+        titles: how titles begin.
         below: process above them.
         seed: of the choice.
         pause: seconds between two kills, least and most.
         most: kills.
 
     Yields:
-        The killed processes so far.
+        Ids and titles of the processes killed so far.
     """
     chance = random.Random(seed)
     ended = threading.Event()
-    killed: list[int] = []
+    killed: dict[int, str] = {}
 
     def run() -> None:
         while len(killed) < most and not ended.wait(chance.uniform(*pause)):
-            found = sorted(process for process, name in descendants(below).items() if title in name)
-            if found and kill(victim := chance.choice(found)):
-                killed.append(victim)
+            found = {process: name for process, name in descendants(below).items() if name.startswith(titles)}
+            if found and kill(victim := chance.choice(sorted(found))):
+                killed[victim] = found[victim]
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()

@@ -102,7 +102,7 @@ def embed_on_ray(shards: pa.Table, encoder_uri: str, root: str, *, workers: int 
         concurrency=workers,
         zero_copy_batch=True,
     )
-    return int(done.sum("shards") or 0)
+    return sum(int(batch["shards"].sum()) for batch in done.iter_batches(batch_size=None))
 
 
 class _EmbedWorker:

@@ -1,0 +1,46 @@
+"""Embedding under killed workers: each shard's result exactly once, the same to the byte, and nothing left for a second run."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from pipelines import storage
+from pipelines.cohort import load_shards
+from pipelines.grid import PatchSpec
+from pipelines.prepare import PrepareConfig, prepare
+from tests.process_tree import killing
+from training.embed import embed_on_ray, embed_shards
+from training.encoder import EncoderConfig, load_encoder, random_network, save_encoder
+from training.vit import ViTConfig
+
+SPEC = PatchSpec(size=32, mpp=2.0)
+CONFIG = EncoderConfig(network=ViTConfig(size=32, dim=32, depth=1, heads=2), spec=SPEC)
+
+
+@pytest.fixture(scope="module")
+def shards(ray_session: None, cohort_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> pa.Table:
+    out = tmp_path_factory.mktemp("prepared")
+    assert not prepare(PrepareConfig(manifest=str(cohort_folder / "manifest.csv"), out=str(out), spec=SPEC, shard_side=2)).failed
+    return load_shards(str(out))
+
+
+def _store(root: str) -> dict[str, bytes]:
+    return {uri.removeprefix(storage.as_uri(root)): storage.read_bytes(uri) for uri in storage.list_uris(root)}
+
+
+def test_each_shard_exactly_once(shards: pa.Table, tmp_path: Path) -> None:
+    encoder, root, alone = str(tmp_path / "encoder"), str(tmp_path / "store"), str(tmp_path / "alone")
+    save_encoder(encoder, random_network(CONFIG.network, seed=0), CONFIG, {"name": "test"})
+    with killing("ray::ReadShards", "ray::MapWorker", below=os.getpid(), seed=1, pause=(0.2, 0.8), most=5) as killed:
+        embed_on_ray(shards, encoder, root)
+    assert any("_EmbedWorker" in title for title in killed.values())
+    embed_shards(shards, load_encoder(encoder), alone)
+    found, expected = _store(root), _store(alone)
+    assert len(expected) == len(shards)
+    assert found == expected
+    assert embed_on_ray(shards, encoder, root) == 0
+    print(f"{len(killed)} readers and embedders killed: {len(found)} results of {len(shards)} shards")
