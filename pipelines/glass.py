@@ -14,14 +14,16 @@ USUAL_GLASS = (243.0, 243.0, 243.0)
 """Glass of a usual scan, for pictures that show none; the scans at hand have 237 to 243."""
 GLASS_LEVEL = 180
 """Glass is brighter than this in every channel on brightfield scans (0-255) ..."""
-GLASS_TINT = 25
-"""... and its channels differ by less than this; stained tissue that bright differs by more."""
+GLASS_TINT = 45
+"""... its channels differ by less than this (yellowish lamps) ..."""
+STAIN_TINT = 12
+"""... and green is not below both others by this much: that is H&E, which absorbs green most."""
 LEAST_GLASS = 0.002
 """Least share of the picture: below it the bright pixels are lumina or dust, not glass."""
 
 
 def glass_colour(thumbnail: NDArray[np.uint8]) -> tuple[float, float, float] | None:
-    """Colour of the empty glass: the commonest brightness of bright, hardly coloured pixels.
+    """Colour of the empty glass: that of the commonest brightness among bright pixels that are not stained.
 
     Pure white is counted only where there is nothing else, since readers fill places that were not scanned with it.
 
@@ -32,7 +34,9 @@ def glass_colour(thumbnail: NDArray[np.uint8]) -> tuple[float, float, float] | N
         Red, green, blue (0-255), or None where the picture shows no glass.
     """
     low, high = extremes(thumbnail)
-    bright = thumbnail[(low > GLASS_LEVEL) & (high - low < GLASS_TINT)]
+    green = thumbnail[..., 1].astype(np.int16)
+    stained = np.minimum(thumbnail[..., 0], thumbnail[..., 2]) - green > STAIN_TINT
+    bright = thumbnail[(low > GLASS_LEVEL) & (high - low < GLASS_TINT) & ~stained]
     if len(bright) < max(1.0, LEAST_GLASS * low.size):
         return None
     level = bright.sum(axis=1, dtype=np.int32) // 3

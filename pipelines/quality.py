@@ -56,6 +56,8 @@ BUBBLE_UM = 500.0
 """Least diameter of a bubble: smaller ones are no larger than a gland's lumen."""
 ROUND = 0.9
 """Least share of its convex hull, and of an ellipse of its moments, that a bubble's disc fills."""
+FRINGE = 2.0
+"""Pixels round an artefact whose colour JPEG's coarser colour channels mix with it."""
 VOID_LEVEL, VOID_UM = 8, 2000.0
 """Places filled with black instead of scanned: brightest channel at most the first, area more than a square of that side."""
 
@@ -71,6 +73,8 @@ a median of 1.0 and a 1st percentile near 0.2; blurred by a Gaussian of 1.5 px, 
 FLAT = 10.0
 """Variance of luminance (grey levels squared) that noise alone has: keeps the focus of an empty patch near 0."""
 
+COARSE = 4
+"""What an artefact hides is estimated on every so many-th row and column: 0.1 mm, less than a stroke is wide."""
 LIMITED, POOR = 0.10, 0.50
 """Shares of the tissue from which a slide's use is limited, and from which it is poor."""
 LEAST_TISSUE_MM2 = 0.5
@@ -220,9 +224,9 @@ def assess(tissue: Mask, found: Artefacts, patches: PatchQuality, *, mpp: float)
         patches: measures of patches spread over the tissue.
         mpp: micrometres per pixel of the masks.
     """
-    reach = _closed(tissue, 500.0 / mpp)
-    whole = max(1, int((reach & (tissue | found.mask)).sum()))
-    hidden = {name: float((getattr(found, name) & reach).sum()) / whole for name in ("pen", "edge", "bubble")}
+    whole = _with_hidden(tissue, found)
+    area_of_all = max(1, int(whole.sum()))
+    hidden = {name: float((_coarse(getattr(found, name)) & whole).sum()) / area_of_all for name in ("pen", "edge", "bubble")}
     sampled = {
         "blurred": _share(patches.blurred),
         "blank": _share(patches.blank > 0.9),
@@ -347,14 +351,17 @@ def _within(mask: Mask, distance: float) -> Mask:
     return np.asarray(ndimage.distance_transform_edt(~mask) <= distance)
 
 
-def _closed(mask: Mask, radius: float) -> Mask:
-    """Closing with a disc, by distances, on every fourth pixel: it only says what lies between tissue."""
-    height, width = mask.shape
-    coarse = np.pad(mask[::4, ::4], int(radius / 4) + 2)
-    reached = _within(coarse, radius / 4)
-    margin = int(radius / 4) + 2
-    closed = (ndimage.distance_transform_edt(reached) > radius / 4)[margin:-margin, margin:-margin]
-    return np.asarray(np.repeat(np.repeat(closed, 4, axis=0), 4, axis=1)[:height, :width] | mask)
+def _coarse(mask: Mask) -> Mask:
+    return mask[::COARSE, ::COARSE]
+
+
+def _with_hidden(tissue: Mask, found: Artefacts) -> Mask:
+    """Tissue and what artefacts hide of it, coarse: below an artefact is what lies nearest beside it."""
+    beside = _coarse(found.within(FRINGE + 1))
+    if not beside.any() or beside.all():
+        return _coarse(tissue)
+    nearest = ndimage.distance_transform_edt(beside, return_distances=False, return_indices=True)
+    return np.asarray(_coarse(tissue)[tuple(nearest)])
 
 
 def _focus(patch: NDArray[np.uint8]) -> float:

@@ -15,7 +15,7 @@ from scipy import ndimage
 from skimage.morphology import remove_small_holes, remove_small_objects
 
 from pipelines.glass import absorbance
-from pipelines.quality import Artefacts, artefacts
+from pipelines.quality import FRINGE, Artefacts, artefacts
 from pipelines.slides.errors import NoTissue
 
 STAINED = 0.06
@@ -54,7 +54,7 @@ def tissue_mask(slide: str, thumbnail: NDArray[np.uint8], *, mpp: float, found: 
         raise NoTissue(
             slide, "has a dark background as in fluorescence, not the bright one of H&E", "give a brightfield H&E slide"
         )
-    hidden = found.mask
+    hidden = found.within(FRINGE)
     colours = absorbance(thumbnail, found.glass)
     total = ndimage.uniform_filter(colours.sum(axis=0), 3)
     signal = ndimage.uniform_filter(colours[1] - (colours[0] + colours[2]) / 2, 3)
