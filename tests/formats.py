@@ -1,7 +1,12 @@
-"""Small slides in every format, written by ourselves, for tests, fuzzing and benchmarks."""
+"""Slides in every format, written by ourselves, for tests, fuzzing and benchmarks.
+
+`FORMATS` names the small ones and `write_slide` writes one: generated tissue on glass, from which patches can be cut.
+`write_huge_tiff` writes one beyond 4 GiB.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Self
@@ -13,10 +18,81 @@ from PIL import Image
 
 from pipelines.annotations import PATTERNS
 from pipelines.slides.synthetic import generate_tile
+from tests import dicom_slides, tiff_slides, vendor_slides
 from tests import tiff_writer as tw
+from tests.tiff_slides import Pixels
 from tests.tiff_writer import Directory, TiffForm
 
 GLASS = (243, 241, 244)
+WIDTH, HEIGHT = 701, 563
+"""Pixels of level 0 of a small slide: no multiple of its 128-px tiles."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Format:
+    """A format of small slides.
+
+    Attributes:
+        write: `write(path, pixels)`; makes a folder where the slide is a series of files.
+        file: the slide's name in the folder that it is written to; what `open_slide` is given.
+        direct: whether it is read in place, on the local disk and in S3.
+        lossless: whether pixels are stored as they are.
+        vendor: as `Slide.vendor` has it.
+    """
+
+    write: Callable[[Path, Pixels], None]
+    file: str
+    direct: bool = True
+    lossless: bool = False
+    vendor: str = "generic-tiff"
+
+
+def picture(width: int = WIDTH, height: int = HEIGHT) -> Pixels:
+    """Tissue on glass, uint8 [height, width, 3]."""
+    pixels = np.full((height, width, 3), GLASS, np.uint8)
+    top, left = height // 9, width // 8
+    tissue = generate_tile("gleason_3", np.random.default_rng(1), side=max(width, height))
+    pixels[top:-top, left:-left] = tissue[: height - 2 * top, : width - 2 * left]
+    return pixels
+
+
+def _tiff(name: str) -> Format:
+    vendor = {"svs": "aperio", "ome": "ome-tiff", "philips": "philips"}.get(name.partition("-")[0], "generic-tiff")
+    lossless = name.startswith(("tiff-deflate", "tiff-lzw", "tiff-raw", "ome"))
+    suffix = "svs" if vendor == "aperio" else "ome.tiff" if vendor == "ome-tiff" else "tiff"
+    return Format(write=tiff_slides.WRITERS[name], file=f"slide.{suffix}", lossless=lossless, vendor=vendor)
+
+
+def _vendor(name: str) -> Format:
+    suffix, vendor = {
+        "bif": ("bif", "ventana"),
+        "mirax": ("mrxs", "mirax"),
+        "ndpi": ("ndpi", "hamamatsu"),
+        "scn": ("scn", "leica"),
+        "trestle": ("tif", "trestle"),
+    }[name]
+    return Format(write=vendor_slides.WRITERS[name], file=f"slide.{suffix}", direct=False, vendor=vendor)
+
+
+def _dicom(name: str) -> Format:
+    lossless = name in ("dicom-jpegls", "dicom-raw")
+    return Format(write=dicom_slides.SERIES[name].write, file="series", lossless=lossless, vendor="dicom")
+
+
+FORMATS: dict[str, Format] = {
+    **{name: _tiff(name) for name in tiff_slides.WRITERS},
+    **{name: _dicom(name) for name in dicom_slides.SERIES},
+    **{name: _vendor(name) for name in vendor_slides.WRITERS},
+}
+"""Formats by name; `svs-33003-422` needs OpenJPEG's command (`tiff_slides.has_opj_compress`)."""
+
+
+def write_slide(name: str, folder: Path, pixels: Pixels | None = None) -> Path:
+    """Write a small slide of the format `name` into `folder`; answers what to open."""
+    path = folder / FORMATS[name].file
+    FORMATS[name].write(path, picture() if pixels is None else pixels)
+    return path
+
 
 HUGE_PERIOD = 2048
 """Pixels of level 0 after which the tissue of a huge slide repeats."""

@@ -10,16 +10,10 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-Values = str | bytes | Sequence[int] | NDArray[np.integer]
+Values = str | bytes | Sequence[float] | NDArray[np.integer]
 
-_TYPES = {
-    "ascii": (2, "u1"),
-    "short": (3, "u2"),
-    "long": (4, "u4"),
-    "ratio": (5, "u4"),
-    "undefined": (7, "u1"),
-    "ifd": (13, "u4"),
-}
+_TYPES = {"ascii": (2, "u1"), "short": (3, "u2"), "long": (4, "u4"), "ratio": (5, "u4"), "undefined": (7, "u1")}
+_TYPES |= {"signed": (9, "i4"), "float": (11, "f4"), "ifd": (13, "u4")}
 _BIG_TYPES = _TYPES | {"long8": (16, "u8"), "ifd": (18, "u8")}
 
 SUBFILE, WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, DESCRIPTION, MAKE, SAMPLES = 254, 256, 257, 258, 259, 262, 270, 271, 277
@@ -48,15 +42,17 @@ class TiffForm:
     Attributes:
         big: BigTIFF, with 64-bit offsets.
         order: byte order, `<` or `>`.
+        ndpi: offsets have upper halves, as in Hamamatsu's files: behind the header, and behind each directory for all its tags.
     """
 
     big: bool = False
     order: str = "<"
+    ndpi: bool = False
 
     @property
     def header_size(self) -> int:
         """Bytes before the first tile or directory."""
-        return 16 if self.big else 8
+        return 16 if self.big else 12 if self.ndpi else 8
 
 
 def write_directories(stream: IO[bytes], chain: Sequence[Directory], form: TiffForm) -> None:
@@ -92,7 +88,7 @@ def _write(stream: IO[bytes], directory: Directory, form: TiffForm) -> tuple[int
     begins = stream.tell()
     stream.write(struct.pack(form.order + ("Q" if form.big else "H"), len(entries)) + packed)
     names_follower = stream.tell()
-    stream.write(struct.pack(form.order + offset, 0))
+    stream.write(struct.pack(form.order + offset, 0) + b"\0" * (4 * (1 + len(entries)) if form.ndpi else 0))
     return begins, names_follower
 
 
