@@ -5,13 +5,16 @@ A name is written into every shard row, so it never changes its meaning:
     jpeg                      baseline JPEG; jpeg/2, jpeg/4, jpeg/8 where tiles are decoded smaller (DCT scaling)
     jpeg2000                  RGB after the stream's own colour transform (Aperio 33005, DICOM)
     jpeg2000-ycc              YCbCr (Aperio 33003); with halved chroma within one level of OpenSlide's pixels, else equal
-    jpegls, raw, lzw, deflate interleaved RGB or RGBA; the last two with +delta for TIFF's horizontal predictor
+    jpegls                    interleaved RGB
+    raw, lzw, deflate         interleaved RGB, with +delta for TIFF's horizontal predictor, and for RGBA +alpha, or +premultiplied
+                              where colours were multiplied by alpha already
 
 Knows no slide and no file.
 """
 
 from __future__ import annotations
 
+import struct
 import zlib
 from collections.abc import Callable
 
@@ -49,71 +52,87 @@ def decode(codec: str, stream: Buffer, *, out: NDArray[np.uint8]) -> None:
     if is_jpeg(codec):
         jpeg.decode(stream, out=out, scale=int(codec[5:] or 1))
         return
-    name, _, predictor = codec.partition("+")
+    name, *options = codec.split("+")
+    if name in _UNPACKERS:
+        _interleaved(_UNPACKERS[name], bytes(stream), options, out)
+        return
     pixels = _DECODERS[name](bytes(stream), out.shape[0], out.shape[1])
-    if pixels.shape[:2] != out.shape[:2] or pixels.shape[2:] not in ((3,), (4,)) or pixels.dtype != np.uint8:
+    if pixels.shape != out.shape or pixels.dtype != np.uint8:
         raise ValueError(f"holds {pixels.dtype} {pixels.shape} where uint8 {out.shape} is needed")
-    if predictor:
+    out[...] = pixels
+
+
+def _interleaved(unpack: Callable[[bytes, int], bytes], data: bytes, options: list[str], out: NDArray[np.uint8]) -> None:
+    alpha = "alpha" in options or "premultiplied" in options
+    shape = (*out.shape[:2], 4 if alpha else 3)
+    needed = shape[0] * shape[1] * shape[2]
+    found = unpack(data, needed + 1)  # one more than is needed shows a stream that is too long
+    if len(found) != needed:
+        held = f"{len(found)} bytes" if len(found) < needed else "more bytes"
+        raise ValueError(f"holds {held} where {needed} are needed")
+    pixels = np.frombuffer(found, np.uint8).reshape(shape)
+    if "delta" in options:
         pixels = np.cumsum(pixels, axis=1, dtype=np.uint8)
-    out[...] = pixels if pixels.shape[2] == 3 else _over_white(pixels)
+    out[...] = _over_white(pixels, premultiplied="premultiplied" in options) if alpha else pixels
 
 
-def _over_white(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _over_white(pixels: NDArray[np.uint8], *, premultiplied: bool) -> NDArray[np.uint8]:
     alpha = pixels[..., 3:].astype(np.uint16)
-    return ((pixels[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+    colour = pixels[..., :3] if premultiplied else (pixels[..., :3] * alpha + 127) // 255
+    return np.minimum(colour + (255 - alpha), 255).astype(np.uint8)
 
 
-def _interleaved(data: bytes, height: int, width: int) -> NDArray[np.uint8]:
-    samples, rest = divmod(len(data), height * width)
-    if rest or samples not in (3, 4):
-        raise ValueError(f"holds {len(data)} bytes where {height * width * 3} are needed")
-    return np.frombuffer(data, np.uint8).reshape(height, width, samples)
-
-
-def _deflate(data: bytes, height: int, width: int) -> NDArray[np.uint8]:
-    inflater = zlib.decompressobj()
+def _inflate(data: bytes, most: int) -> bytes:
     try:
-        found = inflater.decompress(data, height * width * 4)  # bounded: a few bytes can inflate to gigabytes
+        return zlib.decompressobj().decompress(data, most)  # bounded: a few bytes can inflate to gigabytes
     except zlib.error as error:
         raise ValueError(f"can't be inflated ({error})") from error
-    return _interleaved(found, height, width)
 
 
-def _lzw(data: bytes, height: int, width: int) -> NDArray[np.uint8]:
+def _unpack_lzw(data: bytes, most: int) -> bytes:
     try:
-        return _interleaved(bytes(imagecodecs.lzw_decode(data, out=height * width * 4)), height, width)
+        return bytes(imagecodecs.lzw_decode(data, out=most))
     except RuntimeError as error:
         raise ValueError(f"can't be unpacked ({error})") from error
 
 
+def _as_it_is(data: bytes, most: int) -> bytes:
+    return data[:most]
+
+
 def _jpegls(data: bytes, height: int, width: int) -> NDArray[np.uint8]:
-    if data[:2] != jpeg.SOI or _frame_size(data) != (height, width):
-        raise ValueError("is no JPEG-LS stream of the tile's size")
+    if data[:2] != jpeg.SOI or _jpegls_frame(data) != (8, height, width, 3):
+        raise ValueError("is no 8-bit colour JPEG-LS stream of the tile's size")
     try:
         return np.asarray(imagecodecs.jpegls_decode(data))
     except RuntimeError as error:
         raise ValueError(f"can't be decoded ({error})") from error
 
 
-def _frame_size(data: bytes) -> tuple[int, int] | None:
-    """(height, width) of a JPEG-LS stream's SOF55 segment (ITU-T T.87)."""
+def _jpegls_frame(data: bytes) -> tuple[int, ...] | None:
+    """Bits, height, width and components in a JPEG-LS stream's SOF55 segment (ITU-T T.87); None where there is none."""
     at = data.find(b"\xff\xf7", 2, 4096)
-    return (
-        None if at < 0 or len(data) < at + 9 else (int.from_bytes(data[at + 5 : at + 7]), int.from_bytes(data[at + 7 : at + 9]))
-    )
+    return None if at < 0 or len(data) < at + 10 else struct.unpack_from(">BHHB", data, at + 4)
 
 
 def _jpeg2000(data: bytes, height: int, width: int) -> NDArray[np.uint8]:
-    begins = data.find(SOI, 0, 4096)  # a JP2 box may stand before the code stream
-    size = [int.from_bytes(data[begins + k : begins + k + 4]) for k in (8, 12, 16, 20)] if begins >= 0 else [0] * 4
-    if (size[1] - size[3], size[0] - size[2]) != (height, width):
-        raise ValueError("is no JPEG 2000 stream of the tile's size")
+    if _jpeg2000_frame(data) != (height, width, 3):
+        raise ValueError("is no colour JPEG 2000 stream of the tile's size")
     if EOI not in data[-4:]:  # openjpeg would fill what is missing with a blur
         raise ValueError("is cut off: it has no end marker")
     try:
         return np.asarray(imagecodecs.jpeg2k_decode(data))
     except RuntimeError as error:
         raise ValueError(f"can't be decoded ({str(error).strip()})") from error
+
+
+def _jpeg2000_frame(data: bytes) -> tuple[int, int, int] | None:
+    """Height, width and components in a code stream's SIZ segment (ITU-T T.800 A.5.1); None where there is none."""
+    at = data.find(SOI, 0, 4096)  # a JP2 box may stand before the code stream
+    if at < 0 or len(data) < at + 42:
+        return None
+    right, lower, left, upper = struct.unpack_from(">4I", data, at + 8)
+    return lower - upper, right - left, struct.unpack_from(">H", data, at + 40)[0]
 
 
 _CHROMA = np.arange(256) - 128
@@ -139,11 +158,9 @@ def _jpeg2000_ycc(data: bytes, height: int, width: int) -> NDArray[np.uint8]:
     return np.clip(rgb, 0, 255).astype(np.uint8)
 
 
+_UNPACKERS: dict[str, Callable[[bytes, int], bytes]] = {"deflate": _inflate, "lzw": _unpack_lzw, "raw": _as_it_is}
 _DECODERS: dict[str, Callable[[bytes, int, int], NDArray[np.uint8]]] = {
-    "deflate": _deflate,
     "jpeg2000": _jpeg2000,
     "jpeg2000-ycc": _jpeg2000_ycc,
     "jpegls": _jpegls,
-    "lzw": _lzw,
-    "raw": _interleaved,
 }

@@ -137,7 +137,11 @@ class WsiDicomSlide(Slide):
         self._know(file, facts)
         self._copy = staging.local_copy([at.file for at in volumes])
         self.staged = self._copy.staged
-        self._handle = wsidicom.WsiDicom.open(list(self._copy.paths))
+        try:
+            self._handle = wsidicom.WsiDicom.open(list(self._copy.paths))
+        except BaseException:
+            self._copy.release()
+            raise
         full = self._handle.levels.base_level.size
         self._at = [level.level for level in self._handle.levels]
         self.levels = tuple(

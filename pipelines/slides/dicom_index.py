@@ -151,6 +151,8 @@ def _tile_index(instance: Instance) -> TileIndex | None:
     if not 0 < instance.frames <= MOST_FRAMES:
         raise ValueError(f"{instance.frames} frames")
     grid = TileGrid(level=instance.size, tile=instance.tile)
+    if grid.rows * grid.columns > MOST_FRAMES:
+        raise ValueError(f"a size of {grid.rows * grid.columns} frames")
     places = _places(instance, grid)
     ranges = _raw_frames(instance) if codec == "raw" else _encapsulated_frames(instance)
     if places is None or ranges is None:

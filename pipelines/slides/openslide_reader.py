@@ -31,24 +31,20 @@ class OpenSlideSlide(Slide):
 
     def __init__(self, file: SlideFile, copy: LocalCopy, *, identity: str | None) -> None:
         self._copy = copy
+        self._handle = _open(file, copy)
         try:
-            self._handle = openslide.OpenSlide(copy.paths[0])
-        except openslide.OpenSlideUnsupportedFormatError as error:
-            copy.release()
-            raise UnsupportedSlide(
-                file.name, "is not a whole-slide image that we know", "export it as SVS or pyramidal TIFF"
-            ) from error
-        except openslide.OpenSlideError as error:
-            copy.release()
-            raise BrokenSlide(file.name, f"can't be opened ({error})", "copy or export it again") from error
-        properties = self._handle.properties
-        self._know(file, _facts(self._handle))
+            self._know(file, _facts(self._handle))
+            sizes = [Size(*size) for size in self._handle.level_dimensions]
+        except (ValueError, openslide.OpenSlideError) as error:
+            self.close()
+            raise BrokenSlide(file.name, f"has a header that can't be true ({error})", "copy or export it again") from error
+        except BaseException:
+            self.close()
+            raise
         self.staged = copy.staged
-        self.levels = tuple(
-            Level(index=k, size=Size(*self._handle.level_dimensions[k]), downsample=self._handle.level_downsamples[k])
-            for k in range(self._handle.level_count)
-        )
-        quick_hash = properties.get(openslide.PROPERTY_NAME_QUICKHASH1, "")
+        downsamples = self._handle.level_downsamples
+        self.levels = tuple(Level(index=k, size=size, downsample=downsamples[k]) for k, size in enumerate(sizes))
+        quick_hash = self._handle.properties.get(openslide.PROPERTY_NAME_QUICKHASH1, "")
         self.identity = identity or identity_of(file.version, quick_hash.encode())
 
     def read_region(self, origin: Point, level: int, size: Size, *, scale: int = 1) -> NDArray[np.uint8]:
@@ -64,6 +60,20 @@ class OpenSlideSlide(Slide):
     def close(self) -> None:
         self._handle.close()
         self._copy.release()
+
+
+def _open(file: SlideFile, copy: LocalCopy) -> openslide.OpenSlide:
+    """OpenSlide's handle; the copy is released where there is none."""
+    try:
+        return openslide.OpenSlide(copy.paths[0])
+    except openslide.OpenSlideUnsupportedFormatError as error:
+        copy.release()
+        raise UnsupportedSlide(
+            file.name, "is not a whole-slide image that we know", "export it as SVS or pyramidal TIFF"
+        ) from error
+    except openslide.OpenSlideError as error:
+        copy.release()
+        raise BrokenSlide(file.name, f"can't be opened ({error})", "copy or export it again") from error
 
 
 def _facts(handle: openslide.OpenSlide) -> SlideFacts:

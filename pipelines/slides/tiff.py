@@ -78,19 +78,19 @@ def _open_parsed(file: SlideFile, tiff: tifffile.TiffFile, *, identity: str | No
         if not len(tiff.pages):
             raise BrokenSlide(file.name, "holds no image", "it may be truncated: copy or export it again")
         return None
-    base = pages[0]
+    base = max(pages, key=lambda page: page.imagewidth * page.imagelength)
     if _is_left_to_openslide(tiff, base):
         return None
     refuse_truncated(file.name, file.size, tiff)
     if base.samplesperpixel == 1 and int(base.photometric) in (0, 1):
         raise UnsupportedSlide(file.name, "is greyscale or fluorescence, not brightfield colour", "give an H&E slide")
     philips = str(base.tags.valueof("Software", default="")).startswith("Philips")
-    levels = [page for page in pages if philips or _same_pyramid(base, page)]
+    levels = pages if philips else _levels(base, pages)
     names = [_codec(page) for page in levels]
     if not all(names):
         return None
-    facts, spacings = _philips_facts(base) if philips else (_facts(tiff, base), [])
     indexes = [_tile_index(file, page, str(name), sparse=philips) for page, name in zip(levels, names, strict=True)]
+    facts, spacings = _philips_facts(base) if philips else (_facts(tiff, base), [])
     if spacings:
         indexes = [_without_padding(file, indexes, k, spacings) for k in range(len(indexes))]
     return TiledSlide(file, indexes, facts, identity=identity)
@@ -100,13 +100,12 @@ def _is_left_to_openslide(tiff: tifffile.TiffFile, base: tifffile.TiffPage) -> b
     """Formats whose tiles overlap or lie in several areas: by their tile index alone they would show wrong pixels."""
     if tiff.is_ndpi:
         return True
-    description = str(tiff.pages[0].description or "")
-    software, maker = (str(base.tags.valueof(name, default="")) for name in ("Software", "Make"))
-    packet = base.tags.valueof(700, default=b"")
+    first = tiff.pages[0]
+    packet = first.tags.valueof(700, default=b"")
     return bool(
-        "leica-microsystems.com/scn" in description
-        or software.startswith("MedScan")  # Trestle
-        or maker.startswith("Huron")
+        "leica-microsystems.com/scn" in str(first.description or "")
+        or str(first.tags.valueof("Software", default="")).startswith("MedScan")  # Trestle
+        or str(base.tags.valueof("Make", default="")).startswith("Huron")
         or b"iScan" in (packet if isinstance(packet, bytes) else str(packet).encode())  # Ventana
         or "Argos.Scan.Metadata" in str(base.tags.valueof(65000, default=""))
     )
@@ -138,6 +137,17 @@ def _walk(tiff: tifffile.TiffFile) -> Iterator[tifffile.TiffPage]:
         yield from page.pages or ()
 
 
+def _levels(base: tifffile.TiffPage, pages: list[tifffile.TiffPage]) -> list[tifffile.TiffPage]:
+    """Pages that show what `base` shows, finest first; of several with one size, such as focal planes, the first."""
+    if base.pages:
+        pages = [base, *(page for page in base.pages if page.is_tiled)]
+    found = {base.imagewidth: base}
+    for page in pages:
+        if _same_pyramid(base, page):
+            found.setdefault(page.imagewidth, page)
+    return [found[width] for width in sorted(found, reverse=True)]
+
+
 def _same_pyramid(base: tifffile.TiffPage, page: tifffile.TiffPage) -> bool:
     across, down = base.imagewidth / page.imagewidth, base.imagelength / page.imagelength
     return across >= 1 and abs(across - down) <= SAME_SHAPE * across
@@ -149,10 +159,17 @@ def _codec(page: tifffile.TiffPage) -> str | None:
     ycbcr = int(page.photometric) == 6
     colour = page.bitspersample == 8 and int(page.planarconfig) == 1 and int(page.photometric) in (2, 6)
     if codec in ("raw", "lzw", "deflate"):
-        if not colour or ycbcr or page.samplesperpixel not in (3, 4) or int(page.predictor) not in (1, 2):
+        if not colour or ycbcr or page.samplesperpixel not in (3, 4) or int(page.predictor) not in (1, 2) or page.fillorder != 1:
             return None
-        return f"{codec}+delta" if int(page.predictor) == 2 else codec
+        return codec + ("+delta" if int(page.predictor) == 2 else "") + _alpha(page)
     return codec if colour and page.samplesperpixel == 3 else None
+
+
+def _alpha(page: tifffile.TiffPage) -> str:
+    """How the fourth sample is meant; libtiff, and so OpenSlide, takes one of unspecified kind for premultiplied alpha."""
+    if page.samplesperpixel == 3:
+        return ""
+    return "+alpha" if [int(kind) for kind in page.extrasamples] == [2] else "+premultiplied"
 
 
 def _tile_index(file: SlideFile, page: tifffile.TiffPage, codec: str, *, sparse: bool) -> TileIndex:
@@ -223,15 +240,21 @@ def _philips_facts(base: tifffile.TiffPage) -> tuple[SlideFacts, list[float]]:
     if len(scans) != 1:
         raise ValueError(f"{len(scans)} whole-slide images in one file")
     levels = [at for at in scans[0].iter("DataObject") if at.get("ObjectType") == "PixelDataRepresentation"]
-    spacings = [float(values(level, "DICOM_PIXEL_SPACING")[0].replace('"', " ").split()[1]) for level in levels]
+    spacings = [_philips_spacing(values(level, "DICOM_PIXEL_SPACING")[0]) for level in levels]
+    own = scans[0].find("Attribute[@Name='DICOM_PIXEL_SPACING']")  # those of the levels are rounded
     model = [values(root, name)[:1] for name in ("DICOM_MANUFACTURER", "DICOM_MANUFACTURERS_MODEL_NAME")]
     facts = SlideFacts(
         vendor="philips",
-        resolution=1000 * spacings[0],
+        resolution=1000 * (spacings[0] if own is None else _philips_spacing(own.text or "")),
         scanner=" ".join(text for found in model for text in found),
         icc=bytes(base.tags.valueof(34675, default=b"")),
     )
     return facts, spacings
+
+
+def _philips_spacing(text: str) -> float:
+    """Spacing of columns in mm from `"0.000227" "0.000227"`, rows first."""
+    return float(text.replace('"', " ").split()[1])
 
 
 def _without_padding(file: SlideFile, indexes: list[TileIndex], k: int, spacings: list[float]) -> TileIndex:
@@ -241,7 +264,9 @@ def _without_padding(file: SlideFile, indexes: list[TileIndex], k: int, spacings
         raise BrokenSlide(file.name, cause, "export it again")
     index, full = indexes[k], indexes[0].grid.level
     shrunk = round(spacings[k] / spacings[0])
-    level = Size(max(1, full.width // shrunk), max(1, full.height // shrunk))
+    level, covered = Size(max(1, full.width // shrunk), max(1, full.height // shrunk)), index.grid
+    if level.width > covered.columns * covered.tile.width or level.height > covered.rows * covered.tile.height:
+        raise BrokenSlide(file.name, f"gives a pixel spacing that does not fit level {k}", "export it again")
     return index.cropped(level)
 
 
