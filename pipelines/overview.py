@@ -37,7 +37,7 @@ def overview_picture(
         mpp: micrometres per pixel of the thumbnail, for the scale bar.
 
     Returns:
-        PNG bytes.
+        PNG bytes: the thumbnail with a legend below it.
     """
     shown = {"pen": (found.pen | found.faint, PEN), "coverslip edge": (found.edge, EDGE), "bubble": (found.bubble, BUBBLE)}
     shown = {name: (mask, colour) for name, (mask, colour) in shown.items() if mask.any()}
@@ -45,30 +45,34 @@ def overview_picture(
     for mask, colour in shown.values():
         pixels[mask] = np.rint((1 - COVER) * pixels[mask] + COVER * np.array(colour))
     pixels[find_boundaries(tissue, mode="inner")] = TISSUE
-    picture = Image.fromarray(pixels)
-    draw = ImageDraw.Draw(picture)
+    drawing = Image.fromarray(pixels)
+    draw = ImageDraw.Draw(drawing)
     for left, top, right, bottom in boxes.tolist():
         draw.rectangle((left, top, right, bottom), outline=PATCH)
-    legend = {"tissue": TISSUE, "patch": PATCH} | {name: colour for name, (_, colour) in shown.items()}
-    _draw_legend(draw, legend, picture, mpp=mpp)
+    legend = _legend({"tissue": TISSUE, "patch": PATCH} | {name: colour for name, (_, colour) in shown.items()}, drawing, mpp=mpp)
+    picture = Image.new("RGB", (drawing.width, drawing.height + legend.height), (255, 255, 255))
+    picture.paste(drawing, (0, 0))
+    picture.paste(legend, (0, drawing.height))
     sink = io.BytesIO()
     picture.save(sink, "PNG")
     return sink.getvalue()
 
 
-def _draw_legend(draw: ImageDraw.ImageDraw, legend: dict[str, Colour], picture: Image.Image, *, mpp: float) -> None:
-    """Scale bar and names of the colours, at the bottom left, on white."""
-    size = max(11, min(picture.size) // 60)
+def _legend(colours: dict[str, Colour], drawing: Image.Image, *, mpp: float) -> Image.Image:
+    """A strip with the scale bar and the names of the colours, wrapped to the drawing's width."""
+    size = max(11, drawing.width // 70)
     font = ImageFont.load_default(size)
-    bar = next((um for um in BARS_UM if um / mpp <= picture.width * 0.3), BARS_UM[-1])
-    named = [*legend.items(), (f"{bar:g} um", (0, 0, 0))]
-    line = size + 4
-    width = max(bar / mpp, size + 6 + max(draw.textlength(name, font=font) for name, _ in named)) + 12
-    top = picture.height - len(named) * line - 14
-    draw.rectangle((0, top, width, picture.height), fill=(255, 255, 255))
-    for row, (name, colour) in enumerate(named):
-        y = top + 4 + row * line
-        if name in legend:
-            draw.rectangle((6, y + 2, 4 + size, y + size), fill=colour)
-        draw.text((size + 10 if name in legend else 6, y), name, fill=(0, 0, 0), font=font)
-    draw.line((6, picture.height - 5, 6 + bar / mpp, picture.height - 5), fill=(0, 0, 0), width=3)
+    bar = next((um for um in BARS_UM if um / mpp <= drawing.width * 0.3), BARS_UM[-1])
+    strip = Image.new("RGB", (drawing.width, 3 * (size + 8)), (255, 255, 255))
+    draw = ImageDraw.Draw(strip)
+    draw.line((6, 8 + size // 2, 6 + bar / mpp, 8 + size // 2), fill=(0, 0, 0), width=3)
+    x, y = 12 + bar / mpp, 4
+    for name, colour in ((f"{bar:g} um", None), *colours.items()):
+        width = draw.textlength(name, font=font) + size * (2 if colour else 1)
+        if x + width > drawing.width:
+            x, y = 6, y + size + 8
+        if colour:
+            draw.rectangle((x, y + 2, x + size - 2, y + size), fill=colour)
+        draw.text((x + (size + 4 if colour else 0), y), name, fill=(0, 0, 0), font=font)
+        x += width + size / 2
+    return strip.crop((0, 0, strip.width, y + size + 8))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from pipelines import addresses, storage
 from pipelines.fingerprint import Fingerprint
 from pipelines.grid import PatchSpec
 from pipelines.index import index_slide, write_index
+from pipelines.overview import BUBBLE, COVER, EDGE, PATCH, PEN, TISSUE
 from pipelines.quality import Artefacts, PatchQuality, SlideQuality, artefacts, assess, patch_quality
 from pipelines.slides.pyramid import SvsMetadata, write_svs
 from pipelines.slides.slide import open_slide
@@ -215,6 +217,26 @@ def test_no_patch_is_laid_on_ink(inked_slide: Path, tmp_path: Path) -> None:
     assert SlideQuality.from_dict(stored) == indexed.quality
     stored = json.loads(storage.read_bytes(storage.join(str(tmp_path / "one"), *address.split("/")[:-1], "fingerprint.json")))
     assert Fingerprint.from_dict(stored) == indexed.fingerprint
+
+
+def test_the_overview_shows_artefacts_in_their_colours(inked_slide: Path) -> None:
+    with open_slide(str(inked_slide)) as slide:
+        indexed = index_slide(slide, PatchSpec(size=112, mpp=1.0), organisation="org")
+    picture = np.asarray(Image.open(io.BytesIO(indexed.picture())))
+    height, width = indexed.thumbnail.shape[:2]
+    assert picture.shape[1] == width
+    assert picture.shape[0] > height  # the legend
+    inside = picture[height // 2, width // 2].astype(float)
+    expected = (1 - COVER) * indexed.thumbnail[height // 2, width // 2] + COVER * np.array(PEN)
+    np.testing.assert_allclose(inside, expected, atol=1)
+    legend = picture[height:].reshape(-1, 3)
+    assert [(legend == colour).all(axis=1).any() for colour in (TISSUE, PATCH, PEN, EDGE, BUBBLE)] == [
+        True,
+        True,
+        True,
+        False,
+        False,
+    ]
 
 
 def test_artefacts_are_one_mask() -> None:

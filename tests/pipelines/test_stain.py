@@ -13,9 +13,19 @@ from torchstain.numpy.normalizers import NumpyMacenkoNormalizer
 
 from pipelines.grid import PatchSpec, patch_grid
 from pipelines.slides.errors import NoTissue
+from pipelines.slides.geometry import Point, Size
 from pipelines.slides.slide import open_slide
 from pipelines.slides.synthetic import generate_tile
-from pipelines.stain import MacenkoFit, ReinhardFit, StainFit, UnfitStain, fit_slide_stain, fit_stain, sample_patches
+from pipelines.stain import (
+    SAMPLED_PATCHES,
+    MacenkoFit,
+    ReinhardFit,
+    StainFit,
+    UnfitStain,
+    fit_slide_stain,
+    fit_stain,
+    sample_patches,
+)
 from pipelines.tissue import tissue_mask
 from tests.shared_data import needs_shared_data, shared_data
 
@@ -159,6 +169,19 @@ def test_a_slide_is_fitted_the_same_each_time(method: str, generated_slide: Path
             grid = patch_grid(slide, tissue, PatchSpec(size=112, mpp=1.0))
             fits.append(fit_slide_stain(slide.name, sample_patches(slide, grid), method=method))
     assert fits[0].to_bytes() == fits[1].to_bytes()
+
+
+def test_patches_are_sampled_as_they_are_read(generated_slide: Path) -> None:
+    """Spread over the whole lattice; where tiles are shrunk while they are decoded, so is the sample."""
+    with open_slide(str(generated_slide)) as slide:
+        everywhere = np.ones((64, 64), bool)
+        grid = patch_grid(slide, everywhere, PatchSpec(size=112, mpp=0.5))
+        sampled = sample_patches(slide, grid)
+        assert sampled.shape == (SAMPLED_PATCHES, grid.read_size, grid.read_size, 3)
+        last = slide.read_region(Point(int(grid.x[-1]), int(grid.y[-1])), grid.level.index, Size(grid.read_size, grid.read_size))
+        np.testing.assert_array_equal(sampled[-1], last)
+        shrunk = dataclasses.replace(grid, scale=2, read_size=grid.read_size // 2)
+        np.testing.assert_allclose(sample_patches(slide, shrunk)[-1, 3, 5], last[6:8, 10:12].mean(axis=(0, 1)), atol=0.5)
 
 
 def test_a_slide_with_too_little_tissue_is_named(generated_slide: Path) -> None:
