@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from pipelines.grid import PatchGrid, PatchSpec
 from pipelines.slides.errors import BrokenSlide
@@ -82,7 +83,18 @@ def shard_rows(
         BrokenSlide: a tile that a patch needs has no data.
     """
     blocks = -(-(int(grid.column.max()) + 1) // side)
-    number = (grid.row // side) * blocks + grid.column // side
+    number = (grid.row // side).astype(np.int64) * blocks + grid.column // side
+    order = np.argsort(number, kind="stable")
+    _, first, counts = np.unique(number[order], return_index=True, return_counts=True)
+    shard = np.repeat(np.arange(len(first)), counts)
+    places = {name: getattr(grid, name)[order] for name in ("x", "y", "read_x", "read_y")}
+    bounds = np.append(first, len(order))
+    columns = {
+        **{name: _lists(values, bounds, pa.int32()) for name, values in places.items()},
+        **_source(slide, grid, shard, places["read_x"].astype(np.int64), places["read_y"].astype(np.int64)),
+        "shard": pa.array(np.arange(len(first), dtype=np.int32)),
+        "n_patches": pa.array(counts.astype(np.int32)),
+    }
     constant: dict[str, Any] = {
         "organisation_id": organisation,
         "slide_id": slide.identity,
@@ -99,32 +111,45 @@ def shard_rows(
         "level_width": grid.level.size.width,
         "level_height": grid.level.size.height,
     }
-    rows = []
-    for shard, block in enumerate(np.unique(number)):
-        members = np.flatnonzero(number == block)
-        places = {name: getattr(grid, name)[members] for name in ("x", "y", "read_x", "read_y")}
-        rows.append({**constant, **places, "shard": shard, "n_patches": len(members), **_source(slide, grid, members)})
-    return pa.Table.from_pylist(rows, schema=SCHEMA)
+    return _table({**constant, **columns}, len(first))
 
 
-def _source(slide: Slide, grid: PatchGrid, members: np.ndarray[Any, np.dtype[np.intp]]) -> dict[str, Any]:
-    """Where the shard's pixels come from."""
+def _table(values: dict[str, Any], rows: int) -> pa.Table:
+    """A table with `SCHEMA`; what is no array is the same in every row."""
+    arrays = [
+        values[field.name]
+        if isinstance(values[field.name], pa.Array)
+        else pa.repeat(pa.scalar(values[field.name], field.type), rows)
+        for field in SCHEMA
+    ]
+    return pa.Table.from_arrays(arrays, schema=SCHEMA)
+
+
+def _lists(values: NDArray[Any], bounds: NDArray[Any], kind: pa.DataType) -> pa.ListArray:
+    return pa.ListArray.from_arrays(pa.array(bounds.astype(np.int32)), pa.array(values, kind), type=pa.list_(kind))
+
+
+def _source(
+    slide: Slide, grid: PatchGrid, shard: NDArray[np.int64], read_x: NDArray[np.int64], read_y: NDArray[np.int64]
+) -> dict[str, Any]:
+    """Where the pixels of every shard come from; `shard` numbers each patch's shard, ascending."""
+    rows = int(shard[-1]) + 1
     if not isinstance(slide, TiledSlide):
-        return {"transport": PIXELS, **_NO_TILES}
+        empty = {name: _lists(np.zeros(0), np.zeros(rows + 1), kind) for name, kind in _TILE_LISTS.items()}
+        return {"transport": PIXELS, **_NO_TILES, **empty}
     index = slide.indexes[grid.level.index].scaled(grid.scale)
-    window = Size(grid.read_size, grid.read_size)
-    tiles = index.grid.covering(grid.read_x[members].astype(np.int64), grid.read_y[members].astype(np.int64), window)
-    lengths = index.lengths[tiles]
-    if not index.store.sparse and (lengths <= 0).any():
-        cause = f"has no data for {np.count_nonzero(lengths <= 0)} tiles with tissue"
-        raise BrokenSlide(slide.name, cause, "scan or export the slide again")
+    patch, tile = index.grid.touched(read_x, read_y, Size(grid.read_size, grid.read_size))
+    pairs = np.unique(shard[patch] * len(index.offsets) + tile)  # each tile once a shard
+    owner, tile = np.divmod(pairs, len(index.offsets))
+    if not index.store.sparse and (missing := np.count_nonzero(index.lengths[tile] <= 0)):
+        raise BrokenSlide(slide.name, f"has no data for {missing} tiles with tissue", "scan or export the slide again")
+    bounds = np.searchsorted(owner, np.arange(rows + 1))
+    lists = {"tile": tile, "tile_offset": index.offsets[tile], "tile_length": index.lengths[tile]}
     return {
         "transport": TILES,
+        **{name: _lists(values, bounds, _TILE_LISTS[name]) for name, values in lists.items()},
         "tile_width": index.grid.tile.width,
         "tile_height": index.grid.tile.height,
-        "tile": tiles,
-        "tile_offset": index.offsets[tiles],
-        "tile_length": lengths,
         "tile_uri": index.store.uri,
         "tile_codec": index.store.codec,
         "tile_header": index.store.header,
@@ -133,7 +158,8 @@ def _source(slide: Slide, grid: PatchGrid, members: np.ndarray[Any, np.dtype[np.
     }
 
 
+_TILE_LISTS = {"tile": pa.int32(), "tile_offset": pa.int64(), "tile_length": pa.int64()}
 _NO_TILES: dict[str, Any] = {
-    **{"tile_width": 0, "tile_height": 0, "tile": [], "tile_offset": [], "tile_length": []},
-    **{"tile_uri": "", "tile_codec": "", "tile_header": b"", "tile_items": False, "tile_sparse": False},
+    **{"tile_width": 0, "tile_height": 0, "tile_uri": "", "tile_codec": "", "tile_header": b""},
+    **{"tile_items": False, "tile_sparse": False},
 }

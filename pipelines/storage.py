@@ -14,10 +14,12 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
+import numpy as np
 import obstore
 from obstore.store import LocalStore, S3Store
 
@@ -148,43 +150,102 @@ def read_head(uri: str, count: int) -> tuple[bytes, dict[str, Any]]:
 def read_ranges(uri: str, starts: Sequence[int], ends: Sequence[int]) -> list[memoryview]:
     """Byte ranges `[start, end)` of one object, in the order asked for.
 
+    Raises:
+        OSError: see `read_into`.
+    """
+    bounds = np.append(0, np.cumsum(np.subtract(ends, starts, dtype=np.int64))).tolist()
+    view = memoryview(bytearray(bounds[-1]))
+    parts = [view[a:b] for a, b in pairwise(bounds)]
+    read_into(uri, starts, parts)
+    return parts
+
+
+def read_into(uri: str, starts: Sequence[int], targets: Sequence[memoryview]) -> None:
+    """Fill each target with the bytes of one object from `start` on.
+
     Ranges that lie within `COALESCE_GAP` of each other travel in one request, `IN_FLIGHT` requests at a time.
 
     Raises:
         OSError: the object ends before a range does, or can't be read.
     """
-    runs = _runs(starts, ends)
+    runs = _runs(starts, [len(target) for target in targets])
     local = local_path(uri)
-    blocks = _read_local(local, runs) if local is not None else _read_remote(uri, runs)
-    count_read(len(runs), sum(map(len, blocks)))
-    parts: dict[int, memoryview] = {}
-    for (start, end, members), block in zip(runs, blocks, strict=True):
-        if len(block) < end - start:
-            raise OSError(f"ends at byte {start + len(block)} where {end} is needed")
-        for k in members:
-            parts[k] = block[starts[k] - start : ends[k] - start]
-    return [parts[k] for k in range(len(starts))]
+    if local is not None:
+        _read_local(local, runs, starts, targets)
+    else:
+        _read_remote(uri, runs, starts, targets)
+    count_read(len(runs), sum(end - start for start, end, _ in runs))
 
 
-def _runs(starts: Sequence[int], ends: Sequence[int]) -> list[tuple[int, int, list[int]]]:
-    """Coalesced ranges: start, end, and which of the wanted ranges lie within."""
-    runs: list[tuple[int, int, list[int]]] = []
+MOST_RUN = 2**21
+"""Bytes of one request at most, where ranges allow: several then share the way, and a row of 32 tiles still fits."""
+
+Run = tuple[int, int, list[int]]
+"""A coalesced range: start, end, and which of the wanted ranges lie within, in order."""
+
+
+def _runs(starts: Sequence[int], lengths: Sequence[int]) -> list[Run]:
+    runs: list[Run] = []
     for k in sorted(range(len(starts)), key=starts.__getitem__):
-        if runs and starts[k] <= runs[-1][1] + COALESCE_GAP:
-            start, end, members = runs[-1]
+        start, end = starts[k], starts[k] + lengths[k]
+        if runs and start <= runs[-1][1] + COALESCE_GAP and end - runs[-1][0] <= MOST_RUN:
+            first, last, members = runs[-1]
             members.append(k)
-            runs[-1] = (start, max(end, ends[k]), members)
+            runs[-1] = (first, max(last, end), members)
         else:
-            runs.append((starts[k], ends[k], [k]))
+            runs.append((start, end, [k]))
     return runs
 
 
-def _read_local(path: Path, runs: list[tuple[int, int, list[int]]]) -> list[memoryview]:
+def _read_local(path: Path, runs: Sequence[Run], starts: Sequence[int], targets: Sequence[memoryview]) -> None:
+    """Scattered reads: the system copies each byte once, to where it is wanted."""
     handle = os.open(path, os.O_RDONLY)
     try:
-        return [memoryview(os.pread(handle, end - start, start)) for start, end, _ in runs]
+        for first, end, members in runs:
+            at, pieces = first, []
+            for k in members:
+                if starts[k] > at:
+                    pieces.append(memoryview(bytearray(starts[k] - at)))
+                elif starts[k] < at:
+                    break  # ranges that overlap
+                pieces.append(targets[k])
+                at = starts[k] + len(targets[k])
+            else:
+                _fill(handle, first, pieces)
+                continue
+            block = memoryview(bytearray(end - first))
+            _fill(handle, first, [block])
+            _copy(block, first, members, starts, targets)
     finally:
         os.close(handle)
+
+
+def _fill(handle: int, offset: int, pieces: list[memoryview]) -> None:
+    for k in range(0, len(pieces), _MOST_PIECES):
+        group = pieces[k : k + _MOST_PIECES]
+        wanted = sum(map(len, group))
+        got = os.preadv(handle, group, offset)
+        while got < wanted:  # a signal or a network disk may cut a read short
+            more = os.pread(handle, wanted - got, offset + got)
+            if not more:
+                raise OSError(f"ends at byte {offset + got} where {offset + wanted} is needed")
+            _spread(group, got, more)
+            got += len(more)
+        offset += wanted
+
+
+_MOST_PIECES = 1000
+"""The system takes at most 1,024 (IOV_MAX)."""
+
+
+def _spread(pieces: list[memoryview], at: int, data: bytes) -> None:
+    """Write `data` at place `at` of the pieces laid end to end."""
+    for piece in pieces:
+        if at < len(piece) and data:
+            part = data[: len(piece) - at]
+            piece[at : at + len(part)] = part
+            data, at = data[len(part) :], at + len(part)
+        at -= len(piece)
 
 
 @lru_cache(maxsize=1)
@@ -192,15 +253,25 @@ def _fetchers() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="fetch")
 
 
-def _read_remote(uri: str, runs: list[tuple[int, int, list[int]]]) -> list[memoryview]:
+def _read_remote(uri: str, runs: Sequence[Run], starts: Sequence[int], targets: Sequence[memoryview]) -> None:
     store, key = locate(uri)
 
-    def read(run: tuple[int, int, list[int]]) -> memoryview:
-        return memoryview(obstore.get_range(store, key, start=run[0], end=run[1]))
+    def read(run: Run) -> None:
+        first, end, members = run
+        block = memoryview(obstore.get_range(store, key, start=first, end=end))
+        if len(block) < end - first:
+            raise OSError(f"ends at byte {first + len(block)} where {end} is needed")
+        _copy(block, first, members, starts, targets)
 
     if len(runs) == 1:
-        return [read(runs[0])]
-    return list(_fetchers().map(read, runs))
+        read(runs[0])
+    else:
+        list(_fetchers().map(read, runs))
+
+
+def _copy(block: memoryview, first: int, members: list[int], starts: Sequence[int], targets: Sequence[memoryview]) -> None:
+    for k in members:
+        targets[k][:] = block[starts[k] - first : starts[k] - first + len(targets[k])]
 
 
 def write_bytes(uri: str, data: Buffer) -> None:

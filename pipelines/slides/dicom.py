@@ -14,7 +14,7 @@ import numpy as np
 import pydicom
 import wsidicom
 from numpy.typing import NDArray
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 from wsidicom.errors import WsiDicomError
 
 from pipelines import storage
@@ -26,7 +26,18 @@ from pipelines.slides.slide import Slide, SlideFacts, SlideFile, identity_of, sl
 from pipelines.slides.tiled import TiledSlide
 
 _DAMAGE = (
-    *(WsiDicomError, InvalidDicomError, struct.error, ValueError, KeyError, IndexError, TypeError, AttributeError, OSError),
+    *(
+        WsiDicomError,
+        InvalidDicomError,
+        BytesLengthException,
+        struct.error,
+        ValueError,
+        KeyError,
+        IndexError,
+        TypeError,
+        AttributeError,
+        OSError,
+    ),
     *(
         EOFError,
         NotImplementedError,

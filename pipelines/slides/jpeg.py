@@ -30,8 +30,8 @@ def stream_header(tables: bytes | None, *, ycbcr: bool) -> bytes:
     return SOI + body + _adobe_marker(ycbcr)
 
 
-def without_start(tile: memoryview) -> memoryview:
-    """The tile without its SOI, to be put behind `stream_header`: together they are a JPEG that any decoder (a GPU's too) takes.
+def check_start(tile: memoryview) -> None:
+    """A tile whose SOI is replaced by `stream_header` is a JPEG that any decoder (a GPU's too) takes by itself.
 
     Raises:
         ValueError: the tile does not begin with an SOI marker.
@@ -39,7 +39,6 @@ def without_start(tile: memoryview) -> memoryview:
     begins = tile[:2].tobytes()
     if begins != SOI:
         raise ValueError(f"does not begin with a JPEG start marker but with {begins.hex() or 'nothing'}")
-    return tile[2:]
 
 
 def decode(stream: bytes | memoryview, *, out: NDArray[np.uint8], scale: int = 1) -> None:

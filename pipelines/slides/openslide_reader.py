@@ -5,6 +5,7 @@ Local files only: a remote slide is staged first (`staging`)."""
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import openslide
@@ -15,7 +16,10 @@ from pipelines.slides.errors import BrokenSlide, UnsupportedSlide
 from pipelines.slides.geometry import Level, Point, Size
 from pipelines.slides.slide import COARSEST_SCAN, PLAUSIBLE_MPP, Slide, SlideFacts, SlideFile, identity_of
 from pipelines.slides.staging import LocalCopy
+from pipelines.slides.tiled import check_size
 
+MOST_OVERVIEW = 2**31
+"""Pixels of the coarsest level beyond which no overview is made: OpenSlide would read for minutes."""
 _SCANNER = ("hamamatsu.Product", "leica.device-model", "ventana.ScannerModel", "mirax.GENERAL.SLIDE_TYPE", "tiff.Model")
 """Properties that name the scanner's model and no single machine."""
 
@@ -35,6 +39,7 @@ class OpenSlideSlide(Slide):
         try:
             self._know(file, _facts(self._handle))
             sizes = [Size(*size) for size in self._handle.level_dimensions]
+            _check_sizes(file.name, sizes, self._handle.properties)
         except (ValueError, openslide.OpenSlideError) as error:
             self.close()
             raise BrokenSlide(file.name, f"has a header that can't be true ({error})", "copy or export it again") from error
@@ -74,6 +79,23 @@ def _open(file: SlideFile, copy: LocalCopy) -> openslide.OpenSlide:
     except openslide.OpenSlideError as error:
         copy.release()
         raise BrokenSlide(file.name, f"can't be opened ({error})", "copy or export it again") from error
+
+
+def _check_sizes(name: str, sizes: Sequence[Size], properties: Mapping[str, str]) -> None:
+    """OpenSlide ends the process where it finds no memory for a tile.
+
+    Raises:
+        BrokenSlide: a level or its tiles are larger than any that scanners write, or there is no level for an overview.
+    """
+    for k, size in enumerate(sizes):
+        sides = [_number(properties.get(f"openslide.level[{k}].tile-{side}")) for side in ("width", "height")]
+        check_size(name, size, Size(*(int(side or 1) for side in sides)))
+    for width in (key for key in properties if key.startswith("mirax.") and key.endswith(".DIGITIZER_WIDTH")):
+        sides = [_number(properties.get(key)) for key in (width, width.replace("WIDTH", "HEIGHT"))]
+        check_size(name, sizes[-1], Size(*(int(side or 1) for side in sides)))
+    if sizes[-1].width * sizes[-1].height > MOST_OVERVIEW:
+        cause = f"has no level smaller than {sizes[-1].width} x {sizes[-1].height} px"
+        raise BrokenSlide(name, cause, "export it with all levels of its pyramid")
 
 
 def _facts(handle: openslide.OpenSlide) -> SlideFacts:

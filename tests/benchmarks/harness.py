@@ -8,7 +8,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -83,20 +83,32 @@ def compare(case: str, ours: Callable[[], float], peer: Callable[[], float], *, 
             found.append((ours(), theirs))
         else:
             found.append((ours(), peer()))
-    ratios = sorted(a / b for a, b in found)
+    return pairs_row(case, [a for a, _ in found], [b for _, b in found], **named)
+
+
+def pairs_row(case: str, ours: Sequence[float], peer: Sequence[float], **named: object) -> Row:
+    """The row of values that were measured pair by pair."""
+    ratios = sorted(a / b for a, b in zip(ours, peer, strict=True))
     quartiles = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else [ratios[0]] * 3
     return Row(
         case=case,
-        ours=statistics.median(a for a, _ in found),
-        reference_value=statistics.median(b for _, b in found),
+        ours=statistics.median(ours),
+        reference_value=statistics.median(peer),
         ratio=statistics.median(ratios),
         spread=(quartiles[0], quartiles[2]),
         **named,  # type: ignore[arg-type]
     )
 
 
-def report(benchmark: str, rows: Sequence[Row], given: Arguments, *, packages: Sequence[str]) -> None:
-    """Print the table and write the JSON."""
+def report(
+    benchmark: str,
+    rows: Sequence[Row],
+    given: Arguments,
+    *,
+    packages: Sequence[str],
+    extra: Mapping[str, object] | None = None,
+) -> None:
+    """Print the table and write the JSON, to which `extra` adds what no row has a place for."""
     table = Table(title=benchmark)
     for column in ("case", "ours", "reference", "value", "unit", "ratio", "quartiles", "goal", "met"):
         table.add_column(column)
@@ -117,5 +129,6 @@ def report(benchmark: str, rows: Sequence[Row], given: Arguments, *, packages: S
             },
             "versions": {name: version(name) for name in packages} | {"python": platform.python_version()},
             "rows": [{**asdict(row), "met": row.met} for row in rows],
+            **(extra or {}),
         }
         given.json.write_text(json.dumps(content, indent=1))

@@ -21,7 +21,7 @@ import tifffile
 
 from pipelines.grid import PatchSpec, patch_grid
 from pipelines.patches import decode_patches, fetch_shards
-from pipelines.shards import shard_rows
+from pipelines.shards import SIDE, shard_rows
 from pipelines.slides.slide import open_slide
 from pipelines.slides.synthetic import generate_tile
 from pipelines.slides.tiled import TiledSlide
@@ -53,15 +53,15 @@ def write_slide(path: Path, *, subsampling: tuple[int, int], side: int) -> None:
 
 
 def shards_of(path: Path, *, size: int, offset: int) -> pa.Table:
-    """All whole patches of the slide, shifted by `offset` pixels, in shards of 16 x 16 patches of 256 px."""
+    """All whole patches of the slide, shifted by `offset` pixels, in shards of the default side, scaled to the size."""
     with open_slide(str(path)) as slide:
         spec = PatchSpec(size=size, mpp=MPP, min_tissue=0.0)
         grid = patch_grid(slide, np.ones((64, 64), bool), spec)
         moved = {name: getattr(grid, name) + offset for name in ("x", "y", "read_x", "read_y")}
         inside = (moved["x"] + size <= slide.size.width) & (moved["y"] + size <= slide.size.height)
         kept = {name: values[inside] for name, values in {**moved, "column": grid.column, "row": grid.row}.items()}
-        grid = type(grid)(level=grid.level, read_size=grid.read_size, **kept)
-        return shard_rows(slide, grid, spec, organisation="bench", side=16 * TILE // size)
+        grid = type(grid)(level=grid.level, scale=grid.scale, read_size=grid.read_size, **kept)
+        return shard_rows(slide, grid, spec, organisation="bench", side=SIDE * TILE // size)
 
 
 def ours(shards: pa.Table) -> Callable[[], float]:
