@@ -18,6 +18,9 @@ from pathlib import Path
 from pipelines import addresses, storage
 from pipelines.slides.slide import SlideFile
 
+BESIDE_SHARDS = (addresses.quality, addresses.fingerprint, addresses.overview)
+"""What else a prepared slide has."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Completion:
@@ -63,11 +66,11 @@ def find_completion(root: str, organisation: str, key: str, spec_hash: str) -> C
     """The record of a key, if what it tells of is there and whole."""
     try:
         done = Completion(**json.loads(storage.read_bytes(_uri(root, organisation, key))))
-        intact = sha256_of_shards(root, organisation, done.slide_id, spec_hash) == done.shards_sha256
+        intact = _sha256_of_shards(root, organisation, done.slide_id, spec_hash) == done.shards_sha256
     except (FileNotFoundError, ValueError, TypeError):  # none, or cut off by a power failure
         return None
-    picture = addresses.overview(organisation, done.slide_id, spec_hash)
-    return done if intact and storage.exists(storage.join(root, *picture.split("/"))) else None
+    there = (storage.exists(_at(root, address(organisation, done.slide_id, spec_hash))) for address in BESIDE_SHARDS)
+    return done if intact and all(there) else None
 
 
 def record_completion(root: str, organisation: str, key: str, done: Completion) -> None:
@@ -75,10 +78,12 @@ def record_completion(root: str, organisation: str, key: str, done: Completion) 
     storage.write_bytes(_uri(root, organisation, key), json.dumps(asdict(done), sort_keys=True).encode())
 
 
-def sha256_of_shards(root: str, organisation: str, slide_id: str, spec_hash: str) -> str:
-    """SHA-256 of a slide's shard table as it lies in the store."""
-    table = addresses.shard_table(organisation, slide_id, spec_hash)
-    return hashlib.sha256(storage.read_bytes(storage.join(root, *table.split("/")))).hexdigest()
+def _sha256_of_shards(root: str, organisation: str, slide_id: str, spec_hash: str) -> str:
+    return hashlib.sha256(storage.read_bytes(_at(root, addresses.shard_table(organisation, slide_id, spec_hash)))).hexdigest()
+
+
+def _at(root: str, address: str) -> str:
+    return storage.join(root, *address.split("/"))
 
 
 def _uri(root: str, organisation: str, key: str) -> str:

@@ -12,12 +12,13 @@ slides finish, nor on how often the run was killed and resumed. Knows no model a
 
 from __future__ import annotations
 
+import hashlib
 import json
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -27,7 +28,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from pipelines import cohort, storage
-from pipelines.completion import Completion, completion_key, find_completion, record_completion, sha256_of_shards, slide_version
+from pipelines.completion import Completion, completion_key, find_completion, record_completion, slide_version
 from pipelines.grid import PatchSpec
 from pipelines.index import IndexedSlide, index_slide, write_index
 from pipelines.manifest import ManifestRow, read_manifest
@@ -152,7 +153,9 @@ def prepare(
     for place, outcome in _run_on_ray(rows, config):
         finished[place] = outcome
         on_slide(outcome, len(rows))
-    outcomes = _refuse_same_slide(rows, [finished[place] for place in range(len(rows))])
+    outcomes, doubled = _refuse_same_slide(rows, [finished[place] for place in range(len(rows))])
+    for _ in _run_on_ray(doubled, replace(config, resume=True)):
+        pass  # their shard tables tell the place of whichever of the two came last: put that of the first back
     report = PrepareReport(
         out=config.out,
         prepared=[at for at in outcomes if at.row is not None],
@@ -210,7 +213,8 @@ def _store(indexed: IndexedSlide, key: str, config: PrepareConfig) -> Completion
             width=indexed.size.width,
             height=indexed.size.height,
             n_patches=indexed.n_patches,
-            shards_sha256=sha256_of_shards(config.out, config.organisation, indexed.slide_id, config.spec.hash),
+            # Not of what is read back: a copy of the slide, prepared at the same time, lies at the same address.
+            shards_sha256=hashlib.sha256(cohort.to_parquet(indexed.shards)).hexdigest(),
         )
         record_completion(config.out, config.organisation, key, done)
     return done
@@ -282,14 +286,16 @@ def _cohort_row(row: ManifestRow, done: Completion, config: PrepareConfig) -> di
     }
 
 
-def _refuse_same_slide(rows: list[ManifestRow], outcomes: list[SlideOutcome]) -> list[SlideOutcome]:
-    """The same slide under two names would be counted twice."""
+def _refuse_same_slide(rows: list[ManifestRow], outcomes: list[SlideOutcome]) -> tuple[list[SlideOutcome], list[ManifestRow]]:
+    """The same slide under two names would be counted twice: the first counts. Returns outcomes, and such first ones."""
     seen: dict[str, ManifestRow] = {}
+    doubled: dict[str, ManifestRow] = {}
     kept = []
     for row, outcome in zip(rows, outcomes, strict=True):
         first = seen.setdefault(outcome.row["slide_id"], row) if outcome.row else row
-        if first is not row:
-            kept.append(_failed(row, ManifestError(outcome.slide, f"is the same slide as {first.place}", "delete one of them")))
-        else:
+        if first is row:
             kept.append(outcome)
-    return kept
+            continue
+        doubled[first.uri] = first
+        kept.append(_failed(row, ManifestError(outcome.slide, f"is the same slide as {first.place}", "delete one of them")))
+    return kept, list(doubled.values())

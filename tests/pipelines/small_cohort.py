@@ -30,7 +30,7 @@ def small_cohort(folder: Path, slides: int, *, bad: int) -> Path:
     good, without = ((folder / name).read_bytes() for name in ("good", "no-mpp"))
     content = {"empty": b"", "cut": good[: len(good) // 2], "text": b"no slide\n" * 50, "no-mpp": without}
     lines = ["slide,case,split,label"]
-    faults = {round((k + 0.5) * slides / bad): BAD[k % len(BAD)] for k in range(bad)}
+    faults = {int((k + 0.5) * slides / bad): BAD[k % len(BAD)] for k in range(bad)}
     for k in range(slides):
         name, fault = f"slide-{k:04d}.svs", faults.get(k)
         if fault != "absent":

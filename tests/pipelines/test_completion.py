@@ -1,0 +1,190 @@
+"""Resuming: what is finished is kept, what is missing, damaged or changed is done again, and only that."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import ray
+
+from pipelines import completion, storage
+from pipelines.cohort import CohortError, load_cohort, load_shards
+from pipelines.completion import completion_key, slide_version
+from pipelines.grid import PatchSpec
+from pipelines.manifest import read_manifest
+from pipelines.prepare import OutputError, PrepareConfig, _outcome, prepare, prepare_slide
+from pipelines.slides.errors import SlideNotFound
+from tests.pipelines import test_storage
+from tests.pipelines.small_cohort import BAD, small_cohort
+
+bucket = test_storage.bucket  # the fixture
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> PrepareConfig:
+    """Two good slides."""
+    manifest = small_cohort(tmp_path / "slides", 2, bad=0)
+    return PrepareConfig(manifest=str(manifest), out=str(tmp_path / "out"), resume=True)
+
+
+def _kept(config: PrepareConfig) -> list[bool | None]:
+    """Of each slide: kept from before, done now, or None where it failed. In this process: Ray changes nothing here."""
+    outcomes = [prepare_slide(row, config) for row in read_manifest(config.manifest)]
+    return [outcome.kept if outcome.row else None for outcome in outcomes]
+
+
+def _only(folder: str, pattern: str) -> list[Path]:
+    return sorted(Path(folder).rglob(pattern))
+
+
+def test_what_is_finished_is_kept(config: PrepareConfig) -> None:
+    assert _kept(config) == [False, False]
+    assert _kept(config) == [True, True]
+    assert _kept(replace(config, resume=False)) == [False, False]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"spec": PatchSpec(overlap=32)}, {"mpp": 0.4}, {"shard_side": 1}, {"organisation": "other"}],
+    ids=["spec", "mpp", "shards", "organisation"],
+)
+def test_another_spec_is_done_again(config: PrepareConfig, change: dict[str, object]) -> None:
+    _kept(config)
+    assert _kept(replace(config, **change)) == [False, False]
+
+
+def test_a_slide_that_changed_is_done_again(config: PrepareConfig) -> None:
+    _kept(config)
+    slide = Path(config.manifest).parent / "slide-0001.svs"
+    os.utime(slide, (1_800_000_000, 1_800_000_000))
+    assert _kept(config) == [True, False]
+    slide.unlink()
+    assert _kept(config) == [True, None]
+
+
+def test_an_mpp_in_the_manifest_counts_and_a_label_does_not(config: PrepareConfig) -> None:
+    _kept(config)
+    manifest = Path(config.manifest)
+    manifest.write_text("slide,mpp,case,label\nslide-0001.svs,,q,5+4\nslide-0000.svs,0.45,q,3+3\n")
+    outcomes = [prepare_slide(row, config) for row in read_manifest(config.manifest)]
+    assert [at.kept for at in outcomes] == [True, False]
+    assert [at.row and at.row["label"] for at in outcomes] == ["5+4", "3+3"]
+
+
+@pytest.mark.parametrize("pattern", ["shards.parquet", "quality.json", "overview.png", "prepared/*.json"])
+def test_what_is_missing_is_done_again(config: PrepareConfig, pattern: str) -> None:
+    _kept(config)
+    gone = _only(config.out, pattern)[0]
+    content = gone.read_bytes()
+    gone.unlink()
+    assert sorted(_kept(config), key=bool) == [False, True]
+    assert gone.read_bytes() == content
+    assert _kept(config) == [True, True]
+
+
+@pytest.mark.parametrize("pattern", ["shards.parquet", "prepared/*.json"])
+@pytest.mark.parametrize("damage", [b"", b"[1"])
+def test_what_is_damaged_is_done_again(config: PrepareConfig, pattern: str, damage: bytes) -> None:
+    _kept(config)
+    _only(config.out, pattern)[0].write_bytes(damage)
+    assert sorted(_kept(config), key=bool) == [False, True]
+
+
+def test_other_code_does_it_again(config: PrepareConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    _kept(config)
+    monkeypatch.setattr(completion, "_code_digest", lambda: "another version")
+    assert _kept(config) == [False, False]
+
+
+def test_records_hold_no_name_of_a_slide(config: PrepareConfig) -> None:
+    _kept(config)
+    told = "".join(f"{path.relative_to(config.out)} {path.read_text()}" for path in _only(config.out, "prepared/*.json"))
+    assert "slide-000" not in told
+    assert "case-000" not in told
+
+
+def test_failures_are_tried_again_and_told(ray_session: None, tmp_path: Path) -> None:
+    slides = tmp_path / "slides"
+    config = PrepareConfig(manifest=str(small_cohort(slides, 10, bad=5)), out=str(tmp_path / "out"), resume=True)
+    report = prepare(config)
+    assert [at.line for at in report.failed] == [3, 5, 7, 9, 11]
+    assert sum(report.errors.values()) == len(BAD) == 5
+    assert report.errors["MissingResolution"] == report.errors["SlideNotFound"] == 1
+    told = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert told["slides"] == {"total": 10, "prepared": 5, "failed": 5, "kept": 0}
+    assert told["errors"] == report.errors
+    assert told["splits"] == {"test": 1, "train": 4}
+    for time, name in enumerate(("slide-0001.svs", "slide-0003.svs", "slide-0005.svs", "slide-0007.svs")):
+        (slides / name).write_bytes((slides / "slide-0000.svs").read_bytes())
+        os.utime(slides / name, (time, time))
+    again = prepare(replace(config, mpp=0.5))  # for the one without
+    assert not again.failed
+    assert len(load_cohort(config.out)) == 10
+    mended = prepare(replace(config, mpp=0.5))
+    assert mended.kept == 10
+
+
+def test_of_two_copies_the_first_counts(ray_session: None, config: PrepareConfig) -> None:
+    first, copy = sorted(Path(config.manifest).parent.glob("*.svs"))
+    os.utime(copy, ns=(first.stat().st_atime_ns, first.stat().st_mtime_ns))
+    for _ in range(2):
+        report = prepare(config)
+        assert [at.slide for at in report.prepared] == [first.name]
+        assert f"is the same slide as {first.name} in line 2" in report.failed[0].error
+        assert set(load_shards(config.out)["slide_uri"].to_pylist()) == {storage.as_uri(first)}
+        prepare_slide(read_manifest(config.manifest)[1], config)  # as if the copy had come last
+        assert set(load_shards(config.out)["slide_uri"].to_pylist()) == {storage.as_uri(copy)}
+
+
+def test_a_slide_that_ends_its_process_is_a_failure(ray_session: None, config: PrepareConfig) -> None:
+    row = read_manifest(config.manifest)[0]
+    end = ray.remote(max_retries=0)(lambda: os.kill(os.getpid(), signal.SIGKILL))
+    outcome = _outcome(end.remote(), row)
+    assert outcome.kind == "BrokenSlide"
+    assert "slide-0000.svs ended the process that read it" in outcome.error
+
+
+def test_all_failed_is_not_an_empty_cohort(ray_session: None, tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text("slide\ngone.svs\n")
+    prepare(PrepareConfig(manifest=str(tmp_path / "m.csv"), out=str(tmp_path / "out")))
+    with pytest.raises(CohortError, match=r"all failed to be prepared; .*report\.json tells why"):
+        load_cohort(str(tmp_path / "out"))
+
+
+def test_a_store_that_cannot_be_written_ends_the_run(ray_session: None, config: PrepareConfig, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"in the way")
+    with pytest.raises(OutputError, match=r"file/out can't be written .*make room"):
+        prepare(replace(config, out=str(tmp_path / "file" / "out")))
+
+
+def test_a_series_changes_with_each_of_its_files(tmp_path: Path) -> None:
+    (tmp_path / "1.dcm").write_bytes(b"one")
+    versions = {slide_version(str(tmp_path))}
+    (tmp_path / "2.dcm").write_bytes(b"two")
+    versions.add(slide_version(str(tmp_path)))
+    os.utime(tmp_path / "2.dcm", (1, 1))
+    versions.add(slide_version(str(tmp_path)))
+    assert len(versions) == 3
+    with pytest.raises(SlideNotFound):
+        slide_version(str(tmp_path / "gone"))
+
+
+def test_keys_do_not_run_together() -> None:
+    assert completion_key("a", "bc") != completion_key("ab", "c")
+    assert completion_key("a", None) == completion_key("a", None)
+
+
+def test_on_s3_an_etag_is_the_version(bucket: str, config: PrepareConfig) -> None:
+    slides = Path(config.manifest).parent
+    for path in sorted(slides.iterdir()):
+        storage.write_bytes(storage.join(bucket, "slides", path.name), path.read_bytes())
+    storage.write_bytes(f"{bucket}/slides/slide-0001.svs", (slides / "slide-0001.svs").read_bytes() + b"\0")
+    remote = replace(config, manifest=f"{bucket}/slides/manifest.csv", out=f"{bucket}/out")
+    assert _kept(remote) == [False, False]
+    assert _kept(remote) == [True, True]
+    storage.write_bytes(f"{bucket}/slides/slide-0001.svs", (slides / "slide-0001.svs").read_bytes() + b"\0\0")
+    assert _kept(remote) == [True, False]
