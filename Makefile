@@ -4,12 +4,12 @@
 # Settings: PYTHON (interpreter for .venv), INSTALLER=uv, ACINUS_SHARED_DATA (folder of real slides), PYTEST_ARGUMENTS
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-test demo test test-all bench lint format clean
+.PHONY: help install install-test demo test test-all bench bench-peers lint format clean
 
 python := .venv/bin/python
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do printf '%-10s %s\n' "$$name" "$$text"; done
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do printf '%-12s %s\n' "$$name" "$$text"; done
 
 install:  ## make .venv with everything the product needs
 	@.ci/install
@@ -26,14 +26,19 @@ test: install-test  ## the suite without its slow tests
 test-all: install-test  ## the whole suite
 	@$(python) -m pytest $(PYTEST_ARGUMENTS)
 
-bench: install-test  ## every benchmark, quickly; figures as JSON in .bench/
+bench: install-test  ## every benchmark of ours, quickly; figures as JSON in .bench/
 	@mkdir -p .bench
 	@for file in tests/benchmarks/[a-z]*.py; do \
 		name=$$(basename $$file .py); \
+		[ $$name != peers ] || continue; \
 		grep -q '__main__' $$file || continue; \
 		echo "== $$name"; \
 		$(python) -m tests.benchmarks.$$name --quick --json .bench/$$name.json || exit 1; \
 	done
+
+bench-peers: install-test  ## our reader beside others, which are installed in .bench/ at first (5 GB)
+	@mkdir -p .bench
+	@$(python) -m tests.benchmarks.peers --json .bench/peers.json
 
 lint: install-test  ## style, types and the import rule
 	@$(python) -m ruff check .
