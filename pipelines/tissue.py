@@ -22,8 +22,6 @@ STAINED = 0.06
 """Signal that some of a piece of tissue must reach: pale stroma, (235, 220, 232) on glass of 243, has 0.06."""
 PALE = 0.03
 """Least signal of tissue: one grey level is 0.004, and glass with compression noise stays below 0.015 when smoothed."""
-NOISE = 6.0
-"""Both thresholds lie at least this many deviations of the glass above its median: a noisy scan gets higher ones."""
 GREY = 0.05
 """Least signal per total absorbance: 0.055 for the bluest H&E; dark places have noise that is large but grey."""
 DARK_BACKGROUND = 60
@@ -59,8 +57,7 @@ def tissue_mask(slide: str, thumbnail: NDArray[np.uint8], *, mpp: float, found: 
     total = ndimage.uniform_filter(colours.sum(axis=0), 3)
     signal = ndimage.uniform_filter(colours[1] - (colours[0] + colours[2]) / 2, 3)
     signal[hidden | (signal < GREY * total)] = 0.0
-    pale, stained = _thresholds(signal, total)
-    mask = ndimage.binary_closing(_pieces(signal, pale, stained), iterations=2)
+    mask = ndimage.binary_closing(_pieces(signal), iterations=2)
     mask = remove_small_objects(mask, max_size=max(1, round((MIN_PIECE_UM / mpp) ** 2)))
     if not mask.any():
         raise NoTissue(slide, "shows no stained tissue", "check that it is an H&E slide and was scanned in focus")
@@ -68,21 +65,10 @@ def tissue_mask(slide: str, thumbnail: NDArray[np.uint8], *, mpp: float, found: 
     return filled & ~hidden
 
 
-def _thresholds(signal: NDArray[np.float32], total: NDArray[np.float32]) -> tuple[float, float]:
-    """Thresholds of pale and of stained tissue, raised where the glass is noisy."""
-    glass = signal[total < 0.1]
-    if len(glass) < 100:
-        return PALE, STAINED
-    middle = float(np.median(glass))
-    deviation = 1.4826 * float(np.median(np.abs(glass - middle)))  # of a normal distribution, robustly
-    noise = middle + NOISE * deviation
-    return max(PALE, noise), max(STAINED, noise + STAINED - PALE)
-
-
-def _pieces(signal: NDArray[np.float32], pale: float, stained: float) -> NDArray[np.bool_]:
-    """Connected places above `pale` that reach `stained` somewhere."""
-    pieces, count = ndimage.label(signal > pale, np.ones((3, 3)))
+def _pieces(signal: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Connected places above `PALE` that reach `STAINED` somewhere."""
+    pieces, count = ndimage.label(signal > PALE, np.ones((3, 3)))
     kept = np.zeros(count + 1, bool)
-    kept[pieces[signal > stained]] = True
+    kept[pieces[signal > STAINED]] = True
     kept[0] = False
     return np.asarray(kept[pieces])

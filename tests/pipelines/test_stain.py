@@ -63,24 +63,24 @@ def oracle(pixels: NDArray[np.uint8], fit: StainFit) -> NDArray[np.int64]:
 
 @pytest.mark.parametrize("method", FITS)
 def test_every_colour_is_within_a_level_of_the_oracle(method: str) -> None:
-    """Every third red with every green and blue, 5.6 million colours: off by a level at most, and only where rounding ties."""
+    """Every eighth red with every green and blue, 2.1 million colours: off by a level at most, and only where rounding ties."""
     fit = FITS[method]
     levels = np.arange(256, dtype=np.uint8)
     wrong = 0
-    for red in levels[::3]:
+    for red in levels[::8]:
         colours = np.stack(np.meshgrid([red], levels, levels, indexing="ij"), axis=-1).reshape(-1, 3)
         normalised = fit.apply(colours.reshape(1, 256, 256, 3).copy()).reshape(-1, 3)
         off = np.abs(normalised - oracle(colours, fit))
         assert off.max() <= 1
         wrong += int((off > 0).sum())
-    assert wrong / (3 * 86 * 256**2) < 1e-4
+    assert wrong / (3 * 32 * 256**2) < 1e-4
 
 
 def real_tiles() -> list[NDArray[np.uint8]]:
     folder = shared_data()
     assert folder is not None
-    files = sorted((folder / "tiles" / "gleason_arvaniti").rglob("*.jpg"))[::16]
-    return [np.ascontiguousarray(np.asarray(Image.open(file).convert("RGB"))[:448, :448]) for file in files]
+    files = sorted((folder / "tiles" / "gleason_arvaniti").rglob("*.jpg"))[::25]
+    return [np.ascontiguousarray(np.asarray(Image.open(file).convert("RGB"))[:336, :336]) for file in files]
 
 
 def test_generated_tissue_is_normalised_as_by_torchstain() -> None:

@@ -56,22 +56,23 @@ def test_ink_is_not_tissue(colour: str) -> None:
 
 
 def test_black_borders_and_dust_are_not_tissue() -> None:
-    """Half of the picture was not scanned: the rest is brightfield all the same."""
+    """Most of the picture was not scanned: the rest is brightfield all the same."""
     drawn = cores(width_um=800)
-    drawn.light[:, :400] = 0.0
+    drawn.light[:, :550] = 0.0
     for x, y in ((600, 900), (700, 920), (850, 905)):
         drawn.light[y : y + 3, x : x + 3] = (0.9, 0.5, 0.7)
     mask = tissue_mask("a", drawn.photograph(), mpp=THUMBNAIL_MPP)
     truth = drawn.tissue.copy()
-    truth[:, :400] = False
+    truth[:, :550] = False
     assert iou(mask, truth) > 0.9
     assert not mask[880:].any()
 
 
 def test_pictures_without_stained_tissue_are_refused() -> None:
     empty = cores(width_um=0.0)
-    with pytest.raises(NoTissue, match="no stained tissue"):
-        tissue_mask("a", empty.photograph(noise=4), mpp=THUMBNAIL_MPP)
+    for noise in (2, 12):
+        with pytest.raises(NoTissue, match="no stained tissue"):
+            tissue_mask("a", empty.photograph(noise=noise), mpp=THUMBNAIL_MPP)
     empty.absorb("pen", line([(100, 300), (900, 400)], 40), INK["black"])
     with pytest.raises(NoTissue, match="no stained tissue"):
         tissue_mask("a", empty.photograph(), mpp=THUMBNAIL_MPP)
@@ -84,7 +85,7 @@ def test_pictures_without_stained_tissue_are_refused() -> None:
 @pytest.mark.parametrize("glass", [CLEAR, YELLOWISH, (236.0, 233.0, 237.0)])
 def test_glass_is_found_beside_tissue_and_white_filling(glass: tuple[float, float, float]) -> None:
     seen = cores(width_um=1000).photograph(glass=glass).copy()
-    seen[:, :300] = 255
+    seen[:, :600] = 255
     found = glass_colour(seen)
     assert found is not None
     assert np.abs(np.array(found) - glass).max() <= 1.5
