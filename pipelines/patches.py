@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import pairwise
 from typing import Any, TypedDict
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from ray.data import Dataset, Datasource, ReadTask, read_datasource
 from ray.data.block import BlockMetadata
+from ray.util.metrics import Counter
 
 from pipelines import icc, storage
 from pipelines.shards import PIXELS
@@ -31,6 +33,7 @@ from pipelines.slides.geometry import Point, Size
 from pipelines.slides.slide import open_slide
 from pipelines.slides.tiled import PackedTiles, TileStore, fetch_tiles
 from pipelines.slides.tiles import TileGrid, decode_windows
+from pipelines.stain import StainFit
 
 PATCHES_PER_TASK = 1024
 """Patches that one read task fetches: a block costs Ray 14-18 CPU-ms whatever its size; these are about 20 MB of tiles."""
@@ -54,6 +57,40 @@ FETCHED = pa.schema(
     ]
 )
 """Columns that `fetch_shards` adds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadCounts:
+    """What fetching shards took: a figure of every run's report.
+
+    Attributes:
+        requests: range requests (reads of local files count alike).
+        fetched: bytes that came.
+        needed: bytes of the tiles themselves.
+    """
+
+    requests: int = 0
+    fetched: int = 0
+    needed: int = 0
+
+    @classmethod
+    def of(cls, rows: pa.Table) -> ReadCounts:
+        """Of fetched shards."""
+        names = {"requests": "requests", "fetched": "bytes_fetched", "needed": "bytes_needed"}
+        return cls(**{name: sum(rows[column].to_pylist()) for name, column in names.items()})
+
+    def __add__(self, other: ReadCounts) -> ReadCounts:
+        return ReadCounts(
+            requests=self.requests + other.requests, fetched=self.fetched + other.fetched, needed=self.needed + other.needed
+        )
+
+    @property
+    def amplification(self) -> float:
+        """Bytes that came for each that was needed; 0 where no tile was."""
+        return self.fetched / self.needed if self.needed else 0.0
+
+    def __str__(self) -> str:
+        return f"{self.requests:,} requests, {self.fetched:,} bytes, {self.amplification:.2f} x the tiles"
 
 
 class PatchBatch(TypedDict):
@@ -165,7 +202,10 @@ def _values(column: pa.ChunkedArray, k: int) -> NDArray[Any]:
     return column[k].values.to_numpy(zero_copy_only=False)
 
 
-_SCALARS = ("slide_id", "read_size", "level_width", "level_height", "tile_width", "tile_height", "tile_codec", "profile")
+_SCALARS = (
+    *("slide_id", "read_size", "level_width", "level_height", "tile_width", "tile_height", "tile_codec"),
+    *("profile", "stain"),
+)
 
 
 def _decode_shard(row: pa.Table, out: NDArray[np.uint8]) -> None:
@@ -179,6 +219,13 @@ def _decode_shard(row: pa.Table, out: NDArray[np.uint8]) -> None:
             icc.to_srgb(out, first["profile"])
         except ValueError as error:
             raise BrokenSlide(first["slide_id"], str(error), "prepare it without ICC correction") from error
+    if first["stain"]:
+        _stain_fit(first["stain"]).apply(out)
+
+
+@lru_cache(maxsize=256)
+def _stain_fit(content: bytes) -> StainFit:
+    return StainFit.from_bytes(content)
 
 
 def _decode_tiles(row: pa.Table, first: dict[str, Any], out: NDArray[np.uint8]) -> None:
@@ -267,7 +314,17 @@ def _split_for_tasks(shards: pa.Table, most: int = PATCHES_PER_TASK) -> list[pa.
 
 
 def _read_task(shards: pa.Table) -> Iterator[pa.Table]:
-    yield fetch_shards(shards)
+    rows = fetch_shards(shards)
+    counts = ReadCounts.of(rows)
+    _counter("acinus_tile_requests", "Range requests for tiles").inc(counts.requests)
+    _counter("acinus_tile_bytes_fetched", "Bytes that came for tiles").inc(counts.fetched)
+    _counter("acinus_tile_bytes_needed", "Bytes of the tiles themselves").inc(counts.needed)
+    yield rows
+
+
+@lru_cache(maxsize=8)
+def _counter(name: str, description: str) -> Counter:
+    return Counter(name, description=description)
 
 
 class ShardSource(Datasource):

@@ -8,7 +8,7 @@ same object.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from pipelines import addresses, storage
-from pipelines.patches import PATCHES_PER_TASK, decode_patches, fetch_shards, read_patches
+from pipelines.patches import PATCHES_PER_TASK, ReadCounts, decode_patches, fetch_shards, read_patches
 from training.encoder import Encoder, load_encoder
 from training.errors import ModelNotFound, SpecMismatch
 from training.patch_stream import Background
@@ -47,9 +47,20 @@ class Bag:
         return len(self.x)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Embedded:
+    """What a call computed: shards that were not in the store, and what reading them took."""
+
+    shards: int = 0
+    read: ReadCounts = field(default_factory=ReadCounts)
+
+    def __add__(self, other: Embedded) -> Embedded:
+        return Embedded(shards=self.shards + other.shards, read=self.read + other.read)
+
+
 def embed_shards(
     shards: pa.Table, encoder: Encoder, root: str, *, on_shard: Callable[[int, int], None] = lambda _done, _total: None
-) -> int:
+) -> Embedded:
     """Embed shards in this process: those that are not in the store yet.
 
     Args:
@@ -59,7 +70,7 @@ def embed_shards(
         on_shard: called with the number of shards that are done and their total.
 
     Returns:
-        How many shards were computed.
+        What was computed.
 
     Raises:
         SpecMismatch: the encoder takes other patches.
@@ -69,13 +80,15 @@ def embed_shards(
     missing = missing_shards(shards, encoder.hash, root)
     behind = len(shards) - len(missing)
     on_shard(behind, len(shards))
+    read = ReadCounts()
     for done, fetched in enumerate(Background(_fetched(missing), ahead=1), start=1):
         embed_fetched(fetched, encoder, root)
+        read += ReadCounts.of(fetched)
         on_shard(behind + done, len(shards))
-    return len(missing)
+    return Embedded(shards=len(missing), read=read)
 
 
-def embed_on_ray(shards: pa.Table, encoder_uri: str, root: str, *, workers: int = 2, threads: int = 1) -> int:
+def embed_on_ray(shards: pa.Table, encoder_uri: str, root: str, *, workers: int = 2, threads: int = 1) -> Embedded:
     """Embed shards on the cluster that this process is connected to; otherwise as `embed_shards`.
 
     Args:
@@ -89,7 +102,7 @@ def embed_on_ray(shards: pa.Table, encoder_uri: str, root: str, *, workers: int 
     require_patches(shards, encoder)
     missing = missing_shards(shards, encoder.hash, root)
     if not len(missing):
-        return 0
+        return Embedded()
     workers = min(workers, len(missing))
     patches = sum(missing["n_patches"].to_pylist())
     dataset = read_patches(missing, concurrency=workers, patches_per_task=min(PATCHES_PER_TASK, -(-patches // (4 * workers))))
@@ -102,7 +115,11 @@ def embed_on_ray(shards: pa.Table, encoder_uri: str, root: str, *, workers: int 
         concurrency=workers,
         zero_copy_batch=True,
     )
-    return sum(int(batch["shards"].sum()) for batch in done.iter_batches(batch_size=None))
+    embedded = Embedded()
+    for batch in done.iter_batches(batch_size=None):
+        read = {name: int(batch[name].sum()) for name in ("requests", "fetched", "needed")}
+        embedded += Embedded(shards=int(batch["shards"].sum()), read=ReadCounts(**read))
+    return embedded
 
 
 class _EmbedWorker:
@@ -116,7 +133,7 @@ class _EmbedWorker:
 
     def __call__(self, fetched: pa.Table) -> dict[str, Any]:
         embed_fetched(fetched, self._encoder, self._root)
-        return {"shards": np.array([len(fetched)])}
+        return {name: np.array([value]) for name, value in {"shards": len(fetched), **asdict(ReadCounts.of(fetched))}.items()}
 
 
 def embed_fetched(fetched: pa.Table, encoder: Encoder, root: str) -> None:
@@ -185,7 +202,7 @@ def require_patches(shards: pa.Table, encoder: Encoder) -> None:
     Raises:
         SpecMismatch: size or resolution differ.
     """
-    columns = ("slide_id", "patch_size", "read_size", "mpp", "downsample")
+    columns = ("slide_id", "patch_size", "read_size", "mpp", "downsample", "icc", "stain")
     for row in shards.select(columns).group_by(list(columns)).aggregate([]).to_pylist():
         mpp = row["mpp"] * row["downsample"] * row["read_size"] / row["patch_size"]
         if row["patch_size"] != encoder.spec.size or abs(mpp / encoder.spec.mpp - 1.0) > TOLERANCE:
@@ -193,6 +210,13 @@ def require_patches(shards: pa.Table, encoder: Encoder) -> None:
                 f"patches of slide {row['slide_id']}",
                 f"{row['patch_size']} px at {mpp:.3g} um per pixel",
                 f"the encoder's {encoder.spec.size} px at {encoder.spec.mpp:g}",
+                "prepare the slide with the encoder's PatchSpec",
+            )
+        if (row["icc"], bool(row["stain"])) != (encoder.spec.icc, bool(encoder.spec.stain)):
+            raise SpecMismatch(
+                f"patches of slide {row['slide_id']}",
+                f"with ICC {row['icc']} and stain normalisation {bool(row['stain'])}",
+                f"the encoder's {encoder.spec.icc} and {encoder.spec.stain or False}",
                 "prepare the slide with the encoder's PatchSpec",
             )
 

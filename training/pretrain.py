@@ -18,7 +18,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from statistics import fmean
@@ -37,7 +37,7 @@ from pipelines import storage
 from pipelines.cohort import cohort_spec, load_shards
 from pipelines.grid import PatchSpec
 from pipelines.order import PatchOrder
-from pipelines.patches import read_patches
+from pipelines.patches import ReadCounts, read_patches
 from pipelines.ray_session import ensure_ray
 from training import checkpoints, encoder, loss_curve
 from training.checkpoints import History, Position
@@ -102,6 +102,7 @@ class PretrainReport:
         steps: optimiser steps in all.
         resumed_from: step at which this call took up an earlier run, 0 for a new one.
         patches_per_second: of all workers, median over the steps of this call; 0 if it had none to do.
+        read: what all workers of this call read.
     """
 
     encoder: str
@@ -111,6 +112,7 @@ class PretrainReport:
     steps: int
     resumed_from: int
     patches_per_second: float
+    read: ReadCounts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -267,12 +269,12 @@ def train_worker(config: dict[str, Job]) -> None:
     consumed = np.array(
         [position.of_rank(r, world_size, patches_per_step=job.recipe.patches_per_step) for r in range(world_size)]
     )
-    begun, fresh = time.perf_counter(), History()
-    for batch in _batches(job, position, rank, world_size):
+    begun, fresh, reading = time.perf_counter(), History(), Reading()
+    for batch in _batches(job, position, rank, world_size, reading):
         arrived = time.perf_counter()
         figures = learner.step(torch.from_numpy(batch))
         done = time.perf_counter()
-        fresh.append({**figures, "data_wait": arrived - begun, "seconds": done - begun})
+        fresh.append({**figures, "data_wait": arrived - begun, "seconds": done - begun, **reading.since_last()})
         begun, step = done, learner.step_number
         consumed += len(batch)
         saving = step % job.checkpoint_every == 0 or step == job.steps
@@ -286,7 +288,26 @@ def train_worker(config: dict[str, Job]) -> None:
             job.on_step(rank, step)
 
 
-def _batches(job: Job, position: Position, rank: int, world_size: int) -> Iterator[Any]:
+class Reading:
+    """Counts what a rank reads; the decoding thread adds, the training thread asks."""
+
+    def __init__(self) -> None:
+        self._all, self._told = ReadCounts(), ReadCounts()
+
+    def counted(self, blocks: Iterable[pa.Table]) -> Iterator[pa.Table]:
+        """The blocks, counted as they pass."""
+        for block in blocks:
+            self._all += ReadCounts.of(block)
+            yield block
+
+    def since_last(self) -> dict[str, float]:
+        """Counts since the last question."""
+        now, before = asdict(self._all), asdict(self._told)
+        self._told = ReadCounts(**now)
+        return {f"read_{name}": float(now[name] - before[name]) for name in now}
+
+
+def _batches(job: Job, position: Position, rank: int, world_size: int, reading: Reading) -> Iterator[Any]:
     """Batches for the steps that are left, decoded in the background."""
     shard = ray.train.get_dataset_shard("patches")  # all ranks meet here
     if position.step >= job.steps:
@@ -294,7 +315,7 @@ def _batches(job: Job, position: Position, rank: int, world_size: int) -> Iterat
     blocks = shard.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
     groups = _groups(job, position, rank, world_size)
     order = job.order(rank, world_size)
-    batches = shuffled_batches(blocks, job.index, order, groups, size=job.per_rank(world_size))
+    batches = shuffled_batches(reading.counted(blocks), job.index, order, groups, size=job.per_rank(world_size))
     for _, batch in zip(range(job.steps - position.step), Background(batches, ahead=4), strict=False):
         yield batch
 
@@ -364,7 +385,10 @@ def export(
     )
     storage.write_bytes(storage.join(config.out, "history.json"), json.dumps(saved.history).encode())
     storage.write_bytes(curve, loss_curve.loss_curve(saved.history))
-    times = [at["seconds"] for at in saved.history if at["step"] > resumed_from]
+    ours = [at for at in saved.history if at["step"] > resumed_from]
+    times = [at["seconds"] for at in ours]
+    # History holds means over workers.
+    read = {name: round(saved.position.world_size * sum(at[f"read_{name}"] for at in ours)) for name in asdict(ReadCounts())}
     return PretrainReport(
         encoder=uri,
         hash=made,
@@ -373,6 +397,7 @@ def export(
         steps=saved.position.step,
         resumed_from=resumed_from,
         patches_per_second=recipe.patches_per_step / float(np.median(times)) if times else 0.0,
+        read=ReadCounts(**read),
     )
 
 

@@ -31,7 +31,10 @@ def shards(generated_slide: Path) -> pa.Table:
 def test_embeddings_are_those_of_the_patches_in_order(shards: pa.Table, tmp_path: Path) -> None:
     encoder = random_encoder(CONFIG, precision="f32")
     told: list[tuple[int, int]] = []
-    assert embed_shards(shards, encoder, str(tmp_path), on_shard=lambda done, total: told.append((done, total))) == len(shards)
+    made = embed_shards(shards, encoder, str(tmp_path), on_shard=lambda done, total: told.append((done, total)))
+    assert made.shards == len(shards)
+    assert made.read.requests > 0
+    assert made.read.needed == sum(sum(lengths) for lengths in shards["tile_length"].to_pylist())
     assert told == [(k, len(shards)) for k in range(len(shards) + 1)]
     bag = load_bag(shards, encoder.hash, str(tmp_path))
     direct = decode_patches(fetch_shards(shards))
@@ -44,11 +47,11 @@ def test_embeddings_are_those_of_the_patches_in_order(shards: pa.Table, tmp_path
 
 def test_only_what_is_missing_is_computed(shards: pa.Table, tmp_path: Path) -> None:
     encoder = random_encoder(CONFIG)
-    assert embed_shards(shards.slice(0, 2), encoder, str(tmp_path)) == 2
+    assert embed_shards(shards.slice(0, 2), encoder, str(tmp_path)).shards == 2
     with pytest.raises(ModelNotFound, match="is not embedded"):
         load_bag(shards, encoder.hash, str(tmp_path))
-    assert embed_shards(shards, encoder, str(tmp_path)) == len(shards) - 2
-    assert embed_shards(shards, encoder, str(tmp_path)) == 0
+    assert embed_shards(shards, encoder, str(tmp_path)).shards == len(shards) - 2
+    assert embed_shards(shards, encoder, str(tmp_path)).shards == 0
     first = storage.list_uris(str(tmp_path))[0]
     assert all(part in first for part in ("hospital", SPEC.hash, encoder.hash, "000000.safetensors"))
 
@@ -56,8 +59,8 @@ def test_only_what_is_missing_is_computed(shards: pa.Table, tmp_path: Path) -> N
 def test_on_ray_it_is_the_same(ray_session: None, shards: pa.Table, tmp_path: Path) -> None:
     save_encoder(str(tmp_path / "encoder"), random_network(CONFIG.network, seed=0), CONFIG, {"name": "test"})
     encoder = load_encoder(str(tmp_path / "encoder"))
-    assert embed_on_ray(shards, str(tmp_path / "encoder"), str(tmp_path / "ray")) == len(shards)
-    assert embed_on_ray(shards, str(tmp_path / "encoder"), str(tmp_path / "ray")) == 0
+    assert embed_on_ray(shards, str(tmp_path / "encoder"), str(tmp_path / "ray")).shards == len(shards)
+    assert embed_on_ray(shards, str(tmp_path / "encoder"), str(tmp_path / "ray")).shards == 0
     embed_shards(shards, encoder, str(tmp_path / "here"))
     one, two = (load_bag(shards, encoder.hash, str(tmp_path / name)) for name in ("ray", "here"))
     np.testing.assert_array_equal(one.embeddings, two.embeddings)

@@ -42,5 +42,5 @@ def test_each_shard_exactly_once(shards: pa.Table, tmp_path: Path) -> None:
     found, expected = _store(root), _store(alone)
     assert len(expected) == len(shards)
     assert found == expected
-    assert embed_on_ray(shards, encoder, root) == 0
+    assert embed_on_ray(shards, encoder, root).shards == 0
     print(f"{len(killed)} readers and embedders killed: {len(found)} results of {len(shards)} shards")
