@@ -2,9 +2,9 @@
 
     python -m tests.fuzz --cases 10000 --json fuzz.json
 
-A case is a format and a seed: structures (headers, directories, tag values, XML, offset tables, DICOM elements, heads of tiles) are
-hit more often than tile data. Each runs in a worker process that may take `SECONDS` of CPU and `MEMORY` more than it had: a crash,
-a hang or any other exception than a `SlideError` is a bug, and is printed with what repeats it:
+A case is a format and a seed: structures (headers, directories, tag values, XML, offset tables, DICOM elements, heads of tiles)
+are hit more often than tile data. Each case runs in a worker process and may take `SECONDS` of CPU and `MEMORY` more than the
+worker had: a crash, a hang or any other exception than a `SlideError` is a bug, and is printed with what repeats it:
 
     python -m tests.fuzz --format svs-jpeg --seed 17
 """

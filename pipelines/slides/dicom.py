@@ -13,9 +13,9 @@ from collections.abc import Sequence
 import numpy as np
 import pydicom
 import wsidicom
+import wsidicom.errors
 from numpy.typing import NDArray
 from pydicom.errors import BytesLengthException, InvalidDicomError
-from wsidicom.errors import WsiDicomError
 
 from pipelines import storage
 from pipelines.slides import staging
@@ -25,29 +25,13 @@ from pipelines.slides.geometry import Level, Point, Size
 from pipelines.slides.slide import Slide, SlideFacts, SlideFile, identity_of, slide_name
 from pipelines.slides.tiled import TiledSlide
 
+_OF_WSIDICOM = tuple(
+    kind for kind in vars(wsidicom.errors).values() if isinstance(kind, type) and issubclass(kind, Exception)
+)  # they have no common base
 _DAMAGE = (
-    *(
-        WsiDicomError,
-        InvalidDicomError,
-        BytesLengthException,
-        struct.error,
-        ValueError,
-        KeyError,
-        IndexError,
-        TypeError,
-        AttributeError,
-        OSError,
-    ),
-    *(
-        EOFError,
-        NotImplementedError,
-        OverflowError,
-        MemoryError,
-        RecursionError,
-        AssertionError,
-        ZeroDivisionError,
-        StopIteration,
-    ),
+    *(InvalidDicomError, BytesLengthException, struct.error, LookupError, ValueError, TypeError, AttributeError, OSError),
+    *(EOFError, ArithmeticError, MemoryError, RuntimeError, AssertionError, StopIteration),
+    *_OF_WSIDICOM,
 )
 """What pydicom and wsidicom raise on damaged files."""
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 import struct
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import tifffile
@@ -21,7 +21,7 @@ from pipelines.slides import jpeg
 from pipelines.slides.errors import BrokenSlide, UnsupportedSlide
 from pipelines.slides.geometry import Size
 from pipelines.slides.slide import COARSEST_SCAN, PLAUSIBLE_MPP, SlideFacts, SlideFile
-from pipelines.slides.tiled import TiledSlide, TileIndex, TileStore, check_size
+from pipelines.slides.tiled import TiledSlide, TileIndex, TileStore
 from pipelines.slides.tiles import TileGrid
 
 MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -74,14 +74,13 @@ def _open_parsed(file: SlideFile, tiff: tifffile.TiffFile, *, identity: str | No
     if len(tiff.pages) > MOST_PAGES:
         raise BrokenSlide(file.name, f"claims more than {MOST_PAGES} directories", "copy or export it again")
     pages = [page for page in _walk(tiff) if page.is_tiled]
-    for page in pages:
-        check_size(file.name, Size(page.imagewidth, page.imagelength), Size(page.tilewidth, page.tilelength))
     if not pages:
         if not len(tiff.pages):
             raise BrokenSlide(file.name, "holds no image", "it may be truncated: copy or export it again")
         return None
     base = max(pages, key=lambda page: page.imagewidth * page.imagelength)
     if _is_left_to_openslide(tiff, base):
+        _check_pages(file, pages)
         return None
     refuse_truncated(file.name, file.size, tiff)
     if base.samplesperpixel == 1 and int(base.photometric) in (0, 1):
@@ -90,6 +89,7 @@ def _open_parsed(file: SlideFile, tiff: tifffile.TiffFile, *, identity: str | No
     levels = pages if philips else _levels(base, pages)
     names = [_codec(page) for page in levels]
     if not all(names):
+        _check_pages(file, pages)
         return None
     indexes = [_tile_index(file, page, str(name), sparse=philips) for page, name in zip(levels, names, strict=True)]
     facts, spacings = _philips_facts(base) if philips else (_facts(tiff, base), [])
@@ -111,6 +111,28 @@ def _is_left_to_openslide(tiff: tifffile.TiffFile, base: tifffile.TiffPage) -> b
         or b"iScan" in (packet if isinstance(packet, bytes) else str(packet).encode())  # Ventana
         or "Argos.Scan.Metadata" in str(base.tags.valueof(65000, default=""))
     )
+
+
+def _check_pages(file: SlideFile, pages: list[tifffile.TiffPage]) -> None:
+    """Check the index of a slide that is left to OpenSlide: it believes what it reads, and ends the process where memory fails.
+
+    Raises:
+        BrokenSlide: an index that can't be true.
+    """
+    for page in pages:
+        planes = page.samplesperpixel if int(page.planarconfig) == 2 else 1
+        offsets, lengths = (np.array_split(np.array(values, np.int64), planes) for values in _ranges(page))
+        for k in range(planes):
+            store = TileStore(uri=file.uri, codec="")
+            TileIndex(grid=_grid(page), store=store, offsets=offsets[k], lengths=lengths[k]).check(file.name, file.size)
+
+
+def _grid(page: tifffile.TiffPage) -> TileGrid:
+    return TileGrid(level=Size(page.imagewidth, page.imagelength), tile=Size(page.tilewidth, page.tilelength))
+
+
+def _ranges(page: tifffile.TiffPage) -> tuple[Sequence[int], Sequence[int]]:
+    return page.dataoffsets, page.databytecounts
 
 
 def refuse_truncated(name: str, size: int, tiff: tifffile.TiffFile) -> None:
@@ -176,12 +198,9 @@ def _alpha(page: tifffile.TiffPage) -> str:
 
 def _tile_index(file: SlideFile, page: tifffile.TiffPage, codec: str, *, sparse: bool) -> TileIndex:
     header = jpeg.stream_header(page.jpegtables, ycbcr=int(page.photometric) == 6) if codec == "jpeg" else b""
-    index = TileIndex(
-        grid=TileGrid(level=Size(page.imagewidth, page.imagelength), tile=Size(page.tilewidth, page.tilelength)),
-        store=TileStore(uri=file.uri, codec=codec, header=header, sparse=sparse),
-        offsets=np.array(page.dataoffsets, np.int64),
-        lengths=np.array(page.databytecounts, np.int64),
-    )
+    offsets, lengths = (np.array(values, np.int64) for values in _ranges(page))
+    store = TileStore(uri=file.uri, codec=codec, header=header, sparse=sparse)
+    index = TileIndex(grid=_grid(page), store=store, offsets=offsets, lengths=lengths)
     index.check(file.name, file.size)
     return index
 
