@@ -36,7 +36,7 @@ bench: install-test  ## every benchmark of ours, quickly; figures as JSON in .be
 		$(python) -m tests.benchmarks.$$name --quick --json .bench/$$name.json || exit 1; \
 	done
 
-bench-peers: install-test  ## our reader beside others, which are installed in .bench/ at first (5 GB)
+bench-peers: install-test  ## our reader beside others, which are installed in .bench/ at first (6 GB)
 	@mkdir -p .bench
 	@$(python) -m tests.benchmarks.peers --json .bench/peers.json
 

@@ -129,8 +129,8 @@ class Work:
 class Running:
     """A reader's process."""
 
-    def __init__(self, process: subprocess.Popen[str], errors: Path) -> None:
-        self._process, self._errors = process, errors
+    def __init__(self, reader: Reader, process: subprocess.Popen[str], errors: Path) -> None:
+        self._reader, self._process, self._errors = reader, process, errors
         self.pixels = Pixels(**self._answer())
         self.measurements: list[Measurement] = []
 
@@ -157,7 +157,7 @@ class Running:
                 text=True,
             )
             try:
-                yield cls(process, errors)
+                yield cls(reader, process, errors)
             finally:
                 try:
                     process.communicate(timeout=PATIENCE)  # closes its input, which ends it
@@ -193,7 +193,7 @@ class Running:
     def _last_words(self) -> str:
         self._process.wait()
         lines = self._errors.read_text().strip().splitlines()
-        return lines[-1] if lines else f"exit code {self._process.returncode}"
+        return f"{self._reader.title}: {lines[-1] if lines else f'exit code {self._process.returncode}'}"
 
 
 def write_svs(path: Path) -> None:
