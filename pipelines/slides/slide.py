@@ -203,7 +203,8 @@ class Slide(ABC):
         for top in range(0, height, rows):
             bottom = min(top + rows, height)
             begin, end = top * source.height / height, bottom * source.height / height
-            first, last = math.floor(begin), min(math.ceil(end), source.height)
+            # The filter rounds its window to whole pixels, by at most one beyond the band.
+            first, last = max(math.floor(begin) - 1, 0), min(math.ceil(end) + 1, source.height)
             origin = Point(0, round(first * scale * level.downsample))
             band = self.read_region(origin, level.index, Size(source.width, last - first), scale=scale)
             box = (0, begin - first, source.width, min(end, source.height) - first)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
+from pipelines.slides import slide as slide_module
 from pipelines.slides.errors import BrokenSlide, MissingResolution, SlideError, SlideNotFound, UnsupportedSlide
 from pipelines.slides.geometry import Point, Size
 from pipelines.slides.pyramid import SvsMetadata, write_svs
@@ -187,3 +188,21 @@ def test_real_odd_files(name: str, kind: type[SlideError]) -> None:
     assert folder is not None
     with pytest.raises(kind):
         open_slide(str(folder / name)).thumbnail(100)
+
+
+def test_a_level_too_large_for_memory_gives_the_same_thumbnail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In bands it is the same area average; shrunk while decoding, it differs by what DCT scaling differs."""
+    path = tmp_path / "one-level.svs"
+    write_svs(path, generate_tile("gleason_4", np.random.default_rng(5), side=1400)[:1280, :1216], SvsMetadata(mpp=0.25))
+    with open_slide(str(path)) as slide:
+        assert len(slide.levels) == 1
+        side = 160  # 1/8: what is left to resample after scaling is nothing
+        whole = slide.thumbnail(side).astype(int)
+        monkeypatch.setattr(slide_module, "BAND_PIXELS", 300_000)
+        shrunk = slide.thumbnail(side).astype(int)
+        monkeypatch.setattr(type(slide), "scales", lambda _slide, _level: (1,))
+        banded, odd = slide.thumbnail(side).astype(int), slide.thumbnail(147).astype(int)
+        monkeypatch.undo()
+        np.testing.assert_allclose(odd, slide.thumbnail(147).astype(int), atol=1)
+    np.testing.assert_allclose(banded, whole, atol=1)
+    assert np.abs(shrunk - whole).mean() < 1.0
