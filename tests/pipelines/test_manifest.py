@@ -41,7 +41,7 @@ def _names(uris: Sequence[str]) -> list[str]:
         ),
         ("slide,mpp\na.svs,0.25\nb.svs,forty\n", "b.svs has the mpp 'forty' in line 3"),
         ("slide;mpp\na.svs;0,25\n", "the mpp '0,25' in line 2; give a number of micrometres, such as 0.25"),
-        ("slide,mpp\na.svs,250\n", "the mpp 250 in line 2, outside 0.05 to 20"),
+        ("slide,mpp\na.svs,250\n", "the mpp 250 in line 2, outside 0.05 to"),
         ("slide,mpp\na.svs,nan\n", "the mpp nan in line 2"),
         ("slide,mpp\na.svs,-1\n", "the mpp -1 in line 2"),
         ("slide,mpp\n,0.5\n", "names no slide in line 2"),

@@ -98,6 +98,13 @@ def test_with_fewer_groups_than_ranks_everyone_gets_patches() -> None:
         assert [(at.n_patches, at.epoch) for at in groups] == [(5, rank), (5, rank + 3)]
 
 
+def test_another_number_of_workers_goes_on_where_the_old_one_stopped() -> None:
+    counts = np.full(24, 5)
+    before = [_stream(PatchOrder(0, rank, 2, 2), counts, 0, 30) for rank in range(2)]
+    after = [_stream(PatchOrder(0, rank, 3, 2), counts, 2 * 30 // 3, 20) for rank in range(3)]
+    assert sorted(patch for stream in before + after for patch in stream) == [(shard, k) for shard in range(24) for k in range(5)]
+
+
 def test_until_covers_exactly_what_is_wanted() -> None:
     order = PatchOrder(seed=0, rank=0, world_size=2, group=2)
     groups = order.until(COUNTS, consumed=10, wanted=31)
