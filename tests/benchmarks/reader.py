@@ -2,9 +2,11 @@
 
     python -m tests.benchmarks.reader [--json FILE] [--quick]
 
-The slide is generated H&E in a temporary folder, 256-px tiles. Raw libjpeg-turbo decodes each tile into one buffer and does
-nothing else; its rate is given in patches of the case's area, so that 224- and 512-px patches compare. Ours is `fetch_shards` +
-`decode_patches`: index look-up, file reading and batch assembly included.
+The slide is generated H&E in a temporary folder, 256-px tiles save where the case says otherwise. Raw libjpeg-turbo decodes each
+tile into one buffer and does nothing else; its rate is given in patches of the case's area, so that 224- and 512-px patches
+compare. `scaled-N` are patches at 1/N of a slide that has one level only, by DCT scaling, beside decoding whole and averaging
+areas; the difference between the two in grey levels is printed. Ours is `fetch_shards` + `decode_patches`: index look-up, file
+reading and batch assembly included.
 """
 
 from __future__ import annotations
@@ -20,11 +22,13 @@ import simplejpeg
 import tifffile
 
 from pipelines.grid import PatchSpec, patch_grid
-from pipelines.patches import decode_patches, fetch_shards
+from pipelines.patches import decode_patches, fetch_shards, resample
 from pipelines.shards import SIDE, shard_rows
+from pipelines.slides.geometry import Size
 from pipelines.slides.slide import open_slide
 from pipelines.slides.synthetic import generate_tile
-from pipelines.slides.tiled import TiledSlide
+from pipelines.slides.tiled import TiledSlide, fetch_tiles
+from pipelines.slides.tiles import decode_windows
 from tests.benchmarks import harness
 
 TILE = 256
@@ -33,8 +37,8 @@ OFFSET = 100
 """Pixels by which unaligned patches miss the tiles' grid."""
 
 
-def write_slide(path: Path, *, subsampling: tuple[int, int], side: int) -> None:
-    """One level of H&E, `side` tiles square."""
+def write_slide(path: Path, *, subsampling: tuple[int, int], side: int, tile: int = TILE) -> None:
+    """One level of H&E, `side` tiles of 256 px square, whatever the tiles that it is written in."""
     rng = np.random.default_rng(0)
     tiles = [generate_tile(name, rng, side=2 * TILE) for name in ("benign", "gleason_3", "gleason_4", "gleason_5")]
     rows = [np.concatenate([tiles[(row + column) % 4] for column in range(side // 2)], axis=1) for row in range(side // 2)]
@@ -45,17 +49,17 @@ def write_slide(path: Path, *, subsampling: tuple[int, int], side: int) -> None:
             compression="jpeg",
             compressionargs={"level": 85},
             subsampling=subsampling,
-            tile=(TILE, TILE),
+            tile=(tile, tile),
             resolution=(1e4 / MPP, 1e4 / MPP),
             resolutionunit="CENTIMETER",
             metadata=None,
         )
 
 
-def shards_of(path: Path, *, size: int, offset: int) -> pa.Table:
+def shards_of(path: Path, *, size: int, offset: int, mpp: float = MPP) -> pa.Table:
     """All whole patches of the slide, shifted by `offset` pixels, in shards of the default side, scaled to the size."""
     with open_slide(str(path)) as slide:
-        spec = PatchSpec(size=size, mpp=MPP, min_tissue=0.0)
+        spec = PatchSpec(size=size, mpp=mpp, min_tissue=0.0)
         grid = patch_grid(slide, np.ones((64, 64), bool), spec)
         moved = {name: getattr(grid, name) + offset for name in ("x", "y", "read_x", "read_y")}
         inside = (moved["x"] + size <= slide.size.width) & (moved["y"] + size <= slide.size.height)
@@ -81,19 +85,59 @@ def raw(path: Path, *, size: int) -> Callable[[], float]:
     assert isinstance(slide, TiledSlide)
     index, content = slide.indexes[0], path.read_bytes()
     tiles = [content[a : a + n] for a, n in zip(index.offsets.tolist(), index.lengths.tolist(), strict=True)]
-    buffer = np.empty((TILE, TILE, 3), np.uint8)
+    side = index.grid.tile.width
+    buffer = np.empty((side, side, 3), np.uint8)
 
     def work() -> int:
         for tile in tiles:
             simplejpeg.decode_jpeg(tile, "RGB", fastdct=False, fastupsample=False, buffer=buffer)
         return len(tiles)
 
-    return lambda: harness.cpu_rate(work) * TILE**2 / size**2
+    return lambda: harness.cpu_rate(work) * side**2 / size**2
+
+
+def averaged(shards: pa.Table, path: Path) -> Callable[[], np.ndarray]:
+    """The first shard's patches by decoding whole and averaging areas."""
+    row = shards.slice(0, 1).to_pylist()[0]
+    side, scale, size = row["read_size"], row["scale"], row["patch_size"]
+
+    def work() -> np.ndarray:
+        out = np.empty((row["n_patches"], size, size, 3), np.uint8)
+        with open_slide(str(path)) as slide:
+            assert isinstance(slide, TiledSlide)
+            index = slide.indexes[0]
+            x, y = (np.array(row[name], np.int64) * scale for name in ("read_x", "read_y"))
+            native = np.empty((len(x), side * scale, side * scale, 3), np.uint8)
+            numbers = index.grid.covering(x, y, Size(side * scale, side * scale))
+            tiles = fetch_tiles("bench", index.store, index.offsets[numbers], index.lengths[numbers])
+            streams = dict(zip(numbers.tolist(), tiles.streams(), strict=True))
+            decode_windows("bench", index.grid, "jpeg", streams, x=x, y=y, out=native)
+        resample(native, out)
+        return out
+
+    return work
+
+
+def scaled_row(path: Path, scale: int, pairs: int) -> tuple[harness.Row, dict[str, float]]:
+    """DCT scaling beside decoding whole and averaging: rates, and how far apart the pixels are."""
+    shards = shards_of(path, size=256, offset=0, mpp=MPP * scale).slice(0, 1)
+    assert shards["scale"].to_pylist() == [scale]
+    whole = averaged(shards, path)
+    apart = np.abs(decode_patches(fetch_shards(shards))["patch"].astype(int) - whole())
+    row = harness.compare(
+        f"scaled-{scale}",
+        ours(shards),
+        lambda: harness.cpu_rate(lambda: len(whole())),
+        reference="decode + average",
+        unit="patches/s/core",
+        pairs=pairs,
+    )
+    return row, {"mean": float(apart.mean()), "99th percentile": float(np.percentile(apart, 99)), "most": float(apart.max())}
 
 
 def by_openslide(path: Path, shards: pa.Table, *, size: int) -> Callable[[], float]:
     """openslide-python's rate: one `read_region` a patch, RGB into a batch."""
-    places = [(x, y) for row in shards.to_pylist() for x, y in zip(row["x"], row["y"], strict=True)][::3]
+    places = [(x, y) for row in shards.to_pylist() for x, y in zip(row["x"], row["y"], strict=True)][::7]
     batch = np.empty((len(places), size, size, 3), np.uint8)
 
     def work() -> int:
@@ -106,25 +150,27 @@ def by_openslide(path: Path, shards: pa.Table, *, size: int) -> Callable[[], flo
 
 
 CASES = (
-    ("aligned-256-420", 256, 0, (2, 2), 0.90, 6.0),
-    ("unaligned-256-420", 256, OFFSET, (2, 2), 0.78, 5.0),
-    ("aligned-256-444", 256, 0, (1, 1), 0.90, 6.0),
-    ("unaligned-256-444", 256, OFFSET, (1, 1), 0.78, 5.0),
-    ("aligned-224-420", 224, 0, (2, 2), None, None),
-    ("aligned-512-420", 512, 0, (2, 2), None, None),
+    ("aligned-256-420", 256, 0, (2, 2), TILE, 0.90, 6.0),
+    ("unaligned-256-420", 256, OFFSET, (2, 2), TILE, 0.78, 5.0),
+    ("aligned-256-444", 256, 0, (1, 1), TILE, 0.90, 6.0),
+    ("unaligned-256-444", 256, OFFSET, (1, 1), TILE, 0.78, 5.0),
+    ("aligned-224-420", 224, 0, (2, 2), TILE, None, None),
+    ("aligned-512-420", 512, 0, (2, 2), TILE, None, None),
+    ("aligned-256-420-tiles-240", 256, 0, (2, 2), 240, None, None),
+    ("aligned-256-420-tiles-512", 256, 0, (2, 2), 512, None, None),
 )
-"""Case, patch size, offset, chroma subsampling, goal against libjpeg-turbo, goal against OpenSlide."""
+"""Case, patch size, offset, chroma subsampling, tile, goal against libjpeg-turbo, goal against OpenSlide."""
 
 
 def main() -> None:
     given = harness.arguments(__doc__ or "")
-    pairs, side = (3, 16) if given.quick else (9, 32)
-    rows = []
+    pairs, side = (3, 32) if given.quick else (9, 64)
+    rows, errors = [], {}
     with tempfile.TemporaryDirectory() as folder:
-        for case, size, offset, subsampling, goal, peer_goal in CASES:
-            path = Path(folder) / f"{subsampling[0]}.tif"
+        for case, size, offset, subsampling, tile, goal, peer_goal in CASES:
+            path = Path(folder) / f"{subsampling[0]}-{tile}.tif"
             if not path.exists():
-                write_slide(path, subsampling=subsampling, side=side)
+                write_slide(path, subsampling=subsampling, side=side, tile=tile)
             shards = shards_of(path, size=size, offset=offset)
             named = {"unit": "patches/s/core", "pairs": pairs}
             rows.append(
@@ -134,7 +180,15 @@ def main() -> None:
             rows.append(
                 harness.compare(f"openslide-{case}", ours(shards), peer, reference="openslide-python", goal=peer_goal, **named)  # type: ignore[arg-type]
             )
-    harness.report("reader", rows, given, packages=("simplejpeg", "openslide-python", "tifffile", "pyarrow", "numpy"))
+        for scale in (2, 4, 8):
+            row, errors[f"scaled-{scale}"] = scaled_row(Path(folder) / f"2-{TILE}.tif", scale, pairs)
+            rows.append(row)
+    packages = ("simplejpeg", "openslide-python", "tifffile", "pyarrow", "numpy")
+    harness.report("reader", rows, given, packages=packages, extra={"levels apart": errors})
+    for name, apart in errors.items():
+        print(
+            f"{name}: " + ", ".join(f"{what} {value:.2f}" for what, value in apart.items()) + " grey levels from decode + average"
+        )
 
 
 if __name__ == "__main__":
