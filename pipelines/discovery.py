@@ -25,10 +25,12 @@ def find_slides(place: str) -> list[str]:
     """URIs of the slides at a place, sorted; none where there is none.
 
     Args:
-        place: folder or S3 prefix, or a pattern: `*` is any part of a name, `**` any folders. Small and capital letters are the
-            same to a pattern, since scanners write `.SVS` too.
+        place: folder, S3 prefix, one slide, or a pattern: `*` is any part of a name, `**` any folders. Small and capital letters
+            are the same to a pattern, since scanners write `.SVS` too.
     """
     uri = storage.as_uri(place).replace(quote("*"), "*").rstrip("/")
+    if PurePosixPath(unquote(uri)).suffix.lower() in SUFFIXES and not is_pattern(uri) and storage.exists(uri):
+        return [uri]
     fixed = uri.split("*", 1)[0].rpartition("/")[0] if is_pattern(uri) else uri
     wanted = _matcher(uri if is_pattern(uri) else f"{uri}/**")
     found = set()

@@ -140,6 +140,8 @@ def _check_places(root: str) -> None:
     assert _names(find_slides(f"{root}/deep/*")) == ["deep/d%20%5B2%5D.ndpi"]
     assert _names(find_slides(f"{root}/deep/d [2]*")) == ["deep/d%20%5B2%5D.ndpi"]
     assert _names(find_slides(f"{root}/ser*")) == _names(find_slides(f"{root}/*/*.dcm")) == ["series"]
+    assert _names(find_slides(f"{root}/a.svs")) == ["a.svs"]
+    assert _names(find_slides(f"{root.rpartition('/')[0]}/*/a.svs")) == ["a.svs"]
     assert find_slides(f"{root}/nowhere") == find_slides(f"{root}/*.txt") == []
     rows = read_manifest(f"{root}/**")
     assert [at.case for at in rows] == ["B.SVS", "a.svs", "d [2].ndpi", "c.tiff", "series"]
