@@ -1,0 +1,268 @@
+"""Every format: the pixels of an independent reader, on the local disk and in S3, as regions, shrunk, and as patches.
+
+The oracle is OpenSlide where it opens the file; wsidicom or the picture that was stored, without loss, elsewhere.
+"""
+
+from __future__ import annotations
+
+import http.server
+import threading
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import openslide
+import pytest
+import tifffile
+import wsidicom
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+
+from pipelines import storage
+from pipelines.grid import PatchSpec
+from pipelines.index import index_slide
+from pipelines.patches import PatchBatch, decode_patches, fetch_shards, resample
+from pipelines.shards import PIXELS, TILES
+from pipelines.slides.geometry import Point, Size
+from pipelines.slides.slide import Slide, open_slide
+from pipelines.slides.tiled import TiledSlide
+from tests.formats import FORMATS, picture, write_huge_tiff
+from tests.pipelines.conftest import upload
+from tests.pipelines.test_slide import openslide_pixels
+from tests.shared_data import needs_shared_data, shared_data
+from tests.tiff_slides import has_opj_compress, pyramid
+
+Pixels = NDArray[np.uint8]
+Find = Callable[[str], Path]
+
+OFF_BY_ONE = {"svs-33003-422", "tiff-rgba", "tiff-rgba-premultiplied", "tiff-rgba-unspecified"}
+"""Where OpenSlide rounds twice: in upsampling chroma, and in taking alpha out of colours that we put over white at once."""
+STAGED = {"dicom-jpeg-no-table"}
+"""Read in place from a local disk, where all of a file can be walked through; from S3 they are staged."""
+SPEC = PatchSpec(size=64, mpp=1.0, min_tissue=0.1)
+
+every_format = pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(
+            name,
+            marks=pytest.mark.skipif(
+                name == "svs-33003-422" and not has_opj_compress(), reason="opj_compress (libopenjp2-tools) writes this one"
+            ),
+        )
+        for name in FORMATS
+    ],
+)
+
+
+@lru_cache(maxsize=2)
+def oracle(name: str, path: Path) -> tuple[Pixels, ...]:
+    """All levels as the independent reader shows them."""
+    if name in ("tiff-deflate", "ome-tiff"):  # OpenSlide does not open big-endian TIFF, and of OME-TIFF the first level only
+        return tuple(pyramid(picture()))
+    if name == "dicom-jpegls":
+        with wsidicom.WsiDicom.open(path) as series:
+            levels = [(level.level, level.size.width, level.size.height) for level in series.levels]
+            return tuple(np.asarray(series.read_region((0, 0), k, (w, h)).convert("RGB")) for k, w, h in levels)
+    with openslide.OpenSlide(path / "level-0.dcm" if path.is_dir() else path) as handle:
+        sizes = [Size(*size) for size in handle.level_dimensions]
+        return tuple(openslide_pixels(handle, Point(0, 0), k, size) for k, size in enumerate(sizes))
+
+
+def window(pixels: Pixels, x: int, y: int, size: Size) -> Pixels:
+    """Part of a level, white outside."""
+    out = np.full((*size.shape, 3), 255, np.uint8)
+    x0, y0, x1, y1 = max(x, 0), max(y, 0), min(x + size.width, pixels.shape[1]), min(y + size.height, pixels.shape[0])
+    if x0 < x1 and y0 < y1:
+        out[y0 - y : y1 - y, x0 - x : x1 - x] = pixels[y0:y1, x0:x1]
+    return out
+
+
+def check_pixels(ours: Pixels, theirs: Pixels, name: str) -> None:
+    difference = np.abs(ours.astype(np.int16) - theirs)
+    assert difference.max(initial=0) <= (1 if name in OFF_BY_ONE else 0)
+
+
+def batch_of(slide: Slide) -> tuple[PatchBatch, dict[str, object]]:
+    """All patches of a slide, and the first row of its shard table."""
+    shards = index_slide(slide, SPEC, organisation="org", shard_side=4).shards
+    return decode_patches(fetch_shards(shards)), shards.slice(0, 1).to_pylist()[0]
+
+
+@every_format
+def test_facts(name: str, small_slide: Find) -> None:
+    with open_slide(str(small_slide(name))) as slide:
+        assert (slide.vendor, slide.mpp, slide.staged) == (FORMATS[name].vendor, 0.5, False)
+        assert isinstance(slide, TiledSlide) == FORMATS[name].direct
+        levels = oracle(name, small_slide(name))
+        assert [level.size.shape for level in slide.levels] == [level.shape[:2] for level in levels]
+        if FORMATS[name].lossless:
+            assert all(np.array_equal(a, b) for a, b in zip(levels, pyramid(picture()), strict=True))
+
+
+@every_format
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_regions_are_the_oracles(name: str, small_slide: Find, data: st.DataObject) -> None:
+    """Any level, offset and size, over the edges too."""
+    levels = oracle(name, small_slide(name))
+    with open_slide(str(small_slide(name))) as slide:
+        level = data.draw(st.sampled_from(slide.levels))
+        # Points at which pixels of the level begin: between them OpenSlide interpolates or rounds in its own way.
+        x, y = (data.draw(st.integers(-200, side + 50)) for side in (level.size.width, level.size.height))
+        size = Size(data.draw(st.integers(1, 400)), data.draw(st.integers(1, 400)))
+        origin = Point(round(x * level.downsample), round(y * level.downsample))
+        if not FORMATS[name].direct and level.index:
+            origin = Point(0, 0)
+        at = [round(side / level.downsample) for side in (origin.x, origin.y)]
+        check_pixels(slide.read_region(origin, level.index, size), window(levels[level.index], *at, size), name)
+
+
+@every_format
+def test_shrunk_while_decoded_is_near_the_average(name: str, small_slide: Find) -> None:
+    with open_slide(str(small_slide(name))) as slide:
+        assert slide.scales(0)[-1] == 1
+        assert (len(slide.scales(0)) > 1) == (isinstance(slide, TiledSlide) and slide.indexes[0].store.codec == "jpeg")
+        for scale in slide.scales(0)[:-1]:
+            size = Size(slide.size.width // scale, slide.size.height // scale)
+            ours = slide.read_region(Point(0, 0), 0, size, scale=scale).astype(int)
+            whole = slide.read_region(Point(0, 0), 0, Size(size.width * scale, size.height * scale))
+            average = np.asarray(Image.fromarray(whole).reduce(scale)).astype(int)
+            assert np.abs(ours - average).mean() < 1.5
+            assert np.abs(ours.mean(axis=(0, 1)) - average.mean(axis=(0, 1))).max() < 0.5
+
+
+@every_format
+def test_patches_are_regions(name: str, small_slide: Find) -> None:
+    with open_slide(str(small_slide(name))) as slide:
+        batch, row = batch_of(slide)
+        assert row["transport"] == (TILES if FORMATS[name].direct else PIXELS)
+        assert len(batch["patch"]) > 10
+        level, side = int(str(row["level"])), int(str(row["read_size"]))
+        for k in range(len(batch["patch"])):
+            region = slide.read_region(Point(int(batch["x"][k]), int(batch["y"][k])), level, Size(side, side))
+            expected = np.empty((1, SPEC.size, SPEC.size, 3), np.uint8)
+            resample(region[None], expected)
+            np.testing.assert_array_equal(batch["patch"][k], expected[0])
+
+
+@every_format
+def test_s3_shows_the_same(name: str, small_slide: Find, s3_bucket: str) -> None:
+    path = small_slide(name)
+    uri = upload(path, s3_bucket)
+    with open_slide(str(path)) as local, open_slide(uri) as remote:
+        assert remote.staged == (not FORMATS[name].direct or name in STAGED)
+        assert (remote.vendor, remote.mpp, remote.levels == local.levels) == (local.vendor, local.mpp, True)
+        for level in local.levels:
+            ours, theirs = (slide.read_region(Point(0, 0), level.index, level.size) for slide in (remote, local))
+            np.testing.assert_array_equal(ours, theirs)
+        np.testing.assert_array_equal(batch_of(remote)[0]["patch"], batch_of(local)[0]["patch"])
+
+
+class _Objects(http.server.BaseHTTPRequestHandler):
+    """One local file as an S3 object, by range: endpoints for tests keep objects in memory, where 5 GB have no place."""
+
+    path_of: Path
+
+    def do_GET(self) -> None:
+        """GetObject."""
+        size = self.path_of.stat().st_size
+        first, last = (int(text) for text in self.headers["Range"].removeprefix("bytes=").split("-"))
+        last = min(last, size - 1)
+        with self.path_of.open("rb") as stream:
+            stream.seek(first)
+            body = stream.read(last + 1 - first)
+        self.send_response(206)
+        for key, value in {
+            "Content-Range": f"bytes {first}-{last}/{size}",
+            "Content-Length": str(len(body)),
+            "ETag": '"one"',
+            "Last-Modified": "Wed, 01 Jan 2020 00:00:00 GMT",
+        }.items():
+            self.send_header(key, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *values: object) -> None:
+        """Nothing is logged."""
+
+
+@pytest.fixture(scope="module")
+def huge(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("huge") / "huge.tiff"
+    write_huge_tiff(path, gigabytes=5.2)
+    return path
+
+
+@pytest.fixture
+def huge_in_s3(huge: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    handler = type("Objects", (_Objects,), {"path_of": huge})
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION"):
+        monkeypatch.setenv(name, "eu-central-1")
+    storage.forget_stores()
+    yield "s3://bucket/huge.tiff"
+    storage.forget_stores()
+    server.shutdown()
+    server.server_close()
+
+
+def test_beyond_4_gib(huge: Path, huge_in_s3: str) -> None:
+    rng = np.random.default_rng(0)
+    with open_slide(str(huge)) as local, open_slide(huge_in_s3) as remote, openslide.OpenSlide(huge) as handle:
+        assert isinstance(local, TiledSlide)
+        assert local.indexes[0].offsets.max() > 2**32
+        assert huge.stat().st_blocks * 512 < 100e6
+        for level in local.levels:
+            places = [Point(*(int(side * level.downsample) for side in rng.integers(0, level.size.width, 2))) for _ in range(4)]
+            end = round((level.size.width - 200) * level.downsample)
+            for origin in (*places, Point(end, end)):
+                ours = local.read_region(origin, level.index, Size(300, 300))
+                np.testing.assert_array_equal(ours, openslide_pixels(handle, origin, level.index, Size(300, 300)))
+                np.testing.assert_array_equal(remote.read_region(origin, level.index, Size(300, 300)), ours)
+        with storage.metered() as meter:
+            assert (remote.thumbnail(512) == local.thumbnail(512)).all()
+        assert meter.fetched < 10e6
+
+
+@needs_shared_data
+@pytest.mark.parametrize("name", ["OS-1-detail.ome.tif", "OS-2-ndpi.ome.tif"])
+def test_real_ome(name: str) -> None:
+    folder = shared_data()
+    assert folder is not None
+    with open_slide(str(folder / "wsi" / name)) as slide, tifffile.TiffFile(folder / "wsi" / name) as tiff:
+        levels = tiff.series[0].levels
+        assert [level.size.shape for level in slide.levels] == [level.shape[:2] for level in levels]
+        for level, theirs in zip(slide.levels, levels, strict=True):
+            ours = slide.read_region(Point(0, 0), level.index, level.size)
+            assert np.abs(ours.astype(int) - theirs.asarray()).mean() < 0.5  # tifffile upsamples chroma in another way
+
+
+@needs_shared_data
+@pytest.mark.parametrize("name", ["gcp_camelyon_multiframe_jpeg.dcm", "cytomine_wsi"])
+def test_real_dicom(name: str) -> None:
+    folder = shared_data()
+    assert folder is not None
+    path = folder / "dicom" / name
+    with open_slide(str(path)) as slide, wsidicom.WsiDicom.open(path) as series:
+        assert isinstance(slide, TiledSlide)
+        for level, their in zip(slide.levels, series.levels, strict=True):
+            theirs = series.read_region((0, 0), their.level, (level.size.width, level.size.height)).convert("RGB")
+            np.testing.assert_array_equal(slide.read_region(Point(0, 0), level.index, level.size), np.asarray(theirs))
+
+
+@needs_shared_data
+def test_real_ndpi_is_openslides() -> None:
+    folder = shared_data()
+    assert folder is not None
+    path = folder / "wsi" / "hamamatsu_test3-DAPI-2-387.ndpi"
+    with open_slide(str(path)) as slide, openslide.OpenSlide(path) as handle:
+        assert not isinstance(slide, TiledSlide)
+        for level in slide.levels:
+            ours = slide.read_region(Point(0, 0), level.index, Size(300, 300))
+            np.testing.assert_array_equal(ours, openslide_pixels(handle, Point(0, 0), level.index, Size(300, 300)))
