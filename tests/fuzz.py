@@ -25,7 +25,7 @@ import traceback
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
@@ -42,6 +42,7 @@ from pipelines.slides.geometry import Point, Size
 from pipelines.slides.slide import Slide, open_slide
 from tests.formats import picture, write_slide
 
+ROOT = Path(__file__).parents[1]
 SECONDS = 5.0
 """CPU seconds that a case may take."""
 MEMORY = 2**30
@@ -250,9 +251,9 @@ class Outcome:
         megabytes: beyond what the worker had.
     """
 
-    format: str
-    seed: int
     result: str
+    format: str = ""
+    seed: int = 0
     detail: str = ""
     seconds: float = 0.0
     megabytes: float = 0.0
@@ -271,13 +272,18 @@ def run_case(name: str, seed: int) -> Outcome:
         for path, content in damaged(sound, rng).items():
             (Path(folder) / path).parent.mkdir(exist_ok=True)
             (Path(folder) / path).write_bytes(content)
-        before, begin = _memory(reset=True), time.process_time()
-        try:
-            result, detail = use(str(Path(folder) / sound.opened))
-        except BaseException as error:  # noqa: BLE001 - whatever it is, it is the finding
-            result, detail = f"BUG {type(error).__name__}", traceback.format_exc(limit=-12)
-        took, more = time.process_time() - begin, _memory(reset=False) - before
-    return Outcome(format=name, seed=seed, result=result, detail=detail, seconds=took, megabytes=more / 2**20)
+        return replace(observed(str(Path(folder) / sound.opened)), format=name, seed=seed)
+
+
+def observed(uri: str) -> Outcome:
+    """What becomes of a slide that is used as the pipeline does; never raises."""
+    before, begin = _memory(reset=True), time.process_time()
+    try:
+        result, detail = use(uri)
+    except BaseException as error:  # noqa: BLE001 - whatever it is, it is the finding
+        result, detail = f"BUG {type(error).__name__}", traceback.format_exc(limit=-12)
+    took, more = time.process_time() - begin, _memory(reset=False) - before
+    return Outcome(result=result, detail=detail, seconds=took, megabytes=more / 2**20)
 
 
 def use(uri: str) -> tuple[str, str]:
@@ -349,8 +355,9 @@ def _work() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + MEMORY, resource.RLIM_INFINITY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     for line in sys.stdin:
-        name, seed = line.split()
-        answers.write(json.dumps(asdict(run_case(name, int(seed)))) + "\n")
+        kind, rest = line.rstrip("\n").split(" ", 1)
+        outcome = observed(rest) if kind == "uri" else run_case(kind, int(rest))
+        answers.write(json.dumps(asdict(outcome)) + "\n")
 
 
 @dataclass(kw_only=True)
@@ -361,32 +368,37 @@ class Worker:
 
     def run(self, name: str, seed: int) -> Outcome:
         """Run a case there."""
+        return replace(self._ask(f"{name} {seed}"), format=name, seed=seed)
+
+    def use(self, uri: str) -> Outcome:
+        """Use a slide there."""
+        return self._ask(f"uri {uri}")
+
+    def _ask(self, line: str) -> Outcome:
+        patience = HANG
         if self.process is None:
             command = [sys.executable, "-m", "tests.fuzz", "--worker"]
-            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-            self.process = subprocess.Popen(command, **pipes)  # type: ignore[call-overload]
-            first = HANG * 4
-        else:
-            first = HANG
-        assert self.process is not None
+            pipe = subprocess.PIPE
+            self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, cwd=ROOT)
+            patience *= 4  # it loads its libraries first
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        self.process.stdin.write(f"{name} {seed}\n".encode())
+        self.process.stdin.write(f"{line}\n".encode())
         self.process.stdin.flush()
         with selectors.DefaultSelector() as selector:
             selector.register(self.process.stdout, selectors.EVENT_READ)
-            answered = bool(selector.select(first))
-        line = self.process.stdout.readline() if answered else b""
-        if line:
-            return Outcome(**json.loads(line))
+            answered = bool(selector.select(patience))
+        answer = self.process.stdout.readline() if answered else b""
+        if answer:
+            return Outcome(**json.loads(answer))
         self.close()
-        return Outcome(format=name, seed=seed, result="BUG crash" if answered else "BUG hang")
+        return Outcome(result="BUG crash" if answered else "BUG hang")
 
     def close(self) -> None:
         """End the process."""
         if self.process is not None:
             self.process.kill()
-            self.process.wait()
+            self.process.communicate()
             self.process = None
 
 
