@@ -17,7 +17,7 @@ import pyarrow as pa
 from app.cases.schemas import ClinicalVariables
 from app.reports import schemas
 from pipelines.grid import PatchSpec
-from pipelines.patches import fetch_shards
+from pipelines.patches import fetch_shards, publish_counts
 from training import gleason
 from training.cards import Card
 from training.covariates import Covariates
@@ -92,6 +92,7 @@ class EncoderModel:
         """Embed these shards and write each to its address below `root`."""
         require_patches(shards, self._encoder)
         fetched = await asyncio.to_thread(fetch_shards, shards)
+        publish_counts(fetched)
         await asyncio.to_thread(self._compute, fetched, root)
 
     def _compute(self, fetched: pa.Table, root: str) -> None:
