@@ -224,7 +224,7 @@ def _store(indexed: IndexedSlide, key: str, config: PrepareConfig) -> Completion
 def _writing(out: str) -> Iterator[None]:
     try:
         yield
-    except (obstore.exceptions.BaseError, OSError) as error:
+    except (obstore.exceptions.BaseError, OSError, StorageError) as error:
         reason = str(error).splitlines()[0]
         remedy = "make room there or mend the permissions, then run again with --resume: finished slides are kept"
         raise OutputError(f"{out} can't be written ({reason}); {remedy}") from error

@@ -14,7 +14,7 @@ BAD = ("empty", "cut", "text", "absent", "no-mpp")
 
 
 def small_cohort(folder: Path, slides: int, *, bad: int) -> Path:
-    """Write slides of 3 x 2 patches and a manifest; returns the manifest.
+    """Write slides of two patches and a manifest; returns the manifest.
 
     Args:
         folder: where to; made if need be.
@@ -23,8 +23,8 @@ def small_cohort(folder: Path, slides: int, *, bad: int) -> Path:
     """
     folder.mkdir(parents=True, exist_ok=True)
     tile = generate_tile("gleason_4", np.random.default_rng(0), side=480)
-    pixels = np.full((560, 800, 3), 243, np.uint8)
-    pixels[40:520, 40:760] = np.concatenate([tile, tile[:, :240]], axis=1)
+    pixels = np.full((280, 520, 3), 243, np.uint8)
+    pixels[20:260, 20:500] = tile[:240]
     write_svs(folder / "good", pixels, SvsMetadata(mpp=0.5, tile=128))
     write_svs(folder / "no-mpp", pixels, SvsMetadata(mpp=None, tile=128))
     good, without = ((folder / name).read_bytes() for name in ("good", "no-mpp"))
