@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
-from pydicom.errors import InvalidDicomError
 
 from pipelines import storage
 from pipelines.slides import jpeg
@@ -105,17 +104,20 @@ class Instance:
 
 
 def read_instance(file: SlideFile) -> Instance | None:
-    """The header of a file; None where it is no DICOM or no colour whole-slide image."""
+    """The header of a file; None where it is no DICOM or no colour whole-slide image.
+
+    Raises:
+        ValueError: a DICOM file that breaks off before its pixels; pydicom would take what there is for all of it.
+    """
     if file.head[128:132] != b"DICM":
         return None
-    try:
-        with file.open() as stream:
-            header = pydicom.dcmread(stream, stop_before_pixels=True)
-            pixels_at = stream.tell()
-    except InvalidDicomError:
-        return None
-    colour = header.get("SamplesPerPixel") == 3
-    if header.get("SOPClassUID") != WSI_STORAGE or not colour:
+    with file.open() as stream:
+        header = pydicom.dcmread(stream, stop_before_pixels=True)
+        pixels_at = stream.tell()
+    kind = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID")
+    if kind is None or (kind == WSI_STORAGE and pixels_at >= file.size):
+        raise ValueError(f"{file.name} breaks off before its pixels")
+    if kind != WSI_STORAGE or header.get("SamplesPerPixel") != 3:
         return None
     return Instance(file=file, header=header, pixels_at=pixels_at)
 

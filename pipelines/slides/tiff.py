@@ -285,10 +285,10 @@ def _without_padding(file: SlideFile, indexes: list[TileIndex], k: int, spacings
         raise BrokenSlide(file.name, cause, "export it again")
     index, full = indexes[k], indexes[0].grid.level
     shrunk = round(spacings[k] / spacings[0])
-    level, covered = Size(max(1, full.width // shrunk), max(1, full.height // shrunk)), index.grid
-    if level.width > covered.columns * covered.tile.width or level.height > covered.rows * covered.tile.height:
+    covered = Size(index.grid.columns * index.grid.tile.width, index.grid.rows * index.grid.tile.height)
+    if shrunk < 1 or full.width // shrunk > covered.width or full.height // shrunk > covered.height:
         raise BrokenSlide(file.name, f"gives a pixel spacing that does not fit level {k}", "export it again")
-    return index.cropped(level)
+    return index.cropped(full.shrunk(shrunk))
 
 
 _UNIT_IN_UM = {"µm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6}

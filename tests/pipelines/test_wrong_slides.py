@@ -1,0 +1,391 @@
+"""Wrong slides of every kind: one typed error that names slide, cause and remedy, in bounded time and memory.
+
+Each is used as the pipeline uses slides (`tests.fuzz.use`) in a process of its own with limits. A small part of the fuzz campaign
+runs here too; `python -m tests.fuzz` is the whole.
+"""
+
+from __future__ import annotations
+
+import gzip
+import re
+import shutil
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import imagecodecs
+import numpy as np
+import pydicom
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipelines.slides.errors import BrokenSlide, MissingResolution, NoTissue, SlideError, SlideNotFound, UnsupportedSlide
+from pipelines.slides.slide import open_slide
+from tests import dicom_slides, tiff_slides
+from tests import tiff_writer as tw
+from tests.formats import picture
+from tests.fuzz import FUZZED, MEMORY, SECONDS, Worker
+from tests.tiff_slides import JPEG, RAW, RGB, YCBCR, TiffSlide, jpeg_ycc, pyramid, resolution
+
+Wrong = Callable[[Path], Path]
+
+
+@pytest.fixture(scope="module")
+def worker() -> Iterator[Worker]:
+    worker = Worker()
+    yield worker
+    worker.close()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A kind of wrong slide.
+
+    Attributes:
+        make: writes one into a folder; answers what to open.
+        error: what must be said.
+        cause: words of the message.
+    """
+
+    make: Wrong
+    error: type[SlideError]
+    cause: str
+
+
+# ---- how wrong slides are made -----------------------------------------------------------------------------------------------
+
+
+def file(content: bytes, name: str = "wrong.svs") -> Wrong:
+    def make(folder: Path) -> Path:
+        (folder / name).write_bytes(content)
+        return folder / name
+
+    return make
+
+
+def svs(folder: Path, **changed: object) -> Path:
+    """A sound SVS save what is changed of `TiffSlide`."""
+    description: tiff_slides.Tags = {tw.DESCRIPTION: ("ascii", "Aperio Image Library v12|AppMag = 20|MPP = 0.5")}
+    how = {"encode": jpeg_ycc, "compression": JPEG, "photometric": YCBCR, "base": description} | changed
+    TiffSlide(**how).write(folder / "wrong.svs", pyramid(picture(), 2))  # type: ignore[arg-type]
+    return folder / "wrong.svs"
+
+
+def tagged(tags: tiff_slides.Tags) -> Wrong:
+    """An SVS whose level 0 has other values of some tags."""
+    description: tiff_slides.Tags = {tw.DESCRIPTION: ("ascii", "Aperio Image Library v12|AppMag = 20|MPP = 0.5")}
+    return lambda folder: svs(folder, base=description | tags)
+
+
+def described(text: str) -> Wrong:
+    return tagged({tw.DESCRIPTION: ("ascii", text)})
+
+
+def patched(make: Wrong, change: Callable[[bytearray], object]) -> Wrong:
+    """A sound file whose bytes are changed."""
+
+    def made(folder: Path) -> Path:
+        path = make(folder)
+        content = bytearray(path.read_bytes())
+        change(content)
+        path.write_bytes(content)
+        return path
+
+    return made
+
+
+def loop(content: bytearray) -> None:
+    """The last directory names the first as its follower."""
+    first = at = struct.unpack_from("<I", content, 4)[0]
+    while True:
+        after = at + 2 + 12 * struct.unpack_from("<H", content, at)[0]
+        follower = struct.unpack_from("<I", content, after)[0]
+        if not follower:
+            struct.pack_into("<I", content, after, first)
+            return
+        at = follower
+
+
+def cut(share: float) -> Callable[[bytearray], object]:
+    return lambda content: content.__delitem__(slice(int(len(content) * share), None))
+
+
+def tile_without_tables(folder: Path) -> Path:
+    return svs(folder, encode=lambda part: tiff_slides.abbreviated(jpeg_ycc(part)))
+
+
+def deflate_bomb(folder: Path) -> Path:
+    bomb = zlib.compress(bytes(2**26))
+    return svs(folder, encode=lambda part: bomb, compression=tiff_slides.DEFLATE, photometric=RGB)
+
+
+def jpeg2000_bomb(folder: Path) -> Path:
+    """A code stream that claims 16,384 components: openjpeg would take 4 GB for them."""
+
+    def encode(part: tiff_slides.Pixels) -> bytes:
+        stream = bytearray(tiff_slides.j2k_rgb(part))
+        struct.pack_into(">H", stream, 40, 16384)
+        return bytes(stream)
+
+    return svs(folder, encode=encode, compression=tiff_slides.APERIO_RGB, photometric=RGB)
+
+
+def jpeg2000_cut(folder: Path) -> Path:
+    """A code stream that lacks its second half but ends as it should."""
+
+    def encode(part: tiff_slides.Pixels) -> bytes:
+        stream = tiff_slides.j2k_rgb(part)
+        return stream[: len(stream) // 2] + b"\xff\xd9"
+
+    return svs(folder, encode=encode, compression=tiff_slides.APERIO_RGB, photometric=RGB)
+
+
+def large_jpeg(folder: Path) -> Path:
+    """Tiles that hold pictures of 16,000 x 16,000 px."""
+    bomb = bytes(imagecodecs.jpeg8_encode(np.zeros((16000, 16000), np.uint8), level=1))
+    return svs(folder, encode=lambda part: bomb)
+
+
+def philips(text: str, other: str) -> Wrong:
+    """A Philips TIFF in whose XML something is replaced by something as long."""
+
+    def make(folder: Path) -> Path:
+        path = folder / "wrong.tiff"
+        tiff_slides.write_philips(path, picture())
+        content = path.read_bytes()
+        assert content.count(text.encode()) >= 1
+        path.write_bytes(content.replace(text.encode(), other.encode()))
+        return path
+
+    return make
+
+
+def ome(xml: str) -> Wrong:
+    def make(folder: Path) -> Path:
+        tags = resolution(0.5) | {tw.DESCRIPTION: ("ascii", xml)}
+        slide = TiffSlide(encode=np.ndarray.tobytes, compression=RAW, base=tags)
+        slide.write(folder / "wrong.ome.tiff", pyramid(picture()))
+        return folder / "wrong.ome.tiff"
+
+    return make
+
+
+ONE_LARGE_TILE: tiff_slides.Tags = {
+    **{tag: ("long", [2**16]) for tag in (tw.TILE_WIDTH, tw.TILE_HEIGHT)},
+    **{tag: ("long", [100]) for tag in (tw.TILE_OFFSETS, tw.TILE_LENGTHS)},
+}
+LAUGHS = (
+    '<?xml version="1.0"?><!DOCTYPE OME [<!ENTITY a "ha">'
+    + "".join(f'<!ENTITY {b} "{f"&{a};" * 10}">' for a, b in zip("abcdefghi", "bcdefghij", strict=True))
+    + ']><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06">&j;</OME>'
+)
+"""XML whose entities grow to two gigabytes."""
+
+
+def series(change: Callable[[Path], object], name: str = "dicom-jpeg") -> Wrong:
+    """A DICOM series whose folder is changed."""
+
+    def make(folder: Path) -> Path:
+        dicom_slides.SERIES[name].write(folder / "wrong", picture())
+        change(folder / "wrong")
+        return folder / "wrong"
+
+    return make
+
+
+def element(**values: object) -> Callable[[Path], object]:
+    """Change elements of level 0."""
+
+    def change(folder: Path) -> None:
+        dataset = pydicom.dcmread(folder / "level-0.dcm")
+        for name, value in values.items():
+            setattr(dataset, name, value)
+        dataset.save_as(folder / "level-0.dcm")
+
+    return change
+
+
+def in_file(change: Callable[[bytearray], object], name: str = "level-0.dcm") -> Callable[[Path], object]:
+    def changed(folder: Path) -> None:
+        content = bytearray((folder / name).read_bytes())
+        change(content)
+        (folder / name).write_bytes(content)
+
+    return changed
+
+
+def far_offset(content: bytearray) -> None:
+    """The last offset of the basic table points behind the file."""
+    at = content.find(b"\xe0\x7f\x10\x00OB") + 12
+    length = struct.unpack_from("<I", content, at + 4)[0]
+    struct.pack_into("<I", content, at + 8 + length - 4, 2**31)
+
+
+def no_wsi(folder: Path) -> Path:
+    """A CT slice."""
+    path = folder / "wrong.dcm"
+    dicom_slides.SERIES["dicom-raw"].write(folder / "series", picture())
+    dataset = pydicom.dcmread(folder / "series" / "level-0.dcm")
+    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.2"
+    dataset.save_as(path)
+    shutil.rmtree(folder / "series")
+    return path
+
+
+def second_series(folder: Path) -> None:
+    dataset = pydicom.dcmread(folder / "level-2.dcm")
+    dataset.SeriesInstanceUID = "1.2.3"
+    dataset.save_as(folder / "level-2.dcm")
+
+
+def all_grey(folder: Path) -> None:
+    for path in folder.iterdir():
+        dataset = pydicom.dcmread(path)
+        dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
+        dataset.save_as(path)
+
+
+def labels(folder: Path) -> None:
+    element(ImageType=["ORIGINAL", "PRIMARY", "LABEL"])(folder)
+    for k in (1, 2):
+        (folder / f"level-{k}.dcm").unlink()
+
+
+def white(folder: Path) -> Path:
+    tiff_slides.WRITERS["tiff-jpeg"](folder / "wrong.tiff", np.full((500, 600, 3), 243, np.uint8))
+    return folder / "wrong.tiff"
+
+
+def no_tile(folder: Path) -> Path:
+    return svs(folder, absent=frozenset({(0, 3)}))
+
+
+def noise(folder: Path) -> Path:
+    return svs(folder, encode=lambda part: b"\xff\xd8" + bytes(300))
+
+
+def no_jpeg(folder: Path) -> Path:
+    return svs(folder, encode=lambda part: bytes(300))
+
+
+def grey(folder: Path) -> Path:
+    return svs(folder, photometric=1, base={tw.SAMPLES: ("short", [1]), tw.BITS: ("short", [8])})
+
+
+ROWS: dict[str, Row] = {
+    "zero bytes": Row(make=file(b""), error=BrokenSlide, cause="only 0 bytes"),
+    "a few bytes": Row(make=file(b"II*\0"), error=BrokenSlide, cause="only 4 bytes"),
+    "a text": Row(make=file(b"not a slide " * 100), error=UnsupportedSlide, cause="not a whole-slide image"),
+    "zeros": Row(make=file(bytes(5000)), error=UnsupportedSlide, cause="not a whole-slide image"),
+    "a compressed slide": Row(
+        make=file(gzip.compress(bytes(range(256)) * 40)), error=UnsupportedSlide, cause="not a whole-slide"
+    ),
+    "a header and no more": Row(make=file(b"II*\0\x08\0\0\0" + bytes(200)), error=UnsupportedSlide, cause="not a whole-slide"),
+    "cut in its tiles": Row(make=patched(svs, cut(0.3)), error=BrokenSlide, cause="can't be read|no image|truncated"),
+    "cut in its directories": Row(make=patched(svs, cut(0.999)), error=BrokenSlide, cause="can't be read|truncated|lists"),
+    "a loop of directories": Row(make=patched(svs, loop), error=BrokenSlide, cause="truncated|header|directories"),
+    "a missing tile": Row(make=no_tile, error=BrokenSlide, cause="no data for"),
+    "tiles without tables": Row(make=tile_without_tables, error=BrokenSlide, cause="can't be decoded"),
+    "tiles of noise": Row(make=noise, error=BrokenSlide, cause="can't be decoded"),
+    "tiles that are no JPEG": Row(make=no_jpeg, error=BrokenSlide, cause="JPEG start marker"),
+    "a width of 2^31": Row(make=tagged({tw.WIDTH: ("long", [2**31])}), error=BrokenSlide, cause="more than any scanner"),
+    "tiles of 2^16": Row(make=tagged(ONE_LARGE_TILE), error=BrokenSlide, cause="more than any scanner"),
+    "no width": Row(make=tagged({tw.WIDTH: ("long", [0])}), error=BrokenSlide, cause="can't be read|lists|no image"),
+    "another number of tiles": Row(make=tagged({tw.HEIGHT: ("long", [5000])}), error=BrokenSlide, cause="lists 30 tiles where"),
+    "tiles behind the end": Row(
+        make=tagged({tw.TILE_OFFSETS: ("long", [2**31] * 30)}), error=BrokenSlide, cause="truncated: .* reach to byte 2147"
+    ),
+    "a tile of 4 GB": Row(
+        make=tagged({tw.TILE_LENGTHS: ("long", [2**32 - 1] * 30)}), error=BrokenSlide, cause="truncated|bytes, more than"
+    ),
+    "a bomb of zeros": Row(make=deflate_bomb, error=BrokenSlide, cause="holds more bytes where 49152 are needed"),
+    "a bomb of components": Row(make=jpeg2000_bomb, error=BrokenSlide, cause="no colour JPEG 2000"),
+    "a bomb of pixels": Row(make=large_jpeg, error=BrokenSlide, cause="bytes, more than|can't be decoded"),
+    "JPEG 2000 cut off": Row(make=jpeg2000_cut, error=BrokenSlide, cause="can't be decoded"),
+    "no mpp": Row(make=described("Aperio Image Library v12|AppMag = 20"), error=MissingResolution, cause="no mpp.*--mpp"),
+    "an mpp of 0": Row(make=described("Aperio Image Library|MPP = 0"), error=MissingResolution, cause="no mpp.*--mpp"),
+    "an mpp that is no number": Row(make=described("Aperio Image Library|MPP = half"), error=MissingResolution, cause="no mpp"),
+    "an mpp of 499": Row(
+        make=described("Aperio Image Library|MPP = 499"), error=BrokenSlide, cause="mpp of 499, outside 0.05 to 100"
+    ),
+    "an infinite mpp": Row(make=described("Aperio Image Library|MPP = inf"), error=BrokenSlide, cause="mpp of inf"),
+    "greyscale": Row(make=grey, error=UnsupportedSlide, cause="greyscale"),
+    "OME-XML that breaks off": Row(make=ome("<OME><Image></OME>"), error=BrokenSlide, cause="ParseError|can't be read"),
+    "OME-XML that explodes": Row(make=ome(LAUGHS), error=BrokenSlide, cause="can't be read"),
+    "OME with an absurd mpp": Row(
+        make=ome('<OME xmlns="o"><Image><Pixels PhysicalSizeX="0.5" PhysicalSizeXUnit="m"/></Image></OME>'),
+        error=BrokenSlide,
+        cause="mpp of 500000",
+    ),
+    "Philips without spacings": Row(make=philips("DICOM_PIXEL_SPACING", "DICOM_PIXEL_SPICING"), error=BrokenSlide, cause="read"),
+    "Philips with a spacing of 0": Row(make=philips('"0.000500"', '"0.000000"'), error=BrokenSlide, cause="mpp|read"),
+    "Philips whose levels grow": Row(make=philips('"0.001000"', '"0.000100"'), error=BrokenSlide, cause="does not fit level 1"),
+    "Philips with two scans": Row(make=philips(">WSI<", ">WSX<"), error=BrokenSlide, cause="read"),
+    "an empty folder": Row(make=lambda folder: folder, error=SlideNotFound, cause="no DICOM whole-slide image"),
+    "no DICOM WSI": Row(make=no_wsi, error=UnsupportedSlide, cause="not a colour whole-slide image"),
+    "two DICOM series": Row(make=series(second_series), error=UnsupportedSlide, cause="holds 2 DICOM series"),
+    "DICOM without mpp": Row(
+        make=series(element(SharedFunctionalGroupsSequence=[pydicom.Dataset()])), error=MissingResolution, cause="no mpp"
+    ),
+    "DICOM of labels": Row(make=series(labels), error=UnsupportedSlide, cause="without a VOLUME"),
+    "DICOM with a wrong number of frames": Row(make=series(element(NumberOfFrames=3)), error=BrokenSlide, cause="3 frames"),
+    "DICOM of 2^31 px": Row(
+        make=series(element(TotalPixelMatrixColumns=2**31)), error=BrokenSlide, cause="frames|more than any scanner"
+    ),
+    "sparse DICOM of 2^31 px": Row(
+        make=series(element(TotalPixelMatrixColumns=2**31, TotalPixelMatrixRows=2**31), "dicom-sparse"),
+        error=BrokenSlide,
+        cause="a size of .* frames",
+    ),
+    "DICOM with a far offset": Row(make=series(in_file(far_offset)), error=BrokenSlide, cause="break off|truncated|rise"),
+    "DICOM cut off": Row(make=series(in_file(cut(0.6))), error=BrokenSlide, cause="break off|truncated|read"),
+    "raw DICOM cut off": Row(make=series(in_file(cut(0.6)), "dicom-raw"), error=BrokenSlide, cause="truncated|read"),
+    "DICOM cut in its header": Row(make=series(in_file(cut(0.01))), error=BrokenSlide, cause="read"),
+    "greyscale DICOM": Row(make=series(all_grey), error=SlideNotFound, cause="no DICOM whole-slide image"),
+    "a white slide": Row(make=white, error=NoTissue, cause="no stained tissue"),
+}
+
+
+@pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
+def test_wrong_slide_is_one_clear_error(row: Row, tmp_path: Path, worker: Worker) -> None:
+    path = row.make(tmp_path)
+    outcome = worker.use(str(path))
+    assert outcome.result == row.error.__name__, outcome.detail
+    begin, rest = outcome.detail.split(f"{row.error.__name__}: slide {path.name} ")
+    cause, _, remedy = rest.rpartition("; ")
+    assert (begin, bool(cause), len(remedy) > 10) == ("", True, True)
+    assert re.search(row.cause, outcome.detail), outcome.detail
+    assert outcome.seconds < SECONDS
+    assert outcome.megabytes < MEMORY / 2**20
+
+
+def test_sound_slides_are_no_wrong_ones(tmp_path: Path, worker: Worker) -> None:
+    """What rows are made from opens, so that they fail for what is changed."""
+    assert worker.use(str(svs(tmp_path))).result == "opened"
+    assert worker.use(str(series(lambda folder: None)(tmp_path))).result == "opened"
+
+
+@pytest.mark.parametrize(
+    ("make", "mpp"),
+    [
+        (described("Aperio Image Library v12|AppMag = 20"), 0.5),
+        (described("Aperio Image Library v12"), None),
+    ],
+)
+def test_objective_is_taken_for_mpp_only_when_asked(make: Wrong, mpp: float | None, tmp_path: Path) -> None:
+    path = str(make(tmp_path))
+    with pytest.raises(MissingResolution, match="mpp column"):
+        _ = open_slide(path).mpp
+    assert open_slide(path, mpp_from_objective=True).resolution == mpp
+    assert open_slide(path, mpp=0.4, mpp_from_objective=True).mpp == 0.4
+
+
+@pytest.mark.parametrize("name", FUZZED)
+@settings(max_examples=20, deadline=None, derandomize=True, database=None)
+@given(seed=st.integers(0, 2**31))
+def test_damaged_at_random(name: str, seed: int, worker: Worker) -> None:
+    outcome = worker.run(name, seed)
+    assert not outcome.is_bug, f"python -m tests.fuzz --format {name} --seed {seed}: {outcome}"
