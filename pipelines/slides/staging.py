@@ -3,7 +3,8 @@
 Formats that only OpenSlide or wsidicom read are copied whole before their first pixel; a slide read so says it (`Slide.staged`).
 The folder may be a disk of the machine or a network directory that many machines share. A copy is used under a shared lock, made
 under an exclusive one, and appears under its name only when it is complete; the copies used longest ago make room for new ones.
-Names hold no file name of a slide: those can carry patient data.
+Who makes one sets its bytes aside first, in the name of the folder it is made in; what a process that died left there goes when
+room is made. Names hold no file name of a slide: those can carry patient data.
 """
 
 from __future__ import annotations
@@ -13,8 +14,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
@@ -22,7 +22,7 @@ from typing import IO
 import obstore
 
 from pipelines import storage
-from pipelines.slides.errors import BrokenSlide, UnsupportedSlide
+from pipelines.slides.errors import BrokenSlide, SlideNotFound, UnsupportedSlide
 from pipelines.slides.slide import SlideFile, slide_name
 
 
@@ -69,29 +69,39 @@ def local_copy(files: Sequence[SlideFile], config: StagingConfig | None = None) 
     """The files on a local disk: themselves where they are local, else copies.
 
     Raises:
-        UnsupportedSlide: the slide is larger than the cache.
-        BrokenSlide: an object changed or ended while it was copied.
+        UnsupportedSlide: there is no room for the slide, or the cache can't be written.
+        BrokenSlide: an object changed, ended or could not be read while it was copied.
+        SlideNotFound: an object is gone.
     """
     local = [storage.local_path(file.uri) for file in files]
     if all(local):
         return LocalCopy([path for path in local if path is not None])
     config = config or StagingConfig.from_environment()
     key = hashlib.sha256("\n".join(f"{file.uri} {file.version}" for file in files).encode()).hexdigest()[:32]
-    config.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    lock = (config.folder / f"{key}.lock").open("ab")
     place = config.folder / key
     try:
-        fcntl.flock(lock, fcntl.LOCK_SH)
-        if not place.is_dir():
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not place.is_dir():  # another process may have made it while this one waited
-                _fill(place, files, config)
-            fcntl.flock(lock, fcntl.LOCK_SH)
-        os.utime(place)
-    except BaseException:
-        lock.close()
-        raise
+        config.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = (config.folder / f"{key}.lock").open("ab")
+        try:
+            _hold(lock, place, files, config)
+        except BaseException:
+            lock.close()
+            raise
+    except OSError as error:
+        cause = f"can't be copied to the cache for slides that are read locally ({error.strerror or type(error).__name__})"
+        raise UnsupportedSlide(files[0].name, cause, "check ACINUS_STAGING: its folder, permissions and free space") from error
     return LocalCopy([place / _member(k, file) for k, file in enumerate(files)], lock)
+
+
+def _hold(lock: IO[bytes], place: Path, files: Sequence[SlideFile], config: StagingConfig) -> None:
+    """Have the copy under a shared lock, making it where there is none."""
+    fcntl.flock(lock, fcntl.LOCK_SH)
+    while not place.is_dir():
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not place.is_dir():  # another process may have made it while this one waited
+            _fill(place, files, config)
+        fcntl.flock(lock, fcntl.LOCK_SH)  # not in one step: the copy may be removed before the lock is held again
+    os.utime(place)
 
 
 def _member(k: int, file: SlideFile) -> str:
@@ -106,13 +116,15 @@ def _fill(place: Path, files: Sequence[SlideFile], config: StagingConfig) -> Non
             f"is read from a local copy only, and its {sum(sizes):,} bytes are more than the {config.most:,} set aside for such"
         )
         raise UnsupportedSlide(files[0].name, cause, "raise ACINUS_STAGING_BYTES or convert it to a tiled TIFF")
-    _make_room(sum(sizes), config)
-    with _part(place) as part:
+    part = _reserve(place, files[0].name, sum(sizes), config)
+    try:
         for k, file in enumerate(files):
             _download(file.uri, file.size, part / _member(k, file))
         for (k, uri), size in zip(companions, sizes[len(files) :], strict=True):
             _download(uri, size, part / f"{k:04d}" / slide_name(uri))
         part.rename(place)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def _mirax_parts(file: SlideFile) -> list[str]:
@@ -120,41 +132,64 @@ def _mirax_parts(file: SlideFile) -> list[str]:
     return storage.list_uris(file.uri[: -len(".mrxs")])
 
 
-@contextmanager
-def _part(place: Path) -> Iterator[Path]:
-    part = Path(tempfile.mkdtemp(prefix=f"{place.name}.part-", dir=place.parent))
-    try:
-        yield part
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-
-
 def _download(uri: str, size: int, target: Path) -> None:
     target.parent.mkdir(exist_ok=True)
     store, key = storage.locate(uri)
     with target.open("wb") as sink:
-        for chunk in obstore.get(store, key).stream(min_chunk_size=8 * 2**20):
-            sink.write(chunk)
+        try:
+            for chunk in obstore.get(store, key).stream(min_chunk_size=8 * 2**20):
+                sink.write(chunk)
+        except (FileNotFoundError, PermissionError) as error:
+            raise SlideNotFound(slide_name(uri), "is no longer in the store or may not be read", "check the URI") from error
+        except obstore.exceptions.BaseError as error:
+            cause = f"can't be copied from the store ({type(error).__name__})"
+            raise BrokenSlide(slide_name(uri), cause, "check the connection and try again") from error
     storage.count_read(1, target.stat().st_size)
     if target.stat().st_size != size:
         raise BrokenSlide(slide_name(uri), "changed while it was copied", "try again when its upload is complete")
 
 
-def _make_room(needed: int, config: StagingConfig) -> None:
-    """Remove the copies used longest ago until `needed` bytes fit; one in use stays."""
-    copies = sorted((at for at in config.folder.iterdir() if at.is_dir() and ".part-" not in at.name), key=_last_use)
-    held = {at: sum(path.stat().st_size for path in at.rglob("*") if path.is_file()) for at in copies}
-    for copy in copies:
-        if sum(held.values()) + needed <= config.most:
-            return
-        with (config.folder / f"{copy.name}.lock").open("ab") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                continue
-            shutil.rmtree(copy, ignore_errors=True)
-            held.pop(copy)
+def _reserve(place: Path, name: str, needed: int, config: StagingConfig) -> Path:
+    """A folder to make a copy of `needed` bytes in; its name sets them aside. Copies used longest ago make room; one in use stays.
+
+    Raises:
+        UnsupportedSlide: what is in use leaves too little room.
+    """
+    with (config.folder / "room.lock").open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        held: dict[Path, int] = {}
+        for at in sorted(config.folder.iterdir(), key=_last_use):
+            key, _, reserved = at.name.partition(".part-")
+            if reserved and (key == place.name or _remove_unused(at, key)):
+                shutil.rmtree(at, ignore_errors=True)  # a process that died left it
+            elif at.is_dir():
+                held[at] = int(reserved.partition("-")[0]) if reserved else _size(at)
+        for at in [at for at in held if ".part-" not in at.name]:
+            if sum(held.values()) + needed > config.most and _remove_unused(at, at.name):
+                del held[at]
+        if sum(held.values()) + needed > config.most:
+            cause = f"needs {needed:,} bytes in the cache, where slides in use take {sum(held.values()):,} of {config.most:,}"
+            raise UnsupportedSlide(name, cause, "try again when they are done, or raise ACINUS_STAGING_BYTES")
+        return Path(tempfile.mkdtemp(prefix=f"{place.name}.part-{needed}-", dir=config.folder))
+
+
+def _remove_unused(at: Path, key: str) -> bool:
+    """Remove a folder unless a process holds the lock of its copy; answers whether it is gone."""
+    with (at.parent / f"{key}.lock").open("ab") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        shutil.rmtree(at, ignore_errors=True)
+    return True
+
+
+def _size(copy: Path) -> int:
+    return sum(path.stat().st_size for path in copy.rglob("*") if path.is_file())
 
 
 def _last_use(copy: Path) -> float:
-    return copy.stat().st_mtime
+    try:
+        return copy.stat().st_mtime
+    except FileNotFoundError:  # renamed or removed in between
+        return 0.0
