@@ -150,7 +150,7 @@ def _download(uri: str, size: int, target: Path) -> None:
 
 
 def _reserve(place: Path, name: str, needed: int, config: StagingConfig) -> Path:
-    """A folder to make a copy of `needed` bytes in; its name sets them aside. Copies used longest ago make room; one in use stays.
+    """A folder to make a copy of `needed` bytes in; its name sets them aside. The copies used longest ago make room, if unused.
 
     Raises:
         UnsupportedSlide: what is in use leaves too little room.
