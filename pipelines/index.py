@@ -18,13 +18,15 @@ from numpy.typing import NDArray
 
 from pipelines import addresses, cohort, storage
 from pipelines.fingerprint import Fingerprint, fingerprint
-from pipelines.grid import PatchSpec, patch_grid
+from pipelines.grid import PatchGrid, PatchSpec, patch_grid
+from pipelines.icc import to_srgb
 from pipelines.overview import overview_picture
 from pipelines.quality import Artefacts, SlideQuality, artefacts, assess, patch_quality
-from pipelines.shards import shard_rows
+from pipelines.shards import SIDE, shard_rows
+from pipelines.slides.errors import BrokenSlide
 from pipelines.slides.geometry import Size
 from pipelines.slides.slide import Slide
-from pipelines.stain import sample_patches
+from pipelines.stain import fit_slide_stain, sample_patches
 from pipelines.tissue import tissue_mask
 
 THUMBNAIL_SIDE = 2048
@@ -80,7 +82,7 @@ class IndexedSlide:
         return overview_picture(self.thumbnail, self.tissue, boxes, self.found, mpp=self.thumbnail_mpp)
 
 
-def index_slide(slide: Slide, spec: PatchSpec, *, organisation: str, shard_side: int = 16) -> IndexedSlide:
+def index_slide(slide: Slide, spec: PatchSpec, *, organisation: str, shard_side: int = SIDE) -> IndexedSlide:
     """Find the tissue of an open slide, judge it, and cut it into shards.
 
     No patch is laid on an artefact: tissue that is nearer to one than half a patch does not count.
@@ -95,7 +97,8 @@ def index_slide(slide: Slide, spec: PatchSpec, *, organisation: str, shard_side:
     tissue = tissue_mask(slide.name, thumbnail, mpp=thumbnail_mpp, found=found)
     usable = tissue & ~found.within(spec.size * spec.mpp / 2 / thumbnail_mpp)
     grid = patch_grid(slide, usable, spec)
-    sample = sample_patches(slide, grid)
+    sample, glass = _sample(slide, grid, spec, found.glass)
+    stain = fit_slide_stain(slide.name, sample, method=spec.stain, glass=glass).to_bytes() if spec.stain else b""
     return IndexedSlide(
         slide_id=slide.identity,
         vendor=slide.vendor,
@@ -104,10 +107,33 @@ def index_slide(slide: Slide, spec: PatchSpec, *, organisation: str, shard_side:
         thumbnail=thumbnail,
         tissue=usable,
         found=found,
-        quality=assess(tissue, found, patch_quality(sample, glass=found.glass), mpp=thumbnail_mpp),
-        fingerprint=fingerprint(slide, sample, glass=found.glass),
-        shards=shard_rows(slide, grid, spec, organisation=organisation, side=shard_side),
+        quality=assess(tissue, found, patch_quality(sample, glass=glass), mpp=thumbnail_mpp),
+        fingerprint=fingerprint(slide, sample, glass=glass),
+        shards=shard_rows(slide, grid, spec, organisation=organisation, side=shard_side, stain=stain),
     )
+
+
+def _sample(
+    slide: Slide, grid: PatchGrid, spec: PatchSpec, glass: tuple[float, float, float] | None
+) -> tuple[NDArray[np.uint8], tuple[float, float, float] | None]:
+    """A few patches and the glass's colour, both in the colours that stain normalisation will meet.
+
+    Raises:
+        SlideError: unreadable pixels, or an ICC profile that can't be used.
+    """
+    patches = sample_patches(slide, grid)
+    if not (spec.icc and slide.icc):
+        return patches, glass
+    try:
+        to_srgb(patches, slide.icc)
+        if glass is None:
+            return patches, None
+        pixel = np.rint(np.array(glass)).astype(np.uint8).reshape(1, 1, 1, 3)
+        to_srgb(pixel, slide.icc)
+        red, green, blue = pixel.ravel().tolist()
+        return patches, (float(red), float(green), float(blue))
+    except ValueError as error:
+        raise BrokenSlide(slide.name, str(error), "prepare it without ICC correction") from error
 
 
 def write_index(indexed: IndexedSlide, root: str, *, organisation: str, spec: PatchSpec) -> None:

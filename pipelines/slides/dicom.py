@@ -115,12 +115,13 @@ def _series_file(uri: str, series_of: SlideFile | None, volumes: Sequence[Instan
 def _facts(base: Instance) -> SlideFacts:
     header = base.header
     path = (header.get("OpticalPathSequence") or [pydicom.Dataset()])[0]
+    names = [str(header.get(name) or "") for name in ("Manufacturer", "ManufacturerModelName")]
     power = path.get("ObjectiveLensPower")
     return SlideFacts(
         vendor="dicom",
         resolution=base.mpp,
         objective=float(power) if power else None,
-        scanner=f"{header.get('Manufacturer') or ''} {header.get('ManufacturerModelName') or ''}".strip(),
+        scanner=" ".join(name for name in names if name and name != "Unknown"),
         icc=bytes(path.get("ICCProfile") or b""),
     )
 

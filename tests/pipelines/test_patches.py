@@ -10,11 +10,12 @@ import pytest
 
 from pipelines.grid import PatchSpec
 from pipelines.index import index_slide
-from pipelines.patches import decode_patches, fetch_shards, read_patches, resample
+from pipelines.patches import ReadCounts, decode_patches, fetch_shards, read_patches, resample, stream_patches
 from pipelines.shards import SCHEMA, TILES
 from pipelines.slides.errors import BrokenSlide, UnsupportedSlide
 from pipelines.slides.geometry import Point, Size
 from pipelines.slides.slide import open_slide
+from pipelines.stain import StainFit
 from tests.shared_data import needs_shared_data, shared_data
 
 
@@ -98,3 +99,37 @@ def test_dicom_travels_as_pixels(ray_session: None) -> None:
     table = shards_of(folder / "dicom" / "cytomine_wsi", PatchSpec(mpp=1.0, size=112))
     [block] = read_patches(table).iter_batches(batch_size=None, batch_format="pyarrow")
     np.testing.assert_array_equal(decode_patches(block)["patch"], decode_patches(fetch_shards(table))["patch"])
+
+
+@pytest.mark.parametrize("method", ["macenko", "reinhard"])
+def test_stain_is_normalised_where_the_spec_asks_for_it(generated_slide: Path, method: str) -> None:
+    """What a consumer decodes is the plain patch put through the slide's own fit, which every shard carries."""
+    plain = shards_of(generated_slide, PatchSpec(size=224, mpp=0.23))
+    table = shards_of(generated_slide, PatchSpec(size=224, mpp=0.23, stain=method))
+    [fit] = set(table["stain"].to_pylist())
+    assert StainFit.from_bytes(fit).method == method
+    assert set(plain["stain"].to_pylist()) == {b""}
+    expected = StainFit.from_bytes(fit).apply(decode_patches(fetch_shards(plain))["patch"])
+    np.testing.assert_array_equal(decode_patches(fetch_shards(table))["patch"], expected)
+    assert PatchSpec(stain=method).hash != PatchSpec().hash
+    with pytest.raises(ValueError, match="macenko, reinhard"):
+        PatchSpec(stain="vahadane")
+
+
+def test_the_stream_without_ray_is_the_same(generated_slide: Path) -> None:
+    table = shards_of(generated_slide, PatchSpec(size=128, mpp=0.23), side=3)
+    expected = decode_patches(fetch_shards(table))["patch"]
+    out = np.empty((max(table["n_patches"].to_pylist()), 128, 128, 3), np.uint8)
+    for buffer in (None, out):
+        parts = [batch["patch"].copy() for batch in stream_patches(table, out=buffer)]
+        assert len(parts) == len(table)
+        np.testing.assert_array_equal(np.concatenate(parts), expected)
+
+
+def test_reading_is_counted(generated_slide: Path) -> None:
+    table = shards_of(generated_slide, PatchSpec(size=224, mpp=0.23))
+    counts = ReadCounts.of(fetch_shards(table))
+    assert counts.needed == sum(sum(lengths) for lengths in table["tile_length"].to_pylist())
+    assert 1.0 <= counts.amplification < 1.1
+    assert len(table) <= counts.requests < counts.needed / 20_000
+    assert (counts + counts).requests == 2 * counts.requests
