@@ -4,7 +4,7 @@
 # Settings: PYTHON (interpreter for .venv), INSTALLER=uv, ACINUS_SHARED_DATA (folder of real slides), PYTEST_ARGUMENTS
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-test demo test test-all bench bench-peers lint format clean
+.PHONY: help install install-test demo test test-all fuzz bench bench-peers lint format clean
 
 python := .venv/bin/python
 
@@ -25,6 +25,10 @@ test: install-test  ## the suite without its slow tests
 
 test-all: install-test  ## the whole suite
 	@$(python) -m pytest $(PYTEST_ARGUMENTS)
+
+fuzz: install-test  ## damaged slides, 1,000 of each format: opened, or refused with one clear error (half an hour)
+	@mkdir -p .bench
+	@$(python) -m tests.fuzz --json .bench/fuzz.json
 
 bench: install-test  ## every benchmark of ours, quickly; figures as JSON in .bench/
 	@mkdir -p .bench

@@ -1,6 +1,6 @@
 """The fuzz campaign: slides of every format, damaged at random where it hurts, must open or be refused with one typed error.
 
-    python -m tests.fuzz --cases 10000 --json fuzz.json
+    python -m tests.fuzz --cases 20000 --json fuzz.json
 
 A case is a format and a seed: structures (headers, directories, tag values, XML, offset tables, DICOM elements, heads of tiles)
 are hit more often than tile data. Each case runs in a worker process and may take `SECONDS` of CPU and `MEMORY` more than the
@@ -421,17 +421,20 @@ class Tally:
             self.bugs.append(outcome)
 
 
-def campaign(formats: Sequence[str], cases: int, first: int) -> dict[str, Tally]:
-    """Run `cases` cases of each format, seeds from `first` on."""
-    tallies = {name: Tally() for name in formats}
+def campaign(formats: Sequence[str], cases: int, first: int, report: Path | None) -> dict[str, Tally]:
+    """Run `cases` cases of each format, seeds from `first` on; the report is written anew after each format."""
+    tallies: dict[str, Tally] = {}
     worker = Worker()
     for name in formats:
+        tallies[name] = Tally()
         for seed in range(first, first + cases):
             outcome = worker.run(name, seed)
             tallies[name].add(outcome)
             if outcome.is_bug:
                 print(f"{name} --seed {seed}: {outcome.result} {outcome.seconds:.1f} s {outcome.megabytes:.0f} MB", flush=True)
         print(_row(name, tallies[name]), flush=True)
+        if report is not None:
+            report.write_text(_as_json(tallies))
     worker.close()
     return tallies
 
@@ -461,7 +464,7 @@ def _as_json(tallies: Mapping[str, Tally]) -> str:
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", type=int, default=10_000, help="in all, dealt evenly to the formats")
+    parser.add_argument("--cases", type=int, default=1000 * len(FUZZED), help="in all, dealt evenly to the formats")
     parser.add_argument("--format", action="append", choices=FUZZED, help="only these")
     parser.add_argument("--seed", type=int, help="run this one case of each format here, and print what became of it")
     parser.add_argument("--first", type=int, default=0, help="first seed")
@@ -475,9 +478,7 @@ def main() -> None:
         for name in formats:
             print(json.dumps(asdict(run_case(name, options.seed)), indent=1).replace("\\n", "\n"))
     else:
-        tallies = campaign(formats, -(-options.cases // len(formats)), options.first)
-        if options.json:
-            options.json.write_text(_as_json(tallies))
+        tallies = campaign(formats, -(-options.cases // len(formats)), options.first, options.json)
         bugs = sum(len(tally.bugs) for tally in tallies.values())
         print(f"{sum(tally.cases for tally in tallies.values())} cases, {bugs} bugs")
         sys.exit(1 if bugs else 0)
