@@ -182,9 +182,12 @@ def test_a_thousand_slides_killed_many_times(tmp_path: Path) -> None:
 
     drivers = workers = 0
     while drivers < 12:
+        before, starting = records(out), chance.random() < 0.25
         with driver(manifest, out, said) as victim:
-            moment = time.monotonic() + chance.uniform(2.0, 25.0)
             with killing("ray::prepare_slide", below=victim.process.pid, seed=drivers, pause=(0.2, 4.0), most=50) as killed:
+                while not starting and records(out) == before and victim.process.poll() is None:
+                    time.sleep(0.05)
+                moment = time.monotonic() + chance.uniform(0.0, 8.0)  # into its work, or else into its start
                 while victim.process.poll() is None and time.monotonic() < moment:
                     time.sleep(0.05)
             workers += len(killed)
