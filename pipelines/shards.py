@@ -139,7 +139,8 @@ def _source(
         return {"transport": PIXELS, **_NO_TILES, **empty}
     index = slide.indexes[grid.level.index].scaled(grid.scale)
     patch, tile = index.grid.touched(read_x, read_y, Size(grid.read_size, grid.read_size))
-    pairs = np.unique(shard[patch] * len(index.offsets) + tile)  # each tile once a shard
+    pairs = np.sort(shard[patch] * len(index.offsets) + tile)
+    pairs = pairs[np.flatnonzero(np.diff(pairs, prepend=-1))]  # each tile once a shard; np.unique would hash, three times slower
     owner, tile = np.divmod(pairs, len(index.offsets))
     if not index.store.sparse and (missing := np.count_nonzero(index.lengths[tile] <= 0)):
         raise BrokenSlide(slide.name, f"has no data for {missing} tiles with tissue", "scan or export the slide again")

@@ -232,11 +232,8 @@ def sample_patches(slide: Slide, grid: PatchGrid) -> NDArray[np.uint8]:
     """
     count, side = len(grid.x), grid.read_size
     chosen = np.unique(np.linspace(0, count - 1, min(SAMPLED_PATCHES, count)).round().astype(int))
-    size = Size(side * grid.scale, side * grid.scale)
-    read = np.stack([slide.read_region(Point(int(grid.x[k]), int(grid.y[k])), grid.level.index, size) for k in chosen])
-    if grid.scale == 1:
-        return read
-    return np.rint(read.reshape(len(read), side, grid.scale, side, grid.scale, 3).mean(axis=(2, 4))).astype(np.uint8)
+    origins = [Point(int(grid.x[k]), int(grid.y[k])) for k in chosen]
+    return slide.read_regions(origins, grid.level.index, Size(side, side), scale=grid.scale)
 
 
 def tissue_pixels(patches: NDArray[np.uint8], *, glass: tuple[float, float, float] | None = None) -> NDArray[np.uint8]:

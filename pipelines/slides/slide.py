@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from types import TracebackType
@@ -173,6 +174,10 @@ class Slide(ABC):
         Raises:
             BrokenSlide: a tile is missing or does not decode.
         """
+
+    def read_regions(self, origins: Sequence[Point], level: int, size: Size, *, scale: int = 1) -> NDArray[np.uint8]:
+        """Several regions of one size, uint8 [N, H, W, 3]; see `read_region`."""
+        return np.stack([self.read_region(origin, level, size, scale=scale) for origin in origins])
 
     def scales(self, level: int) -> tuple[int, ...]:
         """By what the level can be shrunk while it is decoded, largest first, 1 last."""

@@ -230,17 +230,21 @@ class TiledSlide(Slide):
         return (*(s for s in DCT_SCALES if tile.width % s == tile.height % s == 0 and s <= most), 1)
 
     def read_region(self, origin: Point, level: int, size: Size, *, scale: int = 1) -> NDArray[np.uint8]:
+        return self.read_regions([origin], level, size, scale=scale)[0]
+
+    def read_regions(self, origins: Sequence[Point], level: int, size: Size, *, scale: int = 1) -> NDArray[np.uint8]:
+        """All of them are fetched together, and each tile is decoded once."""
         index = self.indexes[level].scaled(scale)
         downsample = self.levels[level].downsample * scale
-        x = np.array([round(origin.x / downsample)], np.int64)
-        y = np.array([round(origin.y / downsample)], np.int64)
-        out = np.full((1, *size.shape, 3), 255, np.uint8)
+        x = np.array([round(origin.x / downsample) for origin in origins], np.int64)
+        y = np.array([round(origin.y / downsample) for origin in origins], np.int64)
+        out = np.full((len(origins), *size.shape, 3), 255, np.uint8)
         numbers = index.grid.covering(x, y, size)
         streams = fetch_tiles(self.name, index.store, index.offsets[numbers], index.lengths[numbers]).streams()
         decode_windows(
             self.name, index.grid, index.store.codec, dict(zip(numbers.tolist(), streams, strict=True)), x=x, y=y, out=out
         )
-        return out[0]
+        return out
 
     def close(self) -> None:
         """Nothing stays open: tiles are read by range."""

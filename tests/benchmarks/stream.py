@@ -13,9 +13,11 @@ Beside the rows: where CPU time goes, process by process, and how many tasks a s
 from __future__ import annotations
 
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -133,25 +135,46 @@ def kind(process: psutil.Process) -> str:
     return "dashboard and agents"
 
 
-def cpu_seconds() -> dict[str, float]:
-    """CPU seconds used so far, by kind of process."""
-    own = psutil.Process()
-    found = {"consumer and driver": sum(own.cpu_times()[:2])}
-    for process in own.children(recursive=True):
-        try:
-            name, spent = kind(process), sum(process.cpu_times()[:2])
-        except psutil.NoSuchProcess:
-            continue
-        found[name] = found.get(name, 0.0) + spent
-    return found
+class CpuWatch(threading.Thread):
+    """Sees the CPU seconds of this process and all below it, once a second, so that those of workers that end are not lost."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self._own = psutil.Process()
+        self._before = self._look()
+        self._seen = dict(self._before)
+        self._ended = threading.Event()
+
+    def _look(self) -> dict[tuple[str, int], float]:
+        found = {("consumer and driver", self._own.pid): sum(self._own.cpu_times()[:2])}
+        for process in self._own.children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                found[kind(process), process.pid] = sum(process.cpu_times()[:2])
+        return found
+
+    def run(self) -> None:
+        while not self._ended.wait(1.0):
+            self._seen |= self._look()
+
+    def spent(self) -> dict[str, float]:
+        """CPU seconds since the beginning, by kind of process."""
+        self._ended.set()
+        self.join()
+        found: dict[str, float] = {}
+        for key, seconds in (self._seen | self._look()).items():
+            # A worker changes its title with its task: what it spent before counts for what it was then.
+            found[key[0]] = found.get(key[0], 0.0) + seconds - self._before.get(key, 0.0)
+        return found
 
 
 def measured(work: Callable[[pa.Table], int], shards: pa.Table) -> Cost:
     """Run once and count."""
-    before, start = cpu_seconds(), time.perf_counter()
+    watch = CpuWatch()
+    watch.start()
+    start = time.perf_counter()
     patches = work(shards)
-    wall, after = time.perf_counter() - start, cpu_seconds()
-    return Cost(patches=patches, wall=wall, cpu={name: after[name] - before.get(name, 0.0) for name in after})
+    wall = time.perf_counter() - start
+    return Cost(patches=patches, wall=wall, cpu=watch.spent())
 
 
 def parts(shards: pa.Table) -> dict[str, float]:
