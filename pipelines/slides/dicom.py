@@ -6,33 +6,30 @@ rest (several focal planes or optical paths, concatenations, other codecs) goes 
 
 from __future__ import annotations
 
-import struct
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pydicom
+import simplejpeg
 import wsidicom
 import wsidicom.errors
 from numpy.typing import NDArray
-from pydicom.errors import BytesLengthException, InvalidDicomError
 
 from pipelines import storage
 from pipelines.slides import staging
-from pipelines.slides.dicom_index import Instance, read_instance, tile_indexes
+from pipelines.slides.dicom_index import DAMAGE, BrokenHeader, Instance, read_instance, tile_indexes
 from pipelines.slides.errors import BrokenSlide, SlideError, SlideNotFound, UnsupportedSlide
 from pipelines.slides.geometry import Level, Point, Size
 from pipelines.slides.slide import Slide, SlideFacts, SlideFile, identity_of, slide_name
 from pipelines.slides.tiled import TiledSlide
 
+JPEG_BASELINE = "1.2.840.10008.1.2.4.50"
 _OF_WSIDICOM = tuple(
     kind for kind in vars(wsidicom.errors).values() if isinstance(kind, type) and issubclass(kind, Exception)
 )  # they have no common base
-_DAMAGE = (
-    *(InvalidDicomError, BytesLengthException, struct.error, LookupError, ValueError, TypeError, AttributeError, OSError),
-    *(EOFError, ArithmeticError, MemoryError, RuntimeError, AssertionError, StopIteration),
-    *_OF_WSIDICOM,
-)
+_DAMAGE = (*DAMAGE, *_OF_WSIDICOM)
 """What pydicom and wsidicom raise on damaged files."""
 
 
@@ -80,7 +77,7 @@ def _instances(uri: str, series_of: SlideFile | None) -> list[Instance]:
         raise UnsupportedSlide(name, "is DICOM but not a colour whole-slide image", "give the WSI series itself")
     files = [SlideFile.find(at) for at in _children(uri) if series_of is None or at != series_of.uri]
     found = [wanted] if wanted else []
-    found += [at for at in map(read_instance, files) if at is not None]
+    found += [at for file in files if (at := _neighbour(file, wanted)) is not None]
     chosen = wanted.series if wanted else (found[0].series if found else "")
     others = {at.series for at in found} - {chosen}
     if not found:
@@ -88,6 +85,16 @@ def _instances(uri: str, series_of: SlideFile | None) -> list[Instance]:
     if others and wanted is None:
         raise UnsupportedSlide(name, f"holds {len(others) + 1} DICOM series", "give one file of the series that is meant")
     return sorted((at for at in found if at.series == chosen), key=lambda at: at.file.uri)
+
+
+def _neighbour(file: SlideFile, wanted: Instance | None) -> Instance | None:
+    """What lies beside the chosen file; a damaged file of another series, or of none that can be told, is no concern of it."""
+    try:
+        return read_instance(file)
+    except BrokenHeader as error:
+        if wanted is None or error.series == wanted.series:
+            raise
+        return None
 
 
 def _children(uri: str) -> list[str]:
@@ -126,6 +133,21 @@ def _facts(base: Instance) -> SlideFacts:
     )
 
 
+def _decode_strictly(handle: wsidicom.WsiDicom) -> None:
+    """wsidicom's decoder passes over what libjpeg warns of and shows grey or garbage: let such frames raise ValueError."""
+    for decoder in {at.image_data.decoder for level in handle.levels for at in level.instances.values()}:
+        decoder.decode = _Strict(decoder.decode)
+
+
+class _Strict:
+    def __init__(self, decode: Callable[[bytes], NDArray[Any]]) -> None:
+        self._decode = decode
+
+    def __call__(self, frame: bytes) -> NDArray[Any]:
+        simplejpeg.decode_jpeg(frame, "GRAY")
+        return self._decode(frame)
+
+
 class WsiDicomSlide(Slide):
     """A series read by wsidicom. See `Slide` for the interface."""
 
@@ -135,6 +157,8 @@ class WsiDicomSlide(Slide):
         self.staged = self._copy.staged
         try:
             self._handle = wsidicom.WsiDicom.open(list(self._copy.paths))
+            if any(str(at.header.file_meta.TransferSyntaxUID) == JPEG_BASELINE for at in volumes):
+                _decode_strictly(self._handle)
         except BaseException:
             self._copy.release()
             raise

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
+from pydicom.errors import BytesLengthException, InvalidDicomError
 
 from pipelines import storage
 from pipelines.slides import jpeg
@@ -46,6 +47,11 @@ COLOURS = {
 }
 """Photometric interpretations that a codec's decoder turns into RGB."""
 
+DAMAGE = (
+    *(InvalidDicomError, BytesLengthException, struct.error, LookupError, ValueError, TypeError, AttributeError, OSError),
+    *(EOFError, ArithmeticError, MemoryError, RuntimeError, AssertionError, StopIteration),
+)
+"""What pydicom raises on damaged files."""
 _ITEM, _END = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
 
 
@@ -103,21 +109,37 @@ class Instance:
         return None
 
 
+class BrokenHeader(ValueError):  # noqa: N818 - as in `errors`
+    """A DICOM file whose header can't be read, or that breaks off before its pixels.
+
+    Attributes:
+        series: instance UID, empty where the header does not get as far.
+    """
+
+    def __init__(self, message: str, series: str = "") -> None:
+        super().__init__(message)
+        self.series = series
+
+
 def read_instance(file: SlideFile) -> Instance | None:
     """The header of a file; None where it is no DICOM or no colour whole-slide image.
 
     Raises:
-        ValueError: a DICOM file that breaks off before its pixels; pydicom would take what there is for all of it.
+        BrokenHeader: a DICOM file that breaks off; pydicom would take what there is for all of it.
     """
     if file.head[128:132] != b"DICM":
         return None
-    with file.open() as stream:
-        header = pydicom.dcmread(stream, stop_before_pixels=True)
-        pixels_at = stream.tell()
-    kind = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID")
+    try:
+        with file.open() as stream:
+            header = pydicom.dcmread(stream, stop_before_pixels=True)
+            pixels_at = stream.tell()
+        kind = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID")
+        colour, series = header.get("SamplesPerPixel") == 3, str(header.get("SeriesInstanceUID") or "")
+    except DAMAGE as error:
+        raise BrokenHeader(f"{file.name} has a header that can't be read ({type(error).__name__})") from error
     if kind is None or (kind == WSI_STORAGE and pixels_at >= file.size):
-        raise ValueError(f"{file.name} breaks off before its pixels")
-    if kind != WSI_STORAGE or header.get("SamplesPerPixel") != 3:
+        raise BrokenHeader(f"{file.name} breaks off before its pixels", series)
+    if kind != WSI_STORAGE or not colour:
         return None
     return Instance(file=file, header=header, pixels_at=pixels_at)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 from collections import OrderedDict
 
+import obstore
+
 from pipelines import storage
 
 BLOCK = 128 * 1024
@@ -72,11 +74,17 @@ class RangeFile(io.RawIOBase):
                 self._blocks.move_to_end(first)
                 return block[start - first : end - first]
         if count >= BLOCK:
-            return bytes(storage.read_ranges(self._uri, [start], [end])[0])
+            return self._read(start, end)
         self._ahead = min(2 * self._ahead, LARGEST) if start == self._last_end else BLOCK
         stop = min(start + self._ahead, self._size)
-        block = bytes(storage.read_ranges(self._uri, [start], [stop])[0])
+        block = self._read(start, stop)
         self._blocks[start], self._last_end = block, stop
         if len(self._blocks) > KEPT:
             self._blocks.popitem(last=False)
         return block[:count]
+
+    def _read(self, start: int, end: int) -> bytes:
+        try:
+            return bytes(storage.read_ranges(self._uri, [start], [end])[0])
+        except obstore.exceptions.BaseError as error:
+            raise OSError(f"the store does not answer ({type(error).__name__})") from error

@@ -18,6 +18,7 @@ from typing import Self
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
+import obstore
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -75,6 +76,9 @@ class SlideFile:
             head, meta = storage.read_head(uri, BLOCK)
         except (FileNotFoundError, PermissionError) as error:
             raise SlideNotFound(name, "is not in the store or may not be read", "check the URI and the permissions") from error
+        except obstore.exceptions.BaseError as error:
+            cause = f"can't be reached in its store ({type(error).__name__})"
+            raise SlideNotFound(name, cause, "check the connection and the permissions") from error
         return cls(uri=uri, name=name, size=meta["size"], version=f"{meta.get('version')}:{meta['e_tag']}", head=head)
 
     def open(self) -> RangeFile:

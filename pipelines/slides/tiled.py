@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
+import obstore
 from numpy.typing import NDArray
 
 from pipelines import storage
@@ -95,6 +96,8 @@ def fetch_tiles(slide: str, store: TileStore, offsets: NDArray[np.int64], length
         raise BrokenSlide(slide, f"has a tile that {error}", "scan or export the slide again") from error
     except OSError as error:
         raise BrokenSlide(slide, f"can't be read to its end ({type(error).__name__})", "copy the file again") from error
+    except obstore.exceptions.BaseError as error:
+        raise BrokenSlide(slide, f"can't be read ({type(error).__name__})", "check the connection and try again") from error
 
 
 def _fetch_packed(store: TileStore, starts: list[int], lengths: NDArray[np.int64], present: list[int]) -> PackedTiles:

@@ -7,6 +7,7 @@ runs here too; `python -m tests.fuzz` is the whole.
 from __future__ import annotations
 
 import gzip
+import os
 import re
 import shutil
 import struct
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import boto3
 import imagecodecs
 import numpy as np
 import pydicom
@@ -22,8 +24,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipelines import storage
+from pipelines.slides import dicom
 from pipelines.slides.errors import BrokenSlide, MissingResolution, NoTissue, SlideError, SlideNotFound, UnsupportedSlide
+from pipelines.slides.geometry import Point
 from pipelines.slides.slide import open_slide
+from pipelines.slides.tiled import TiledSlide
 from tests import dicom_slides, tiff_slides
 from tests import tiff_writer as tw
 from tests.formats import picture
@@ -389,3 +395,82 @@ def test_objective_is_taken_for_mpp_only_when_asked(make: Wrong, mpp: float | No
 def test_damaged_at_random(name: str, seed: int, worker: Worker) -> None:
     outcome = worker.run(name, seed)
     assert not outcome.is_bug, f"python -m tests.fuzz --format {name} --seed {seed}: {outcome}"
+
+
+def damage_frame(folder: Path) -> None:
+    """Zero the second half of a frame in the middle of level 0."""
+    content = bytearray((folder / "level-0.dcm").read_bytes())
+    at = content.find(b"\xe0\x7f\x10\x00OB") + 12
+    for _ in range(9):
+        at += 8 + struct.unpack_from("<I", content, at + 4)[0]
+    length = struct.unpack_from("<I", content, at + 4)[0]
+    content[at + 8 + length // 2 : at + 8 + length] = bytes(length - length // 2)
+    (folder / "level-0.dcm").write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["dicom-jpeg", "dicom-jpeg2000", "dicom-jpegls"])
+@pytest.mark.parametrize("direct", [True, False])
+def test_damaged_dicom_frame_is_loud(name: str, direct: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through wsidicom too, whose own decoder shows grey where libjpeg only warns."""
+    if not direct:
+        monkeypatch.setattr(dicom, "tile_indexes", lambda *given: None)
+    with open_slide(str(series(damage_frame, name)(tmp_path))) as slide:
+        assert isinstance(slide, TiledSlide) == direct
+        with pytest.raises(BrokenSlide, match="can't be decoded"):
+            slide.read_region(Point(0, 0), 0, slide.size)
+
+
+def cut_before_pixels(content: bytearray) -> None:
+    del content[content.find(b"\xe0\x7f\x10\x00OB") :]
+
+
+def test_damaged_neighbour_of_another_series_is_no_concern(tmp_path: Path) -> None:
+    """In a folder of many slides; a damaged level of the slide's own series is one."""
+    path = series(lambda folder: None)(tmp_path)
+    dicom_slides.SERIES["dicom-raw"].write(tmp_path / "other", picture())
+    dataset = pydicom.dcmread(tmp_path / "other" / "level-0.dcm")
+    dataset.SeriesInstanceUID = "1.2.3"
+    dataset.save_as(path / "other.dcm")
+    in_file(cut(0.01), "other.dcm")(path)
+    assert len(open_slide(str(path / "level-0.dcm")).levels) == 3
+    in_file(cut_before_pixels, "level-2.dcm")(path)
+    with pytest.raises(BrokenSlide, match=r"level-0\.dcm .*level-2\.dcm breaks off"):
+        open_slide(str(path / "level-0.dcm"))
+
+
+def test_object_that_goes_or_shrinks_in_s3(s3_bucket: str, tmp_path: Path) -> None:
+    content = svs(tmp_path).read_bytes()
+    uri = f"{s3_bucket}/wrong.svs"
+    storage.write_bytes(uri, content)
+    slide = open_slide(uri)
+    for left in (content[:-100], content[:5000]):
+        storage.write_bytes(uri, left)
+        with pytest.raises(BrokenSlide, match=r"wrong\.svs"):
+            open_slide(uri)
+    with pytest.raises(BrokenSlide, match=r"wrong\.svs .* read to its end"):
+        slide.read_region(Point(0, 0), 0, slide.size)
+    boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"]).delete_object(Bucket=uri.split("/")[2], Key="wrong.svs")
+    with pytest.raises(SlideError, match=r"wrong\.svs"):
+        slide.read_region(Point(0, 0), 0, slide.size)
+    with pytest.raises(SlideNotFound, match=r"wrong\.svs"):
+        open_slide(uri)
+
+
+@pytest.mark.parametrize("calls", [("get_range", "get_ranges"), ("get", "head", "get_range", "get_ranges")])
+def test_store_that_does_not_answer(
+    calls: tuple[str, ...], s3_bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = f"{s3_bucket}/lost.svs"
+    storage.write_bytes(uri, svs(tmp_path).read_bytes())
+    slide = open_slide(uri)
+    for name in calls:
+        monkeypatch.setattr(storage.obstore, name, _unanswered)
+    with pytest.raises(BrokenSlide, match=r"lost\.svs can't be read"):
+        slide.read_region(Point(0, 0), 0, slide.size)
+    if "get" in calls:
+        with pytest.raises(SlideNotFound, match=r"lost\.svs can't be reached"):
+            open_slide(uri)
+
+
+def _unanswered(*given: object, **named: object) -> object:
+    raise storage.obstore.exceptions.GenericError("error sending request")
