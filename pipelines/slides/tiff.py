@@ -125,6 +125,30 @@ def _check_pages(file: SlideFile, pages: list[tifffile.TiffPage]) -> None:
         for k in range(planes):
             store = TileStore(uri=file.uri, codec="")
             TileIndex(grid=_grid(page), store=store, offsets=offsets[k], lengths=lengths[k]).check(file.name, file.size)
+    _check_areas(file, pages)
+
+
+def _check_areas(file: SlideFile, pages: list[tifffile.TiffPage]) -> None:
+    """Ventana's XML tells rows and columns of each scanned area by itself; OpenSlide reads past the index where it has fewer.
+
+    Raises:
+        BrokenSlide: an area with more tiles than a level has.
+    """
+    found = [(page, re.search(r"level=\d+ mag=([\d.]+)", str(page.description or ""))) for page in pages]
+    levels = [(_grid(page), float(match[1])) for page, match in found if match]
+    packets = [bytes(page.tags.valueof(700, default=b"")) for page, match in found if match]
+    if not levels or b"EncodeInfo" not in packets[0]:
+        return
+    root = ET.fromstring(packets[0].rstrip(b"\0"))
+    first, finest = levels[0]
+    for area, origin in zip(root.iterfind("SlideStitchInfo/ImageInfo"), root.iterfind("AoiOrigin/*"), strict=True):
+        columns = int(origin.attrib["OriginX"]) // first.tile.width + int(area.attrib["NumCols"])
+        rows = int(origin.attrib["OriginY"]) // first.tile.height + int(area.attrib["NumRows"])
+        for grid, magnification in levels:
+            shrunk = max(1, int(finest / magnification))
+            if -(-columns // shrunk) > grid.columns or -(-rows // shrunk) > grid.rows:
+                cause = f"has an area of {columns} x {rows} tiles, more than its levels have"
+                raise BrokenSlide(file.name, cause, "copy or export it again")
 
 
 def _grid(page: tifffile.TiffPage) -> TileGrid:

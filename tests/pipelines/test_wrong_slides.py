@@ -30,7 +30,7 @@ from pipelines.slides.errors import BrokenSlide, MissingResolution, NoTissue, Sl
 from pipelines.slides.geometry import Point
 from pipelines.slides.slide import open_slide
 from pipelines.slides.tiled import TiledSlide
-from tests import dicom_slides, tiff_slides
+from tests import dicom_slides, tiff_slides, vendor_slides
 from tests import tiff_writer as tw
 from tests.formats import picture
 from tests.fuzz import FUZZED, MEMORY, SECONDS, Worker
@@ -165,6 +165,19 @@ def philips(text: str, other: str) -> Wrong:
         assert content.count(text.encode()) >= 1
         path.write_bytes(content.replace(text.encode(), other.encode()))
         return path
+
+    return make
+
+
+def ventana(text: bytes, other: bytes) -> Wrong:
+    """A BIF in whose XML something is replaced by something as long."""
+
+    def make(folder: Path) -> Path:
+        vendor_slides.write_bif(folder / "wrong.bif", picture())
+        content, count = re.subn(text, other, (folder / "wrong.bif").read_bytes())
+        assert count
+        (folder / "wrong.bif").write_bytes(content)
+        return folder / "wrong.bif"
 
     return make
 
@@ -330,6 +343,12 @@ ROWS: dict[str, Row] = {
     "Philips with a spacing of 0": Row(make=philips('"0.000500"', '"0.000000"'), error=BrokenSlide, cause="mpp|read"),
     "Philips whose levels grow": Row(make=philips('"0.001000"', '"0.000100"'), error=BrokenSlide, cause="does not fit level 1"),
     "Philips with two scans": Row(make=philips(">WSI<", ">WSX<"), error=BrokenSlide, cause="read"),
+    "Ventana with too many rows": Row(
+        make=ventana(rb'NumRows="\d"', b'NumRows="9"'), error=BrokenSlide, cause="area of . x 9 tiles, more than"
+    ),
+    "Ventana with too fine a level": Row(
+        make=ventana(b"level=1 mag=10", b"level=1 mag=19"), error=BrokenSlide, cause="area of . x . tiles, more than"
+    ),
     "an empty folder": Row(make=lambda folder: folder, error=SlideNotFound, cause="no DICOM whole-slide image"),
     "no DICOM WSI": Row(make=no_wsi, error=UnsupportedSlide, cause="not a colour whole-slide image"),
     "two DICOM series": Row(make=series(second_series), error=UnsupportedSlide, cause="holds 2 DICOM series"),
