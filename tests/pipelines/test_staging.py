@@ -118,8 +118,14 @@ def test_a_new_version_is_copied_anew(small_slide: Find, slides: list[SlideFile]
 COPY = """
 import sys, time
 from pipelines import storage
+from pipelines.slides import staging
 from pipelines.slides.geometry import Point, Size
 from pipelines.slides.slide import open_slide
+download = staging._download
+def slow(*given):
+    time.sleep(1.5)  # so that both are at it
+    download(*given)
+staging._download = slow
 while time.time() < float(sys.argv[2]):
     pass
 with storage.metered() as meter, open_slide(sys.argv[1]) as slide:
