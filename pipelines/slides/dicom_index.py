@@ -47,6 +47,8 @@ COLOURS = {
 }
 """Photometric interpretations that a codec's decoder turns into RGB."""
 
+DEFLATED = b"1.2.840.10008.1.2.1.99"
+"""Transfer syntax of files that are compressed as a whole: pydicom would inflate them to whatever size, and no slide is one."""
 DAMAGE = (
     *(InvalidDicomError, BytesLengthException, struct.error, LookupError, ValueError, TypeError, AttributeError, OSError),
     *(EOFError, ArithmeticError, MemoryError, RuntimeError, AssertionError, StopIteration),
@@ -127,7 +129,7 @@ def read_instance(file: SlideFile) -> Instance | None:
     Raises:
         BrokenHeader: a DICOM file that breaks off; pydicom would take what there is for all of it.
     """
-    if file.head[128:132] != b"DICM":
+    if file.head[128:132] != b"DICM" or DEFLATED in file.head[:1024]:
         return None
     try:
         with file.open() as stream:

@@ -254,6 +254,17 @@ def no_wsi(folder: Path) -> Path:
     return path
 
 
+def dicom_bomb(folder: Path) -> Path:
+    """A file that is compressed as a whole, a thousandth of what it grows to."""
+    dicom_slides.SERIES["dicom-raw"].write(folder / "series", picture())
+    dataset = pydicom.dcmread(folder / "series" / "level-0.dcm")
+    dataset.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.1.99"
+    dataset.PixelData = bytes(2**26)
+    dataset.save_as(folder / "wrong.dcm")
+    shutil.rmtree(folder / "series")
+    return folder / "wrong.dcm"
+
+
 def second_series(folder: Path) -> None:
     dataset = pydicom.dcmread(folder / "level-2.dcm")
     dataset.SeriesInstanceUID = "1.2.3"
@@ -351,6 +362,7 @@ ROWS: dict[str, Row] = {
     ),
     "an empty folder": Row(make=lambda folder: folder, error=SlideNotFound, cause="no DICOM whole-slide image"),
     "no DICOM WSI": Row(make=no_wsi, error=UnsupportedSlide, cause="not a colour whole-slide image"),
+    "a DICOM bomb": Row(make=dicom_bomb, error=UnsupportedSlide, cause="not a colour whole-slide image"),
     "two DICOM series": Row(make=series(second_series), error=UnsupportedSlide, cause="holds 2 DICOM series"),
     "DICOM without mpp": Row(
         make=series(element(SharedFunctionalGroupsSequence=[pydicom.Dataset()])), error=MissingResolution, cause="no mpp"
