@@ -103,6 +103,8 @@ def _as_it_is(data: bytes, most: int) -> bytes:
 def _jpegls(data: bytes, height: int, width: int) -> NDArray[np.uint8]:
     if data[:2] != jpeg.SOI or _jpegls_frame(data) != (8, height, width, 3):
         raise ValueError("is no 8-bit colour JPEG-LS stream of the tile's size")
+    if EOI not in data[-4:]:  # charls would search for it for seconds
+        raise ValueError("is cut off: it has no end marker")
     try:
         return np.asarray(imagecodecs.jpegls_decode(data))
     except RuntimeError as error:

@@ -7,7 +7,6 @@ runs here too; `python -m tests.fuzz` is the whole.
 from __future__ import annotations
 
 import gzip
-import os
 import re
 import shutil
 import struct
@@ -16,7 +15,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import boto3
 import imagecodecs
 import numpy as np
 import pydicom
@@ -24,7 +22,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines import storage
 from pipelines.slides import dicom
 from pipelines.slides.errors import BrokenSlide, MissingResolution, NoTissue, SlideError, SlideNotFound, UnsupportedSlide
 from pipelines.slides.geometry import Point
@@ -472,41 +469,3 @@ def test_damaged_neighbour_of_another_series_is_no_concern(tmp_path: Path) -> No
     in_file(cut_before_pixels, "level-2.dcm")(path)
     with pytest.raises(BrokenSlide, match=r"level-0\.dcm .*level-2\.dcm breaks off"):
         open_slide(str(path / "level-0.dcm"))
-
-
-def test_object_that_goes_or_shrinks_in_s3(s3_bucket: str, tmp_path: Path) -> None:
-    content = svs(tmp_path).read_bytes()
-    uri = f"{s3_bucket}/wrong.svs"
-    storage.write_bytes(uri, content)
-    slide = open_slide(uri)
-    for left in (content[:-100], content[:5000]):
-        storage.write_bytes(uri, left)
-        with pytest.raises(BrokenSlide, match=r"wrong\.svs"):
-            open_slide(uri)
-    with pytest.raises(BrokenSlide, match=r"wrong\.svs .* read to its end"):
-        slide.read_region(Point(0, 0), 0, slide.size)
-    boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"]).delete_object(Bucket=uri.split("/")[2], Key="wrong.svs")
-    with pytest.raises(SlideError, match=r"wrong\.svs"):
-        slide.read_region(Point(0, 0), 0, slide.size)
-    with pytest.raises(SlideNotFound, match=r"wrong\.svs"):
-        open_slide(uri)
-
-
-@pytest.mark.parametrize("calls", [("get_range", "get_ranges"), ("get", "head", "get_range", "get_ranges")])
-def test_store_that_does_not_answer(
-    calls: tuple[str, ...], s3_bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    uri = f"{s3_bucket}/lost.svs"
-    storage.write_bytes(uri, svs(tmp_path).read_bytes())
-    slide = open_slide(uri)
-    for name in calls:
-        monkeypatch.setattr(storage.obstore, name, _unanswered)
-    with pytest.raises(BrokenSlide, match=r"lost\.svs can't be read"):
-        slide.read_region(Point(0, 0), 0, slide.size)
-    if "get" in calls:
-        with pytest.raises(SlideNotFound, match=r"lost\.svs can't be reached"):
-            open_slide(uri)
-
-
-def _unanswered(*given: object, **named: object) -> object:
-    raise storage.obstore.exceptions.GenericError("error sending request")
