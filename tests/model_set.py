@@ -11,8 +11,8 @@ import numpy as np
 from pipelines import storage
 from pipelines.annotations import patch_labels, read_regions
 from pipelines.grid import PatchSpec
-from pipelines.manifest import read_manifest
 from pipelines.index import index_slide
+from pipelines.manifest import read_manifest
 from pipelines.slides.slide import open_slide
 from training.cards import versions
 from training.covariates import T_STAGES, Covariates
