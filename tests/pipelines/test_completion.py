@@ -69,7 +69,7 @@ def test_a_slide_that_changed_is_done_again(config: PrepareConfig) -> None:
 def test_an_mpp_in_the_manifest_counts_and_a_label_does_not(config: PrepareConfig) -> None:
     _kept(config)
     manifest = Path(config.manifest)
-    manifest.write_text("slide,mpp,case,label\nslide-0001.svs,,q,5+4\nslide-0000.svs,0.45,q,3+3\n")
+    manifest.write_text("slide,mpp,case,label\nslide-0001.svs,,q,5+4\nslide-0000.svs,0.505,q,3+3\n")
     outcomes = [prepare_slide(row, config) for row in read_manifest(config.manifest)]
     assert [at.kept for at in outcomes] == [True, False]
     assert [at.row and at.row["label"] for at in outcomes] == ["5+4", "3+3"]
