@@ -122,6 +122,11 @@ def prepare(
     patch_mpp: Annotated[float, typer.Option(help="Micrometres per pixel of a patch.")] = 0.5,
     overlap: Annotated[int, typer.Option(help="Pixels that neighbouring patches share.")] = 0,
     min_tissue: Annotated[float, typer.Option(help="Least share of tissue in a patch, 0 to 1.")] = 0.25,
+    icc: Annotated[bool, typer.Option("--icc", help="Bring colours to sRGB by each slide's ICC profile.")] = False,
+    stain: Annotated[str, typer.Option(help="Normalise stain: macenko or reinhard, fitted once a slide.")] = "",
+    mpp_from_objective: Annotated[
+        bool, typer.Option("--mpp-from-objective", help="Where no mpp is told, take 10 um divided by the magnification.")
+    ] = False,
     organisation: Annotated[str, typer.Option(help="Owner of the derived objects.")] = "local",
     split: Annotated[
         str | None, typer.Option(help="Assign splits by case where the manifest has none: train=0.7,validation=0.15,test=0.15.")
@@ -132,7 +137,7 @@ def prepare(
     ] = False,
 ) -> None:
     """Index slides: tissue, patches, shards, and a picture per slide. Attempts every slide; exits with 1 if any failed."""
-    from pipelines.grid import PatchSpec
+    from pipelines.grid import STAINS, PatchSpec
     from pipelines.prepare import PrepareConfig, SlideOutcome
     from pipelines.prepare import prepare as run
     from pipelines.splits import SplitShares
@@ -141,12 +146,15 @@ def prepare(
         shares = SplitShares.parse(split, seed=seed) if split else None
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--split") from None
+    if stain not in STAINS:
+        raise typer.BadParameter(f"{stain!r} is none of {', '.join(filter(None, STAINS))}", param_hint="--stain")
     config = PrepareConfig(
         manifest=manifest,
         out=out,
-        spec=PatchSpec(size=size, mpp=patch_mpp, overlap=overlap, min_tissue=min_tissue),
+        spec=PatchSpec(size=size, mpp=patch_mpp, overlap=overlap, min_tissue=min_tissue, icc=icc, stain=stain),
         organisation=organisation,
         mpp=mpp,
+        mpp_from_objective=mpp_from_objective,
         shares=shares,
         resume=resume,
     )
@@ -163,6 +171,9 @@ def prepare(
     kept = f", {report.kept} of them kept from an earlier run" if report.kept else ""
     splits = ", ".join(f"{name} {count}" for name, count in report.splits.items() if name) or "none"
     rows = {"prepared": f"{len(report.prepared)} slides{kept}", "patches": report.n_patches, "slides by split": splits}
+    rows["read"] = f"{report.reading['requests']:,} requests, {report.reading['bytes_fetched']:,} bytes"
+    if report.staged:
+        rows["staged"] = f"{report.staged} slides were copied whole: their formats can't be read in place"
     pictures = f"{out}/{organisation}/*/{config.spec.hash}/overview.png"
     facts(
         "Prepared cohort",
@@ -214,7 +225,10 @@ def pretrain(
 
         report = run(config, on_progress=on_progress)
     rows = {"encoder": report.encoder, "hash": report.hash, "steps": report.steps, "resumed from": report.resumed_from}
-    facts("Encoder", {**rows, "patches/s": f"{report.patches_per_second:.0f}", "loss curve": report.loss_curve})
+    facts(
+        "Encoder",
+        {**rows, "patches/s": f"{report.patches_per_second:.0f}", "read": str(report.read), "loss curve": report.loss_curve},
+    )
 
 
 @app.command()

@@ -25,6 +25,8 @@ SCHEMA = pa.schema(
         ("slide_id", pa.string()),
         ("uri", pa.string()),
         ("vendor", pa.string()),
+        ("staged", pa.bool_()),  # copied from object storage whole, since its format can't be read in place
+        ("icc", pa.string()),  # digest of its ICC profile, empty where it has none
         ("case", pa.string()),
         ("split", pa.string()),
         ("label", pa.string()),

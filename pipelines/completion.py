@@ -16,6 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from pipelines import addresses, storage
+from pipelines.slides.errors import SlideNotFound
 from pipelines.slides.slide import SlideFile
 
 BESIDE_SHARDS = (addresses.quality, addresses.fingerprint, addresses.overview)
@@ -29,6 +30,8 @@ class Completion:
     Attributes:
         slide_id: the slide's identity.
         vendor: format.
+        staged: whether it was copied from object storage whole to be read.
+        icc: digest of its ICC profile, empty where it has none.
         mpp: micrometres per pixel of level 0.
         width, height: pixels of level 0.
         n_patches: patches in all shards.
@@ -37,6 +40,8 @@ class Completion:
 
     slide_id: str
     vendor: str
+    staged: bool
+    icc: str
     mpp: float
     width: int
     height: int
@@ -50,11 +55,13 @@ def slide_version(uri: str) -> str:
     Raises:
         SlideNotFound: there is no such object.
     """
-    folder = storage.local_path(uri)
-    if folder is None or not folder.is_dir():
-        return SlideFile.find(uri).version
-    files = [(path.name, path.stat()) for path in sorted(folder.iterdir()) if path.is_file()]
-    return "|".join(f"{name}:{status.st_size}:{status.st_mtime_ns}" for name, status in files)
+    if not storage.is_folder(uri) if storage.local_path(uri) else not uri.endswith("/"):
+        try:
+            return SlideFile.find(uri).version
+        except SlideNotFound:
+            if not storage.is_folder(uri):
+                raise
+    return json.dumps(storage.versions(uri))
 
 
 def completion_key(*parts: object) -> str:

@@ -8,6 +8,7 @@ Header, thumbnail and 16 patches are read. Knows no manifest and no cohort.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from typing import Any
@@ -40,6 +41,8 @@ class IndexedSlide:
     Attributes:
         slide_id: the slide's identity.
         vendor: format.
+        staged: whether it was copied from object storage whole to be read.
+        icc: first 16 hex digits of its ICC profile's SHA-256, empty where it has none.
         mpp: micrometres per pixel of level 0.
         size: pixels of level 0.
         thumbnail: uint8 [h, w, 3].
@@ -52,6 +55,8 @@ class IndexedSlide:
 
     slide_id: str
     vendor: str
+    staged: bool
+    icc: str
     mpp: float
     size: Size
     thumbnail: NDArray[np.uint8]
@@ -102,6 +107,8 @@ def index_slide(slide: Slide, spec: PatchSpec, *, organisation: str, shard_side:
     return IndexedSlide(
         slide_id=slide.identity,
         vendor=slide.vendor,
+        staged=slide.staged,
+        icc=hashlib.sha256(slide.icc).hexdigest()[:16] if slide.icc else "",
         mpp=mpp,
         size=slide.size,
         thumbnail=thumbnail,

@@ -33,6 +33,7 @@ from pipelines.grid import PatchSpec
 from pipelines.index import IndexedSlide, index_slide, write_index
 from pipelines.manifest import ManifestRow, read_manifest
 from pipelines.ray_session import ensure_ray
+from pipelines.shards import SIDE
 from pipelines.slides.errors import BrokenSlide, ManifestError
 from pipelines.slides.slide import check_mpp, open_slide, slide_name
 from pipelines.splits import SplitShares
@@ -56,6 +57,7 @@ class PrepareConfig:
         spec: what a patch is.
         organisation: owner of all derived objects.
         mpp: micrometres per pixel for slides whose manifest row and metadata have none.
+        mpp_from_objective: take it from the objective's magnification where all three have none.
         shard_side: most patches along one side of a shard.
         shares: splits to assign by case, where the manifest has none.
         resume: keep what an earlier run finished, unless slide, mpp, spec or code have changed since.
@@ -66,7 +68,8 @@ class PrepareConfig:
     spec: PatchSpec = PatchSpec()
     organisation: str = "local"
     mpp: float | None = None
-    shard_side: int = 16
+    mpp_from_objective: bool = False
+    shard_side: int = SIDE
     shares: SplitShares | None = None
     resume: bool = False
 
@@ -80,6 +83,8 @@ class SlideOutcome:
         slide: its name.
         row: of the cohort table, None where the slide failed.
         kept: whether an earlier run had finished it.
+        requests: range requests that it took.
+        bytes_fetched: bytes that came.
         kind: class of the error, empty where there is none.
         error: for people.
         trace: for engineers.
@@ -89,6 +94,8 @@ class SlideOutcome:
     slide: str
     row: dict[str, Any] | None = None
     kept: bool = False
+    requests: int = 0
+    bytes_fetched: int = 0
     kind: str = ""
     error: str = ""
     trace: str = ""
@@ -113,6 +120,17 @@ class PrepareReport:
         return sum(outcome.kept for outcome in self.prepared)
 
     @property
+    def staged(self) -> int:
+        """Slides that were copied from object storage whole, since their format can't be read in place."""
+        return sum(bool(outcome.row and outcome.row["staged"]) for outcome in self.prepared)
+
+    @property
+    def reading(self) -> dict[str, int]:
+        """Requests and bytes of this run."""
+        outcomes = [*self.prepared, *self.failed]
+        return {name: sum(getattr(at, name) for at in outcomes) for name in ("requests", "bytes_fetched")}
+
+    @property
     def errors(self) -> dict[str, int]:
         """Failures by class of error, most frequent first."""
         return dict(Counter(outcome.kind for outcome in self.failed).most_common())
@@ -126,7 +144,8 @@ class PrepareReport:
         """`report.json`: counts first, then every failure, then every prepared slide."""
         slides = {"total": len(self.prepared) + len(self.failed), "prepared": len(self.prepared), "failed": len(self.failed)}
         counts = {
-            "slides": {**slides, "kept": self.kept},
+            "slides": {**slides, "kept": self.kept, "staged": self.staged},
+            "reading": self.reading,
             "patches": self.n_patches,
             "splits": self.splits,
             "errors": self.errors,
@@ -174,6 +193,12 @@ def prepare_slide(row: ManifestRow, config: PrepareConfig) -> SlideOutcome:
     Raises:
         OutputError: `config.out` can't be written.
     """
+    with storage.metered() as meter:
+        outcome = _prepare_slide(row, config)
+    return replace(outcome, requests=meter.requests, bytes_fetched=meter.fetched)
+
+
+def _prepare_slide(row: ManifestRow, config: PrepareConfig) -> SlideOutcome:
     try:
         key = completion_key(
             row.uri,
@@ -182,6 +207,7 @@ def prepare_slide(row: ManifestRow, config: PrepareConfig) -> SlideOutcome:
             config.organisation,
             row.mpp,
             config.mpp,
+            config.mpp_from_objective,
             config.shard_side,
         )
         done = find_completion(config.out, config.organisation, key, config.spec.hash) if config.resume else None
@@ -196,7 +222,7 @@ def prepare_slide(row: ManifestRow, config: PrepareConfig) -> SlideOutcome:
 
 
 def _index(row: ManifestRow, config: PrepareConfig) -> IndexedSlide:
-    with open_slide(row.uri, mpp=row.mpp) as slide:
+    with open_slide(row.uri, mpp=row.mpp, mpp_from_objective=config.mpp_from_objective and config.mpp is None) as slide:
         if slide.resolution is None:
             check_mpp(slide.name, config.mpp)
             slide.resolution = config.mpp
@@ -209,6 +235,8 @@ def _store(indexed: IndexedSlide, key: str, config: PrepareConfig) -> Completion
         done = Completion(
             slide_id=indexed.slide_id,
             vendor=indexed.vendor,
+            staged=indexed.staged,
+            icc=indexed.icc,
             mpp=indexed.mpp,
             width=indexed.size.width,
             height=indexed.size.height,
@@ -274,6 +302,8 @@ def _cohort_row(row: ManifestRow, done: Completion, config: PrepareConfig) -> di
         "slide_id": done.slide_id,
         "uri": row.uri,
         "vendor": done.vendor,
+        "staged": done.staged,
+        "icc": done.icc,
         "case": row.case,
         "split": row.split,
         "label": row.label,

@@ -306,6 +306,27 @@ def list_uris(prefix: str) -> list[str]:
     return [f"{parts.scheme}://{parts.netloc}/{quote(found)}" for found in keys]
 
 
+def versions(prefix: str) -> dict[str, str]:
+    """Of every object below a folder: what changes when it is replaced (size and time, or size and ETag), by URI."""
+    prefix = as_uri(prefix).rstrip("/")
+    store, key = locate(prefix)
+    parts = urlsplit(prefix)
+    items = [item for page in obstore.list(store, prefix=key) for item in page]
+    return {
+        f"{parts.scheme}://{parts.netloc}/{quote(item['path'])}": f"{item['size']}:{item['e_tag']}"
+        for item in sorted(items, key=lambda item: str(item["path"]))
+    }
+
+
+def is_folder(uri: str) -> bool:
+    """Whether anything lies below the URI."""
+    local = local_path(uri)
+    if local is not None:
+        return local.is_dir()
+    store, key = locate(uri.rstrip("/"))
+    return any(obstore.list(store, prefix=key, chunk_size=1))
+
+
 def forget_stores() -> None:
     """Drop cached connections, so that changed endpoints or credentials take effect."""
     _store.cache_clear()

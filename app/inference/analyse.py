@@ -86,6 +86,11 @@ class AnalysisResult:
     report_pdf: str
 
 
+SHARD_SIDE = 16
+"""Most patches along a side of a shard: half of what training reads by, for here a shard is what progress counts and a crash
+repeats, and computing costs far more than the few tiles that are decoded twice."""
+
+
 def index(
     slide_uri: str, place: Place, spec: PatchSpec, *, slide_id: str | None = None, mpp: float | None = None
 ) -> IndexedSlide:
@@ -104,7 +109,7 @@ def index(
     with open_slide(slide_uri, identity=slide_id) as slide:
         if slide.resolution is None and mpp is not None:
             slide.resolution = mpp
-        indexed = index_slide(slide, spec, organisation=place.organisation)
+        indexed = index_slide(slide, spec, organisation=place.organisation, shard_side=SHARD_SIDE)
     write_index(indexed, place.root, organisation=place.organisation, spec=spec)
     stream = io.BytesIO()
     Image.fromarray(indexed.thumbnail).save(stream, "PNG")

@@ -253,21 +253,32 @@ def open_slide(uri: str, *, mpp: float | None = None, identity: str | None = Non
 
 
 def _open(uri: str, identity: str | None) -> Slide:
-    from pipelines.slides import dicom, openslide_reader, staging, tiff  # readers know Slide, so they are imported late
-
-    local = storage.local_path(uri)
-    if (local is not None and local.is_dir()) or (local is None and uri.endswith("/")):
-        return dicom.open_series(uri, identity=identity)
-    file = SlideFile.find(uri)
+    # Readers know Slide, and wsidicom alone takes most of a second to import: each is imported where it is needed.
+    if storage.is_folder(uri) if storage.local_path(uri) else uri.endswith("/"):
+        return _open_series(uri, None, identity)
+    try:
+        file = SlideFile.find(uri)
+    except SlideNotFound:
+        if not storage.is_folder(uri):  # a prefix without its slash
+            raise
+        return _open_series(uri, None, identity)
     if len(file.head) < 132:
         raise BrokenSlide(file.name, f"has only {file.size} bytes", "export or copy it again")
     if file.head[128:132] == b"DICM":
-        return dicom.open_series(uri.rsplit("/", 1)[0], series_of=file, identity=identity)
+        return _open_series(uri.rsplit("/", 1)[0], file, identity)
+    from pipelines.slides import openslide_reader, staging, tiff
+
     if tiff.is_tiff(file.head):
         slide = tiff.open_direct(file, identity=identity)
         if slide is not None:
             return slide
     return openslide_reader.OpenSlideSlide(file, staging.local_copy([file]), identity=identity)
+
+
+def _open_series(uri: str, series_of: SlideFile | None, identity: str | None) -> Slide:
+    from pipelines.slides import dicom
+
+    return dicom.open_series(uri, series_of=series_of, identity=identity)
 
 
 def check_mpp(name: str, mpp: float | None) -> None:

@@ -110,7 +110,7 @@ def test_a_killed_driver_loses_nothing(manifest: Path, undisturbed: Snapshot, tm
     assert 5 <= finished < SLIDES - BAD, "the run ended before it was killed"
     assert not (out / "cohort.parquet").exists()
     counts = resume_to_the_end(manifest, out, said)
-    assert counts == {"total": SLIDES, "prepared": SLIDES - BAD, "failed": BAD, "kept": finished}
+    assert counts == {"total": SLIDES, "prepared": SLIDES - BAD, "failed": BAD, "kept": finished, "staged": 0}
     assert snapshot(out) == undisturbed
     told = said.read_text()
     assert f"{finished} of them kept" in told

@@ -115,7 +115,7 @@ def test_failures_are_tried_again_and_told(ray_session: None, tmp_path: Path) ->
     assert sum(report.errors.values()) == len(BAD) == 5
     assert report.errors["MissingResolution"] == report.errors["SlideNotFound"] == 1
     told = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert told["slides"] == {"total": 10, "prepared": 5, "failed": 5, "kept": 0}
+    assert told["slides"] == {"total": 10, "prepared": 5, "failed": 5, "kept": 0, "staged": 0}
     assert told["errors"] == report.errors
     assert told["splits"] == {"test": 1, "train": 4}
     for time, name in enumerate(("slide-0001.svs", "slide-0003.svs", "slide-0005.svs", "slide-0007.svs")):

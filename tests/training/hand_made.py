@@ -79,6 +79,8 @@ def _cohort_row(k: int, label: str, split: str, annotation: str) -> dict[str, An
         "slide_id": f"{k:064x}",
         "uri": f"file:///nowhere/slide-{k}.svs",
         "vendor": "hand",
+        "staged": False,
+        "icc": "",
         "case": f"case-{k}",
         "split": split,
         "label": label,
