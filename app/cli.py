@@ -21,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from pipelines.prepare import PrepareReport
+    from pipelines.prepare import PrepareConfig, PrepareReport
 
 FAILURES_SHOWN = 5
 """Failed slides that `prepare` tells in full; all are in its report."""
@@ -168,20 +168,25 @@ def prepare(
             bar.update(task, total=total, advance=1, description=f"slides, {failures} failed" if failures else "slides")
 
         report = run(config, on_slide=on_slide)
+    _tell_cohort(report, config)
+    if report.failed:
+        _tell_failed_slides(report)
+        raise typer.Exit(1)
+
+
+def _tell_cohort(report: PrepareReport, config: PrepareConfig) -> None:
+    """What was prepared, and where it lies."""
     kept = f", {report.kept} of them kept from an earlier run" if report.kept else ""
     splits = ", ".join(f"{name} {count}" for name, count in report.splits.items() if name) or "none"
     rows = {"prepared": f"{len(report.prepared)} slides{kept}", "patches": report.n_patches, "slides by split": splits}
     rows["read"] = f"{report.reading['requests']:,} requests, {report.reading['bytes_fetched']:,} bytes"
     if report.staged:
         rows["staged"] = f"{report.staged} slides were copied whole: their formats can't be read in place"
-    pictures = f"{out}/{organisation}/*/{config.spec.hash}/overview.png"
+    pictures = f"{report.out}/{config.organisation}/*/{config.spec.hash}/overview.png"
     facts(
         "Prepared cohort",
-        {**rows, "failed": f"{len(report.failed)} slides", "report": f"{out}/report.json", "pictures": pictures},
+        {**rows, "failed": f"{len(report.failed)} slides", "report": f"{report.out}/report.json", "pictures": pictures},
     )
-    if report.failed:
-        _tell_failed_slides(report)
-        raise typer.Exit(1)
 
 
 def _tell_failed_slides(report: PrepareReport) -> None:

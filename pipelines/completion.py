@@ -16,8 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from pipelines import addresses, storage
-from pipelines.slides.errors import SlideNotFound
-from pipelines.slides.slide import SlideFile
+from pipelines.slides.slide import find_file
 
 BESIDE_SHARDS = (addresses.quality, addresses.fingerprint, addresses.overview)
 """What else a prepared slide has."""
@@ -55,13 +54,8 @@ def slide_version(uri: str) -> str:
     Raises:
         SlideNotFound: there is no such object.
     """
-    if not storage.is_folder(uri) if storage.local_path(uri) else not uri.endswith("/"):
-        try:
-            return SlideFile.find(uri).version
-        except SlideNotFound:
-            if not storage.is_folder(uri):
-                raise
-    return json.dumps(storage.versions(uri))
+    file = find_file(uri)
+    return file.version if file else json.dumps(storage.versions(uri))
 
 
 def completion_key(*parts: object) -> str:

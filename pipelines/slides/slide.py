@@ -252,15 +252,26 @@ def open_slide(uri: str, *, mpp: float | None = None, identity: str | None = Non
     return slide
 
 
-def _open(uri: str, identity: str | None) -> Slide:
-    # Readers know Slide, and wsidicom alone takes most of a second to import: each is imported where it is needed.
+def find_file(uri: str) -> SlideFile | None:
+    """The slide's file; None where the slide is a folder or prefix of files, as a DICOM series is.
+
+    Raises:
+        SlideNotFound: there is neither.
+    """
     if storage.is_folder(uri) if storage.local_path(uri) else uri.endswith("/"):
-        return _open_series(uri, None, identity)
+        return None
     try:
-        file = SlideFile.find(uri)
+        return SlideFile.find(uri)
     except SlideNotFound:
         if not storage.is_folder(uri):  # a prefix without its slash
             raise
+        return None
+
+
+def _open(uri: str, identity: str | None) -> Slide:
+    # Readers know Slide, and wsidicom alone takes most of a second to import: each is imported where it is needed.
+    file = find_file(uri)
+    if file is None:
         return _open_series(uri, None, identity)
     if len(file.head) < 132:
         raise BrokenSlide(file.name, f"has only {file.size} bytes", "export or copy it again")

@@ -34,8 +34,8 @@ ENCODED = {
 LOSSLESS = [name for name in ENCODED if name not in ("jpeg", "jpeg2000-ycc")]
 
 
-def decoded(codec: str, stream: bytes, height: int = 96, width: int = 96) -> Pixels:
-    out = np.zeros((height, width, 3), np.uint8)
+def decoded(codec: str, stream: bytes, height: int = 96, width: int = 96, *, before: int = 0) -> Pixels:
+    out = np.full((height, width, 3), before, np.uint8)
     codecs.decode(codec, stream, out=out)
     return out
 
@@ -94,13 +94,17 @@ def test_cut_off_is_refused(codec: str, share: float) -> None:
 @settings(max_examples=30, deadline=None)
 @given(data=st.data())
 def test_noise_is_pixels_or_a_value_error(codec: str, data: st.DataObject) -> None:
+    """Never another error, and never a pixel that the decoder left as it was before."""
     stream = bytearray(ENCODED[codec])
     for _ in range(data.draw(st.integers(1, 4))):
         stream[data.draw(st.integers(0, len(stream) - 1))] = data.draw(st.integers(0, 255))
     try:
-        decoded(codec, bytes(stream))
+        found = decoded(codec, bytes(stream))
     except ValueError:
+        with pytest.raises(ValueError, match=r".+"):
+            decoded(codec, bytes(stream), before=255)
         return
+    np.testing.assert_array_equal(found, decoded(codec, bytes(stream), before=255))
 
 
 def test_empty_is_glass() -> None:

@@ -18,10 +18,7 @@ from pipelines.grid import PatchSpec
 from pipelines.manifest import read_manifest
 from pipelines.prepare import OutputError, PrepareConfig, _outcome, prepare, prepare_slide
 from pipelines.slides.errors import SlideNotFound
-from tests.pipelines import test_storage
 from tests.pipelines.small_cohort import BAD, small_cohort
-
-bucket = test_storage.bucket  # the fixture
 
 
 @pytest.fixture
@@ -178,13 +175,13 @@ def test_keys_do_not_run_together() -> None:
     assert completion_key("a", None) == completion_key("a", None)
 
 
-def test_on_s3_an_etag_is_the_version(bucket: str, config: PrepareConfig) -> None:
+def test_on_s3_an_etag_is_the_version(s3_bucket: str, config: PrepareConfig) -> None:
     slides = Path(config.manifest).parent
     for path in sorted(slides.iterdir()):
-        storage.write_bytes(storage.join(bucket, "slides", path.name), path.read_bytes())
-    storage.write_bytes(f"{bucket}/slides/slide-0001.svs", (slides / "slide-0001.svs").read_bytes() + b"\0")
-    remote = replace(config, manifest=f"{bucket}/slides/manifest.csv", out=f"{bucket}/out")
+        storage.write_bytes(storage.join(s3_bucket, "slides", path.name), path.read_bytes())
+    storage.write_bytes(f"{s3_bucket}/slides/slide-0001.svs", (slides / "slide-0001.svs").read_bytes() + b"\0")
+    remote = replace(config, manifest=f"{s3_bucket}/slides/manifest.csv", out=f"{s3_bucket}/out")
     assert _kept(remote) == [False, False]
     assert _kept(remote) == [True, True]
-    storage.write_bytes(f"{bucket}/slides/slide-0001.svs", (slides / "slide-0001.svs").read_bytes() + b"\0\0")
+    storage.write_bytes(f"{s3_bucket}/slides/slide-0001.svs", (slides / "slide-0001.svs").read_bytes() + b"\0\0")
     assert _kept(remote) == [True, False]

@@ -16,9 +16,7 @@ from pipelines.discovery import find_slides
 from pipelines.manifest import ManifestRow, read_manifest
 from pipelines.slides.errors import ManifestError
 from pipelines.splits import SplitShares
-from tests.pipelines import test_storage
 
-bucket = test_storage.bucket  # the fixture
 SHARES = SplitShares.parse("train=0.7,validation=0.15,test=0.15")
 
 
@@ -156,12 +154,12 @@ def test_folders_and_patterns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert _names(find_slides("slides/*.svs")) == ["B.SVS", "a.svs"]
 
 
-def test_prefixes_and_patterns_on_s3(bucket: str) -> None:
-    _check_places(f"{bucket}/slides")
-    storage.write_bytes(f"{bucket}/slides-of-others/z.svs", b"x")
-    assert "z.svs" not in "".join(find_slides(f"{bucket}/slides"))
-    storage.write_bytes(f"{bucket}/m.csv", b"slide,label\nslides/*.svs,3+3\n")
-    assert [at.uri for at in read_manifest(f"{bucket}/m.csv")] == [f"{bucket}/slides/B.SVS", f"{bucket}/slides/a.svs"]
+def test_prefixes_and_patterns_on_s3(s3_bucket: str) -> None:
+    _check_places(f"{s3_bucket}/slides")
+    storage.write_bytes(f"{s3_bucket}/slides-of-others/z.svs", b"x")
+    assert "z.svs" not in "".join(find_slides(f"{s3_bucket}/slides"))
+    storage.write_bytes(f"{s3_bucket}/m.csv", b"slide,label\nslides/*.svs,3+3\n")
+    assert [at.uri for at in read_manifest(f"{s3_bucket}/m.csv")] == [f"{s3_bucket}/slides/B.SVS", f"{s3_bucket}/slides/a.svs"]
 
 
 def test_a_pattern_in_a_row_stands_for_its_slides(tmp_path: Path) -> None:

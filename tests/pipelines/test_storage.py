@@ -2,45 +2,21 @@
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Iterator
+import os
 from pathlib import Path
 
-import boto3
 import numpy as np
 import pytest
-from moto.server import ThreadedMotoServer
 
 from pipelines import storage
+from pipelines.completion import slide_version
+from pipelines.discovery import find_slides
 from pipelines.grid import PatchSpec
 from pipelines.index import index_slide
 from pipelines.patches import decode_patches, fetch_shards
 from pipelines.slides.errors import SlideNotFound
 from pipelines.slides.slide import open_slide
-
-
-@pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    _, port = server.get_host_and_port()
-    endpoint = f"http://127.0.0.1:{port}"
-    for name, value in {
-        "AWS_ENDPOINT_URL": endpoint,
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_REGION": "eu-central-1",
-        "AWS_DEFAULT_REGION": "eu-central-1",
-    }.items():
-        monkeypatch.setenv(name, value)
-    storage.forget_stores()
-    name = f"slides-{uuid.uuid4().hex}"
-    boto3.client("s3", endpoint_url=endpoint).create_bucket(
-        Bucket=name, CreateBucketConfiguration={"LocationConstraint": "eu-central-1"}
-    )
-    yield f"s3://{name}"
-    storage.forget_stores()
-    server.stop()
+from tests.formats import write_slide
 
 
 def check_store(root: str) -> None:
@@ -62,12 +38,12 @@ def test_local(tmp_path: Path) -> None:
         storage.read_bytes("ftp://host/x")
 
 
-def test_s3(bucket: str) -> None:
-    check_store(bucket)
+def test_s3(s3_bucket: str) -> None:
+    check_store(f"{s3_bucket}/store")
 
 
-def test_slide_on_s3_gives_the_same_pixels(bucket: str, generated_slide: Path) -> None:
-    uri = f"{bucket}/cohort/a.svs"
+def test_slide_on_s3_gives_the_same_pixels(s3_bucket: str, generated_slide: Path) -> None:
+    uri = f"{s3_bucket}/cohort/a.svs"
     storage.write_file(uri, generated_slide)
     spec = PatchSpec(size=224, mpp=0.5)
     batches = []
@@ -76,4 +52,34 @@ def test_slide_on_s3_gives_the_same_pixels(bucket: str, generated_slide: Path) -
             batches.append(decode_patches(fetch_shards(index_slide(slide, spec, organisation="org").shards)))
     np.testing.assert_array_equal(batches[0]["patch"], batches[1]["patch"])
     with pytest.raises(SlideNotFound):
-        open_slide(f"{bucket}/cohort/b.svs")
+        open_slide(f"{s3_bucket}/cohort/b.svs")
+
+
+def test_reads_that_come_short_are_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a network disk: the system may give fewer bytes than were asked for."""
+    content = bytes(range(256)) * 40
+    (tmp_path / "x.bin").write_bytes(content)
+    whole, part = os.preadv, os.pread
+    monkeypatch.setattr(os, "preadv", lambda handle, pieces, at: whole(handle, [piece[:7] for piece in pieces[:1]], at))
+    monkeypatch.setattr(os, "pread", lambda handle, count, at: part(handle, min(count, 1000), at))
+    starts, ends = [9000, 10, 1000, 1003], [9100, 500, 5000, 1100]
+    found = storage.read_ranges(str(tmp_path / "x.bin"), starts, ends)
+    assert [bytes(at) for at in found] == [content[a:b] for a, b in zip(starts, ends, strict=True)]
+    with pytest.raises(OSError, match="ends at byte 10240 where 10300"):
+        storage.read_ranges(str(tmp_path / "x.bin"), [10000], [10300])
+
+
+def test_a_prefix_is_one_slide_with_or_without_its_slash(s3_bucket: str, tmp_path: Path) -> None:
+    """A DICOM series in S3 is found as such, opened, and has a version that changes with its files."""
+    series = write_slide("dicom-jpeg", tmp_path)
+    prefix = f"{s3_bucket}/series/1.2.840"
+    for file in series.iterdir():
+        storage.write_file(f"{prefix}/{file.name}", file)
+    assert find_slides(f"{s3_bucket}/series") == [prefix]
+    with open_slide(prefix) as slide, open_slide(f"{prefix}/") as same, open_slide(str(series)) as local:
+        assert slide.vendor == "dicom"
+        assert slide.identity == same.identity
+        np.testing.assert_array_equal(slide.thumbnail(200), local.thumbnail(200))
+    before = slide_version(prefix)
+    storage.write_bytes(f"{prefix}/more.dcm", b"x")
+    assert slide_version(prefix) != before
