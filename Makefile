@@ -7,6 +7,7 @@
 .PHONY: help install install-test demo test test-all fuzz bench bench-peers lint format clean
 
 python := .venv/bin/python
+benchmarks := reader stream remote memory quality stain
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do printf '%-12s %s\n' "$$name" "$$text"; done
@@ -30,19 +31,18 @@ fuzz: install-test  ## damaged slides, 1,000 of each format: opened, or refused 
 	@mkdir -p .bench
 	@$(python) -m tests.fuzz --json .bench/fuzz.json
 
-bench: install-test  ## every benchmark of ours, quickly; figures as JSON in .bench/
+bench: install-test  ## every benchmark of ours, quickly; figures as JSON and plots on one page in .bench/
 	@mkdir -p .bench
-	@for file in tests/benchmarks/[a-z]*.py; do \
-		name=$$(basename $$file .py); \
-		[ $$name != peers ] || continue; \
-		grep -q '__main__' $$file || continue; \
+	@for name in $(benchmarks); do \
 		echo "== $$name"; \
 		$(python) -m tests.benchmarks.$$name --quick --json .bench/$$name.json || exit 1; \
 	done
+	@$(python) -m tests.benchmarks.page .bench
 
 bench-peers: install-test  ## our reader beside others, which are installed in .bench/ at first (6 GB)
 	@mkdir -p .bench
 	@$(python) -m tests.benchmarks.peers --json .bench/peers.json
+	@$(python) -m tests.benchmarks.page .bench
 
 lint: install-test  ## style, types and the import rule
 	@$(python) -m ruff check .

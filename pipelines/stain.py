@@ -5,8 +5,9 @@
     fit.apply(patches)                                    in place, to a fixed target
 
 Both methods are, up to the target's constants, a logarithm, a 3 x 3 matrix and an exponential: a fit comes down to the matrix and
-three offsets. Fitting Macenko on every patch instead costs many times as much (`python -m tests.benchmarks.stain`) and makes a
-pixel's colour depend on where the lattice lies. Knows no model.
+three offsets. Reinhard's would turn glass pink or cyan; here what lies near the glass's colour keeps it. Fitting Macenko on every
+patch instead costs many times as much (`python -m tests.benchmarks.stain`) and makes a pixel's colour depend on where the lattice
+lies. Knows no model.
 """
 
 from __future__ import annotations
@@ -20,12 +21,14 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.glass import absorbance
+from pipelines.glass import USUAL_GLASS, absorbance
 from pipelines.grid import PatchGrid
 from pipelines.quality import BLANK
 from pipelines.slides.errors import NoTissue
 from pipelines.slides.geometry import Point, Size
 from pipelines.slides.slide import Slide
+
+Triple = tuple[float, float, float]
 
 LEAST_PIXELS = 5_000
 """Fewest pixels of tissue a fit is made on: its percentiles then rest on 50 pixels."""
@@ -119,8 +122,8 @@ class MacenkoFit(StainFit):
         maxima: 99th percentiles of their concentrations.
     """
 
-    haematoxylin: tuple[float, float, float]
-    eosin: tuple[float, float, float]
+    haematoxylin: Triple
+    eosin: Triple
     maxima: tuple[float, float]
 
     method = "macenko"
@@ -141,8 +144,9 @@ class MacenkoFit(StainFit):
         return colours
 
     @classmethod
-    def fit(cls, pixels: NDArray[np.uint8]) -> MacenkoFit:
-        """Fit to uint8 [P, 3]."""
+    def fit(cls, pixels: NDArray[np.uint8], *, glass: Triple | None = None) -> MacenkoFit:
+        """Fit to uint8 [P, 3]; the method takes `LIGHT` for glass."""
+        del glass
         density = -np.log((pixels.astype(np.float64) + 1) / LIGHT)
         stained = density[(density >= LEAST_DENSITY).all(axis=1)]
         if len(stained) < LEAST_PIXELS:
@@ -167,10 +171,13 @@ class ReinhardFit(StainFit):
 
     Attributes:
         mean, deviation: of l, alpha, beta, with natural logarithms of 0-255.
+        glass: colour of the slide's glass. What absorbs less than `BLANK` beside it stays as it is, what absorbs twice as much
+            is normalised, and between them lies a ramp.
     """
 
-    mean: tuple[float, float, float]
-    deviation: tuple[float, float, float]
+    mean: Triple
+    deviation: Triple
+    glass: Triple = USUAL_GLASS
 
     method = "reinhard"
 
@@ -192,10 +199,15 @@ class ReinhardFit(StainFit):
         cones = matrix @ cones
         cones += offset
         np.exp(cones, out=cones)
-        return from_cones @ cones
+        colours = from_cones @ cones
+        absorbed = absorbance(pixels, self.glass).sum(axis=0)
+        faint = np.flatnonzero(absorbed < 2 * BLANK)
+        seen = pixels[faint].T.astype(np.float32)
+        colours[:, faint] = seen + (colours[:, faint] - seen) * np.maximum(absorbed[faint] / BLANK - 1, 0)
+        return colours
 
     @classmethod
-    def fit(cls, pixels: NDArray[np.uint8]) -> ReinhardFit:
+    def fit(cls, pixels: NDArray[np.uint8], *, glass: Triple | None = None) -> ReinhardFit:
         """Fit to uint8 [P, 3]."""
         if len(pixels) < LEAST_PIXELS:
             raise UnfitStain(f"{len(pixels)} pixels where {LEAST_PIXELS} are needed")
@@ -203,25 +215,26 @@ class ReinhardFit(StainFit):
         deviation = lab.std(axis=0)
         if deviation.min() < 1e-4:
             raise UnfitStain("the pixels have one colour only")
-        return cls(mean=_triple(lab.mean(axis=0)), deviation=_triple(deviation))
+        return cls(mean=_triple(lab.mean(axis=0)), deviation=_triple(deviation), glass=glass or USUAL_GLASS)
 
 
 METHODS: dict[str, type[MacenkoFit] | type[ReinhardFit]] = {"macenko": MacenkoFit, "reinhard": ReinhardFit}
 """By the name a PatchSpec may carry."""
 
 
-def fit_stain(pixels: NDArray[np.uint8], *, method: str) -> StainFit:
+def fit_stain(pixels: NDArray[np.uint8], *, method: str, glass: Triple | None = None) -> StainFit:
     """Fit a method to pixels of tissue.
 
     Args:
         pixels: uint8 [P, 3]; Macenko leaves out what is not stained when it looks for the stains.
         method: a key of `METHODS`.
+        glass: colour of the slide's glass.
 
     Raises:
         UnfitStain: too few pixels, or not of two stains.
         KeyError: no such method.
     """
-    return METHODS[method].fit(pixels)
+    return METHODS[method].fit(pixels, glass=glass)
 
 
 def sample_patches(slide: Slide, grid: PatchGrid) -> NDArray[np.uint8]:
@@ -236,16 +249,14 @@ def sample_patches(slide: Slide, grid: PatchGrid) -> NDArray[np.uint8]:
     return slide.read_regions(origins, grid.level.index, Size(side, side), scale=grid.scale)
 
 
-def tissue_pixels(patches: NDArray[np.uint8], *, glass: tuple[float, float, float] | None = None) -> NDArray[np.uint8]:
+def tissue_pixels(patches: NDArray[np.uint8], *, glass: Triple | None = None) -> NDArray[np.uint8]:
     """Evenly spaced pixels of patches that are not glass, uint8 [P, 3]."""
     step = max(1, patches.shape[1] // SAMPLED_PIXELS)
     pixels = patches[:, ::step, ::step].reshape(-1, 3)
     return pixels[absorbance(pixels, glass).sum(axis=0) >= BLANK]
 
 
-def fit_slide_stain(
-    name: str, patches: NDArray[np.uint8], *, method: str, glass: tuple[float, float, float] | None = None
-) -> StainFit:
+def fit_slide_stain(name: str, patches: NDArray[np.uint8], *, method: str, glass: Triple | None = None) -> StainFit:
     """Fit a method to the tissue of a slide's sampled patches: the same patches always give the same fit.
 
     Args:
@@ -258,13 +269,13 @@ def fit_slide_stain(
         NoTissue: too little tissue, or not of two stains.
     """
     try:
-        return fit_stain(tissue_pixels(patches, glass=glass), method=method)
+        return fit_stain(tissue_pixels(patches, glass=glass), method=method, glass=glass)
     except UnfitStain as error:
         remedy = "check that it is stained with H&E, or prepare it without stain normalisation"
         raise NoTissue(name, f"gives no {method} stain fit: {error}", remedy) from error
 
 
-def _triple(values: NDArray[np.float64]) -> tuple[float, float, float]:
+def _triple(values: NDArray[np.float64]) -> Triple:
     """Plain floats."""
     first, second, third = values.tolist()
     return first, second, third

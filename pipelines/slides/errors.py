@@ -56,7 +56,8 @@ class MissingResolution(SlideError):  # noqa: N818
     @classmethod
     def of(cls, slide: str) -> MissingResolution:
         """The error for a slide whose metadata carry no resolution."""
-        return cls(slide, "has no mpp in its metadata", "give --mpp or an mpp column in the manifest")
+        remedy = "give --mpp or an mpp column in the manifest, or take the objective's with --mpp-from-objective"
+        return cls(slide, "has no mpp in its metadata", remedy)
 
 
 class NoTissue(SlideError):  # noqa: N818

@@ -8,6 +8,7 @@ place by their own tile index (`tiff`, `dicom`); what only OpenSlide or wsidicom
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -45,7 +46,7 @@ class SlideFile:
         uri: where it is.
         name: last part of the URI.
         size: bytes.
-        version: changes with the content: size and mtime, or ETag.
+        version: changes with the content: size and mtime, or ETag; of all its files where the slide is a MIRAX.
         head: the first bytes, at most `ranges.BLOCK` of them.
     """
 
@@ -71,7 +72,8 @@ class SlideFile:
             status = local.stat()
             with local.open("rb") as stream:
                 head = stream.read(BLOCK)
-            return cls(uri=uri, name=name, size=status.st_size, version=f"{status.st_size}:{status.st_mtime_ns}", head=head)
+            version = f"{status.st_size}:{status.st_mtime_ns}{_companions(uri)}"
+            return cls(uri=uri, name=name, size=status.st_size, version=version, head=head)
         try:
             head, meta = storage.read_head(uri, BLOCK)
         except (FileNotFoundError, PermissionError) as error:
@@ -79,11 +81,18 @@ class SlideFile:
         except obstore.exceptions.BaseError as error:
             cause = f"can't be reached in its store ({type(error).__name__})"
             raise SlideNotFound(name, cause, "check the connection and the permissions") from error
-        return cls(uri=uri, name=name, size=meta["size"], version=f"{meta.get('version')}:{meta['e_tag']}", head=head)
+        version = f"{meta.get('version')}:{meta['e_tag']}{_companions(uri)}"
+        return cls(uri=uri, name=name, size=meta["size"], version=version, head=head)
 
     def open(self) -> RangeFile:
         """The object as a seekable file that fetches what is read."""
         return RangeFile(self.uri, self.size, self.head)
+
+
+def _companions(uri: str) -> str:
+    """Versions of a MIRAX slide's data files, which lie in a folder of the same name; empty for other formats."""
+    folder, suffix = uri[: -len(".mrxs")], uri[-len(".mrxs") :]
+    return json.dumps(storage.versions(folder)) if suffix.lower() == ".mrxs" else ""
 
 
 @dataclass(frozen=True, kw_only=True)

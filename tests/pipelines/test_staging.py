@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import time
@@ -155,6 +156,20 @@ def test_staged_patches_are_local_ones(name: str, small_slide: Find, s3_bucket: 
             shards = index_slide(slide, spec, organisation="org").shards
         batches.append(decode_patches(fetch_shards(shards)))
     np.testing.assert_array_equal(batches[0]["patch"], batches[1]["patch"])
+
+
+def test_a_mirax_whose_data_changes_is_another_slide(small_slide: Find, s3_bucket: str, tmp_path: Path) -> None:
+    """Its index file alone tells nothing: a copy in the cache would go on showing what is no longer there."""
+    shutil.copytree(small_slide("mirax").parent, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / small_slide("mirax").name
+    uri = upload(path, s3_bucket)
+    before = [SlideFile.find(at).version for at in (str(path), uri)]
+    assert [SlideFile.find(at).version for at in (str(path), uri)] == before
+    data = path.with_suffix("") / "Data0000.dat"
+    data.write_bytes(data.read_bytes() + b"more")
+    storage.write_file(f"{uri.removesuffix('.mrxs')}/Data0000.dat", data)
+    after = [SlideFile.find(at).version for at in (str(path), uri)]
+    assert not set(before) & set(after)
 
 
 @needs_shared_data

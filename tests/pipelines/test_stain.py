@@ -31,7 +31,7 @@ from tests.shared_data import needs_shared_data, shared_data
 
 FITS: dict[str, StainFit] = {
     "macenko": MacenkoFit(haematoxylin=(0.61, 0.74, 0.28), eosin=(0.2, 0.96, 0.2), maxima=(2.1, 1.15)),
-    "reinhard": ReinhardFit(mean=(8.797, -0.207, 0.0446), deviation=(0.494, 0.1404, 0.0346)),
+    "reinhard": ReinhardFit(mean=(8.797, -0.207, 0.0446), deviation=(0.494, 0.1404, 0.0346), glass=(238.0, 241.0, 235.0)),
 }
 
 
@@ -45,7 +45,7 @@ def macenko_oracle(pixels: NDArray[np.uint8], fit: MacenkoFit) -> NDArray[np.flo
 
 
 def reinhard_oracle(pixels: NDArray[np.uint8], fit: ReinhardFit) -> NDArray[np.float64]:
-    """Reinhard 2001, equations 4, 6, 10, 11, 8 and 9, with the cones at least 1 of 255."""
+    """Reinhard 2001, equations 4, 6, 10, 11, 8 and 9, with the cones at least 1 of 255; glass stays as it is."""
     cones = np.array([[0.3811, 0.5783, 0.0402], [0.1967, 0.7244, 0.0782], [0.0241, 0.1288, 0.8444]])
     long, medium, short = np.log(np.maximum(cones @ pixels.astype(float).T, 1))
     lab = [(long + medium + short) / 3**0.5, (long + medium - 2 * short) / 6**0.5, (long - medium) / 2**0.5]
@@ -53,7 +53,9 @@ def reinhard_oracle(pixels: NDArray[np.uint8], fit: ReinhardFit) -> NDArray[np.f
     light, alpha, beta = ((lab[k] - fit.mean[k]) / fit.deviation[k] * deviation[k] + mean[k] for k in range(3))
     light, alpha, beta = light / 3**0.5, alpha / 6**0.5, beta / 2**0.5
     changed = np.exp([light + alpha + beta, light + alpha - beta, light - 2 * alpha])
-    return np.asarray((np.linalg.inv(cones) @ changed).T)
+    absorbed = np.maximum(np.log(np.array(fit.glass) / np.maximum(pixels, 1)), 0).sum(axis=1, keepdims=True)
+    share = np.clip((absorbed - 0.12) / 0.12, 0, 1)
+    return np.asarray(share * (np.linalg.inv(cones) @ changed).T + (1 - share) * pixels)
 
 
 def oracle(pixels: NDArray[np.uint8], fit: StainFit) -> NDArray[np.int64]:
@@ -149,6 +151,19 @@ def test_normalising_moves_the_stain_to_the_target() -> None:
     assert isinstance(found, MacenkoFit)
     target = np.array([[0.5626, 0.7201, 0.4062], [0.2159, 0.8012, 0.5581]])
     assert np.abs(np.array([found.haematoxylin, found.eosin]) - target).max() < 0.06
+
+
+def test_reinhard_leaves_glass_as_it_is_and_lets_nothing_jump() -> None:
+    """Without that, stain of little spread turns glass cyan."""
+    glass = (240.0, 238.0, 242.0)
+    tile = generate_tile("gleason_4", np.random.default_rng(5), side=448)
+    fit = fit_stain(tile.reshape(-1, 3), method="reinhard", glass=glass)
+    noise = np.random.default_rng(0).normal(0, 1.5, (1, 64, 64, 3))
+    empty = np.clip(np.rint(glass + noise), 0, 255).astype(np.uint8)
+    np.testing.assert_array_equal(fit.apply(empty.copy()), empty)
+    fading = np.rint(np.linspace(glass, (215, 190, 214), 64)).astype(np.uint8)[None, None]
+    steps = np.abs(np.diff(fit.apply(fading.copy()).astype(int), axis=2))
+    assert steps.max() <= 8
 
 
 @pytest.mark.parametrize("method", FITS)
