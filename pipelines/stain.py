@@ -191,19 +191,30 @@ class ReinhardFit(StainFit):
         to_cones, from_cones = TO_CONES.astype(np.float32), np.linalg.inv(TO_CONES).astype(np.float32)
         return to_cones, matrix.astype(np.float32), offset[:, None].astype(np.float32), from_cones
 
+    @cached_property
+    def _share(self) -> NDArray[np.float32]:
+        """How much of a colour is normalised: the sum of three levels' entries, cut off at 0 and 1; float32 [3, 256]."""
+        levels = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, axis=1)
+        return absorbance(levels, self.glass) / np.float32(BLANK) - np.array([[1], [0], [0]], np.float32)
+
     def _normalised(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         to_cones, matrix, offset, from_cones = self._map
-        cones = to_cones @ pixels.T.astype(np.float32)
+        channels = np.ascontiguousarray(pixels.T)
+        seen = channels.astype(np.float32)
+        cones = to_cones @ seen
         np.maximum(cones, 1, out=cones)
         np.log(cones, out=cones)
         cones = matrix @ cones
         cones += offset
         np.exp(cones, out=cones)
         colours = from_cones @ cones
-        absorbed = absorbance(pixels, self.glass).sum(axis=0)
-        faint = np.flatnonzero(absorbed < 2 * BLANK)
-        seen = pixels[faint].T.astype(np.float32)
-        colours[:, faint] = seen + (colours[:, faint] - seen) * np.maximum(absorbed[faint] / BLANK - 1, 0)
+        share, green, blue = (table.take(channel, mode="clip") for table, channel in zip(self._share, channels, strict=True))
+        share += green
+        share += blue
+        np.clip(share, 0, 1, out=share)
+        colours -= seen
+        colours *= share
+        colours += seen
         return colours
 
     @classmethod

@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from queue import Queue
 
@@ -101,11 +100,11 @@ def through_ray(shards: pa.Table) -> int:
 
 
 def as_pixels(block: pa.Table) -> pa.Table:
-    """What the other transport ships: the read task decodes."""
+    """What the other transport ships: the read task decodes. Without a copy: `pa.array` never lets go of a memoryview."""
     patch = decode_patches(block)["patch"]
-    bounds = np.cumsum([0, *block["n_patches"].to_pylist()])
-    rows = [patch[a:b].reshape(-1) for a, b in pairwise(bounds.tolist())]
-    return pa.table({"pixels": pa.array([row.data for row in rows], pa.large_binary())})
+    bounds = np.cumsum([0, *block["n_patches"].to_pylist()], dtype=np.int64) * patch[0].size
+    buffers = [None, pa.py_buffer(bounds), pa.py_buffer(patch)]
+    return pa.table({"pixels": pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(block), buffers)})
 
 
 def through_ray_as_pixels(shards: pa.Table) -> int:
