@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from pipelines import patches
 from pipelines.grid import PatchSpec
 from pipelines.index import index_slide
 from pipelines.patches import ReadCounts, decode_patches, fetch_shards, read_patches, resample, stream_patches
@@ -16,7 +20,10 @@ from pipelines.slides.errors import BrokenSlide, UnsupportedSlide
 from pipelines.slides.geometry import Point, Size
 from pipelines.slides.slide import open_slide
 from pipelines.stain import StainFit
-from tests.shared_data import needs_shared_data, shared_data
+from tests.process_tree import killing
+from tests.shared_data import shared_data
+
+_read_task = patches._read_task
 
 
 def shards_of(path: Path, spec: PatchSpec, side: int = 4) -> pa.Table:
@@ -26,26 +33,25 @@ def shards_of(path: Path, spec: PatchSpec, side: int = 4) -> pa.Table:
 
 
 @pytest.mark.parametrize(
-    "spec",
+    ("spec", "level", "scale", "side"),
     [
-        PatchSpec(size=256, mpp=0.23),  # one patch is one tile: decoded straight into the batch
-        PatchSpec(size=224, mpp=0.23, overlap=32),
-        PatchSpec(size=128, mpp=0.4),  # resampled
-        PatchSpec(size=128, mpp=0.5),  # shrunk by two while it is decoded, then resampled
-        PatchSpec(size=64, mpp=0.92, min_tissue=0.0),  # level 1 as it is
+        (PatchSpec(size=256, mpp=0.23), 0, 1, 256),  # one patch is one tile: decoded straight into the batch
+        (PatchSpec(size=224, mpp=0.23, overlap=32), 0, 1, 224),
+        (PatchSpec(size=128, mpp=0.4), 0, 1, 223),  # resampled
+        (PatchSpec(size=128, mpp=0.5), 0, 2, 139),  # shrunk by two while it is decoded, then resampled
+        (PatchSpec(size=64, mpp=0.92, min_tissue=0.0), 1, 1, 64),  # level 1 as it is
     ],
 )
-def test_patches_are_the_slides_pixels(generated_slide: Path, spec: PatchSpec) -> None:
+def test_patches_are_the_slides_pixels(generated_slide: Path, spec: PatchSpec, level: int, scale: int, side: int) -> None:
     table = shards_of(generated_slide, spec)
+    read = table.select(["transport", "level", "scale", "read_size"]).to_pylist()
+    assert {tuple(row.values()) for row in read} == {(TILES, level, scale, side)}
     batch = decode_patches(fetch_shards(table))
-    first = table.slice(0, 1).to_pylist()[0]
-    assert first["transport"] == TILES
     assert batch["patch"].shape == (sum(table["n_patches"].to_pylist()), spec.size, spec.size, 3)
-    side = first["read_size"]
     with open_slide(str(generated_slide)) as slide:
         for k in range(0, len(batch["x"]), 5):
             origin = Point(int(batch["x"][k]), int(batch["y"][k]))
-            expected = slide.read_region(origin, first["level"], Size(side, side), scale=first["scale"])[None]
+            expected = slide.read_region(origin, level, Size(side, side), scale=scale)[None]
             if side != spec.size:
                 native, expected = expected, np.empty((1, spec.size, spec.size, 3), np.uint8)
                 resample(native, expected)
@@ -78,6 +84,33 @@ def test_ray_source_keeps_order_and_pixels(ray_session: None, generated_slide: P
     assert encoded < expected["patch"].nbytes / 3
 
 
+def read_slowly(shards: pa.Table) -> Iterator[pa.Table]:
+    """A read task of a store that answers late, so that its process is met alive."""
+    time.sleep(0.3)
+    yield from _read_task(shards)
+
+
+def test_each_shard_once_and_in_order_under_killed_readers(
+    ray_session: None, cohort_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slides = [shards_of(cohort_folder / f"slide-{k:03}.svs", PatchSpec(size=128, mpp=0.5), side=2) for k in (1, 2)]
+    table = pa.concat_tables(slides)
+    expected = decode_patches(fetch_shards(table))["patch"]
+    monkeypatch.setattr(patches, "_read_task", read_slowly)
+    most = max(table["n_patches"].to_pylist())
+    with killing("ray::ReadShards", below=os.getpid(), seed=5, pause=(0.0, 0.2), most=6) as killed:
+        blocks = list(read_patches(table, patches_per_task=4 * most).iter_batches(batch_size=None, batch_format="pyarrow"))
+    assert killed
+    assert len(blocks) > len(killed)
+    delivered = [
+        shard for block in blocks for shard in zip(*block.select(["slide_id", "shard"]).to_pydict().values(), strict=True)
+    ]
+    assert delivered == list(zip(*table.select(["slide_id", "shard"]).to_pydict().values(), strict=True))
+    assert len(set(delivered)) == len(delivered)
+    np.testing.assert_array_equal(np.concatenate([decode_patches(block)["patch"] for block in blocks]), expected)
+    print(f"{len(killed)} readers killed: {len(delivered)} shards, each once")
+
+
 def test_damaged_tile_fails_its_shard(generated_slide: Path) -> None:
     fetched = fetch_shards(shards_of(generated_slide, PatchSpec(size=224, mpp=0.23)).slice(0, 1))
     tiles = fetched["tile_data"].to_pylist()
@@ -92,12 +125,22 @@ def test_detail_is_never_invented(generated_slide: Path) -> None:
         shards_of(generated_slide, PatchSpec(mpp=0.1))
 
 
-@needs_shared_data
-def test_dicom_travels_as_pixels(ray_session: None) -> None:
+@pytest.fixture(params=["generated", "real"])
+def dicom(request: pytest.FixtureRequest, small_slide: Callable[[str], Path]) -> Path:
     folder = shared_data()
-    assert folder is not None
-    table = shards_of(folder / "dicom" / "cytomine_wsi", PatchSpec(mpp=1.0, size=112))
+    if request.param == "real" and folder is None:
+        pytest.skip("real slides are absent: set ACINUS_SHARED_DATA; the generated equivalent ran instead")
+    return folder / "dicom" / "cytomine_wsi" if request.param == "real" and folder else small_slide("dicom-jpeg")
+
+
+def test_dicom_travels_as_encoded_tiles(ray_session: None, dicom: Path) -> None:
+    table = shards_of(dicom, PatchSpec(mpp=1.0, size=112), side=16)
+    assert set(table["transport"].to_pylist()) == {TILES}
     [block] = read_patches(table).iter_batches(batch_size=None, batch_format="pyarrow")
+    tiles = [tile for shard in block["tile_data"].to_pylist() for tile in shard]
+    assert tiles
+    assert all(tile.startswith(b"\xff\xd8") for tile in tiles)
+    assert set(block["pixels"].to_pylist()) == {b""}
     np.testing.assert_array_equal(decode_patches(block)["patch"], decode_patches(fetch_shards(table))["patch"])
 
 

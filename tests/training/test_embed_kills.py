@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
-from pipelines import storage
+from pipelines import patches, storage
 from pipelines.cohort import load_shards
 from pipelines.grid import PatchSpec
 from pipelines.prepare import PrepareConfig, prepare
@@ -19,6 +21,14 @@ from training.vit import ViTConfig
 
 SPEC = PatchSpec(size=32, mpp=2.0)
 CONFIG = EncoderConfig(network=ViTConfig(size=32, dim=32, depth=1, heads=2), spec=SPEC)
+
+_read_task = patches._read_task
+
+
+def read_slowly(shards: pa.Table) -> Iterator[pa.Table]:
+    """A read task of a store that answers late, so that its process is met alive."""
+    time.sleep(0.5)
+    yield from _read_task(shards)
 
 
 @pytest.fixture(scope="module")
@@ -32,15 +42,21 @@ def _store(root: str) -> dict[str, bytes]:
     return {uri.removeprefix(storage.as_uri(root)): storage.read_bytes(uri) for uri in storage.list_uris(root)}
 
 
-def test_each_shard_exactly_once(shards: pa.Table, tmp_path: Path) -> None:
+def test_each_shard_exactly_once(shards: pa.Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder, root, alone = str(tmp_path / "encoder"), str(tmp_path / "store"), str(tmp_path / "alone")
     save_encoder(encoder, random_network(CONFIG.network, seed=0), CONFIG, {"name": "test"})
-    with killing("ray::ReadShards", "ray::MapWorker", below=os.getpid(), seed=1, pause=(0.2, 0.8), most=5) as killed:
-        embed_on_ray(shards, encoder, root)
-    assert any("_EmbedWorker" in title for title in killed.values())
+    monkeypatch.setattr(patches, "_read_task", read_slowly)
+    with (
+        killing("ray::ReadShards", below=os.getpid(), seed=1, pause=(0.0, 0.1), most=3) as readers,
+        killing("ray::MapWorker", below=os.getpid(), seed=2, pause=(0.2, 0.8), most=3) as embedders,
+    ):
+        made = embed_on_ray(shards, encoder, root)
+    assert readers, "no reader was killed"
+    assert any("_EmbedWorker" in title for title in embedders.values())
+    assert made.shards == len(shards)
     embed_shards(shards, load_encoder(encoder), alone)
     found, expected = _store(root), _store(alone)
     assert len(expected) == len(shards)
     assert found == expected
     assert embed_on_ray(shards, encoder, root).shards == 0
-    print(f"{len(killed)} readers and embedders killed: {len(found)} results of {len(shards)} shards")
+    print(f"{len(readers)} readers and {len(embedders)} embedders killed: {len(found)} results of {len(shards)} shards")
