@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import tempfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -245,6 +245,19 @@ def write_rgba(path: Path, pixels: Pixels, *, extra: int, icc: bytes = b"") -> N
         others=lambda k: tags | {tw.SUBFILE: ("long", [1])},
     )
     slide.write(path, levels)
+
+
+def ome_xml(images: Sequence[Mapping[str, object]], *, objectives: Sequence[float] = ()) -> str:
+    """OME-XML of several images: attributes of their Pixels, and where given `IFD` of TiffData and the ID of the `Objective`."""
+    lenses = "".join(f'<Objective ID="Objective:{k}" NominalMagnification="{at}"/>' for k, at in enumerate(objectives))
+    parts = []
+    for image in images:
+        settings = f'<ObjectiveSettings ID="{image["Objective"]}"/>' if image.get("Objective") else ""
+        data = f'<TiffData IFD="{image["IFD"]}" PlaneCount="1"/>' if "IFD" in image else "<TiffData/>"
+        pixels = " ".join(f'{key}="{value}"' for key, value in image.items() if key not in ("Objective", "IFD"))
+        parts.append(f"<Image>{settings}<Pixels {pixels}>{data}</Pixels></Image>")
+    space = "http://www.openmicroscopy.org/Schemas/OME/2016-06"
+    return f'<OME xmlns="{space}"><Instrument>{lenses}</Instrument>{"".join(parts)}</OME>'
 
 
 def write_ome(path: Path, pixels: Pixels, *, icc: bytes = b"") -> None:

@@ -86,7 +86,7 @@ def _open_parsed(file: SlideFile, tiff: tifffile.TiffFile, *, identity: str | No
     if base.samplesperpixel == 1 and int(base.photometric) in (0, 1):
         raise UnsupportedSlide(file.name, "is greyscale or fluorescence, not brightfield colour", "give an H&E slide")
     philips = str(base.tags.valueof("Software", default="")).startswith("Philips")
-    levels = pages if philips else _levels(base, pages)
+    levels = [page for page in pages if page is pages[0] or page.is_reduced] if philips else _levels(tiff, base, pages)
     names = [_codec(page) for page in levels]
     if not all(names):
         _check_pages(file, pages)
@@ -185,15 +185,32 @@ def _walk(tiff: tifffile.TiffFile) -> Iterator[tifffile.TiffPage]:
         yield from page.pages or ()
 
 
-def _levels(base: tifffile.TiffPage, pages: list[tifffile.TiffPage]) -> list[tifffile.TiffPage]:
-    """Pages that show what `base` shows, finest first; of several with one size, such as focal planes, the first."""
-    if base.pages:
-        pages = [base, *(page for page in base.pages if page.is_tiled)]
+def _levels(tiff: tifffile.TiffFile, base: tifffile.TiffPage, pages: list[tifffile.TiffPage]) -> list[tifffile.TiffPage]:
+    """Pages that show what `base` shows, finest first; of several with one size, such as focal planes, the first.
+
+    By OpenSlide's rules: Aperio marks no level, each tiled page is one; elsewhere the page itself must say that it is a reduced
+    image. SubIFDs of an OME-TIFF hold nothing but levels (OME-TIFF specification, "Sub-resolutions").
+    """
+    if tiff.is_ome and base.pages:
+        pages = [page for page in base.pages if page.is_tiled]
+    elif not str(base.description or "").startswith("Aperio"):
+        pages = _reduced(base, pages)
     found = {base.imagewidth: base}
     for page in pages:
         if _same_pyramid(base, page):
             found.setdefault(page.imagewidth, page)
     return [found[width] for width in sorted(found, reverse=True)]
+
+
+def _reduced(base: tifffile.TiffPage, pages: list[tifffile.TiffPage]) -> list[tifffile.TiffPage]:
+    """Pages marked as reduced images (NewSubfileType 1) of `base`: of several full images alike, each is followed by its own."""
+    found, full = [], base
+    for page in (page for page in pages if not page.is_mask):
+        if not page.is_reduced and _same_pyramid(base, page):
+            full = page
+        elif page.is_reduced and full is base:
+            found.append(page)
+    return found
 
 
 def _same_pyramid(base: tifffile.TiffPage, page: tifffile.TiffPage) -> bool:
@@ -243,7 +260,7 @@ def _facts(tiff: tifffile.TiffFile, base: tifffile.TiffPage) -> SlideFacts:
             icc=icc,
         )
     if tiff.is_ome:
-        return _ome_facts(tiff.ome_metadata or "", icc, maker)
+        return _ome_facts(ET.fromstring(tiff.ome_metadata or ""), base, icc, maker)
     return SlideFacts(vendor="generic-tiff", resolution=_tag_mpp(base), scanner=maker, icc=icc)
 
 
@@ -256,18 +273,48 @@ def _number(text: str | None) -> float | None:
     return value if value > 0 else None
 
 
-def _ome_facts(xml: str, icc: bytes, maker: str) -> SlideFacts:
-    resolution, objective = None, None
-    for element in ET.fromstring(xml).iter():
-        name = element.tag.rpartition("}")[2]
-        if name == "Pixels" and resolution is None and (size := element.get("PhysicalSizeX")):
-            unit = _UNIT_IN_UM.get(element.get("PhysicalSizeXUnit", "µm"))
-            resolution = float(size) * unit if unit is not None else None
-        if name == "Objective":
-            objective = objective or _number(element.get("NominalMagnification"))
-        if name == "Microscope" and not maker:
-            maker = f"{element.get('Manufacturer', '')} {element.get('Model', '')}".strip()
-    return SlideFacts(vendor="ome-tiff", resolution=resolution, objective=objective, scanner=maker, icc=icc)
+def _ome_facts(root: ET.Element, base: tifffile.TiffPage, icc: bytes, maker: str) -> SlideFacts:
+    """What OME-XML tells of the image that `base` shows; what it tells in two ways is not known."""
+    shown = _ome_images(root, base)
+    used = {at.get("ID") for image in shown for at in image.iterfind("{*}ObjectiveSettings")}
+    objectives = [at for at in root.iterfind(".//{*}Objective") if not used or at.get("ID") in used]
+    for at in root.iterfind(".//{*}Microscope"):
+        maker = maker or f"{at.get('Manufacturer', '')} {at.get('Model', '')}".strip()
+    return SlideFacts(
+        vendor="ome-tiff",
+        resolution=_only({_ome_mpp(at) for image in shown for at in image.iterfind("{*}Pixels")}),
+        objective=_only({_number(at.get("NominalMagnification")) for at in objectives}),
+        scanner=maker,
+        icc=icc,
+    )
+
+
+def _ome_images(root: ET.Element, base: tifffile.TiffPage) -> list[ET.Element]:
+    """Images that `base` can be: those of its size; of several, the one whose TiffData names its directory."""
+    size = {"SizeX": str(base.imagewidth), "SizeY": str(base.imagelength)}
+    fitting = [
+        image
+        for image in root.iterfind("{*}Image")
+        if any(all(at.get(side, own) == own for side, own in size.items()) for at in image.iterfind("{*}Pixels"))
+    ]
+    named = [image for image in fitting if any(_names(at, base.index) for at in image.iterfind("{*}Pixels/{*}TiffData"))]
+    return named if len(fitting) > 1 and named else fitting
+
+
+def _names(data: ET.Element, directory: int) -> bool:
+    """Whether a TiffData element names a directory."""
+    first = data.get("IFD")
+    return first is not None and 0 <= directory - int(first) < int(data.get("PlaneCount", "1"))
+
+
+def _ome_mpp(pixels: ET.Element) -> float | None:
+    size, unit = pixels.get("PhysicalSizeX"), _UNIT_IN_UM.get(pixels.get("PhysicalSizeXUnit", "µm"))
+    return float(size) * unit if size and unit is not None else None
+
+
+def _only(values: set[float | None]) -> float | None:
+    """The value where there is one and no other."""
+    return values.pop() if len(values) == 1 else None
 
 
 def _philips_facts(base: tifffile.TiffPage) -> tuple[SlideFacts, list[float]]:
