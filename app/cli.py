@@ -179,7 +179,7 @@ def _tell_cohort(report: PrepareReport, config: PrepareConfig) -> None:
     kept = f", {report.kept} of them kept from an earlier run" if report.kept else ""
     splits = ", ".join(f"{name} {count}" for name, count in report.splits.items() if name) or "none"
     rows = {"prepared": f"{len(report.prepared)} slides{kept}", "patches": report.n_patches, "slides by split": splits}
-    rows["read"] = f"{report.reading['requests']:,} requests, {report.reading['bytes_fetched']:,} bytes"
+    rows["read"] = str(report.reading)
     if report.staged:
         rows["staged"] = f"{report.staged} slides were copied whole: their formats can't be read in place"
     pictures = f"{report.out}/{config.organisation}/*/{config.spec.hash}/overview.png"

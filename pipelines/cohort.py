@@ -9,6 +9,7 @@ OUT/report.json                                        what the last run did, ev
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 
@@ -36,6 +37,7 @@ SCHEMA = pa.schema(
         ("width", pa.int32()),
         ("height", pa.int32()),
         ("n_patches", pa.int64()),
+        ("shards_sha256", pa.string()),  # of the shard table's bytes
     ]
 )
 
@@ -83,7 +85,7 @@ def load_shards(out: str, *, split: str | None = None) -> pa.Table:
     """Shard rows (`pipelines.shards.SCHEMA`) of all slides of a prepared cohort, in the cohort's order.
 
     Raises:
-        CohortError: see `load_cohort`.
+        CohortError: see `load_cohort`; or another `prepare` into the same place has not come to its end.
     """
     from pipelines import shards
 
@@ -92,7 +94,11 @@ def load_shards(out: str, *, split: str | None = None) -> pa.Table:
         address = addresses.shard_table(
             row["organisation_id"], row["slide_id"], PatchSpec.from_dict(json.loads(row["spec"])).hash
         )
-        tables.append(from_parquet(storage.read_bytes(storage.join(out, *address.split("/"))), shards.SCHEMA))
+        content = storage.read_bytes(storage.join(out, *address.split("/")))
+        if hashlib.sha256(content).hexdigest() != row["shards_sha256"]:
+            cause = f"{out} is half of another preparation: the shards of slide {row['slide_id']} are not those of the cohort"
+            raise CohortError(f"{cause}; let `acinus prepare --resume` come to its end, and keep one folder a preparation")
+        tables.append(from_parquet(content, shards.SCHEMA))
     return pa.concat_tables(tables)
 
 

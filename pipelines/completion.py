@@ -16,10 +16,13 @@ from functools import lru_cache
 from pathlib import Path
 
 from pipelines import addresses, storage
-from pipelines.slides.slide import find_file
+from pipelines.slides.slide import find_file, is_dicom
 
 BESIDE_SHARDS = (addresses.quality, addresses.fingerprint, addresses.overview)
 """What else a prepared slide has."""
+
+OF_SEVERAL_FILES = (".vms", ".vmu")
+"""Hamamatsu's formats whose named file only lists the others, which lie beside it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +38,7 @@ class Completion:
         width, height: pixels of level 0.
         n_patches: patches in all shards.
         shards_sha256: of the shard table's bytes.
+        thumbnail_sha256: of the thumbnail's pixels: the same in every copy of the slide.
     """
 
     slide_id: str
@@ -46,16 +50,21 @@ class Completion:
     height: int
     n_patches: int
     shards_sha256: str
+    thumbnail_sha256: str
 
 
 def slide_version(uri: str) -> str:
-    """What changes when the slide is replaced: size and time, or ETag; of each file where a slide is a folder.
+    """What changes when the slide is replaced: size and time, or ETag; of each file where a slide is several.
 
     Raises:
         SlideNotFound: there is no such object.
     """
     file = find_file(uri)
-    return file.version if file else json.dumps(storage.versions(uri))
+    if file is None:
+        return json.dumps(storage.versions(uri))
+    if is_dicom(file.head) or file.name.lower().endswith(OF_SEVERAL_FILES):
+        return json.dumps(storage.versions(file.uri.rpartition("/")[0]))
+    return file.version
 
 
 def completion_key(*parts: object) -> str:

@@ -45,8 +45,9 @@ AHEAD = 2
 CARRIED = (
     *("organisation_id", "slide_id", "spec_hash", "shard", "n_patches", "patch_size", "read_size", "x", "y", "read_x", "read_y"),
     *("level_width", "level_height", "tile_width", "tile_height", "tile", "tile_codec", "stain"),
+    *("mpp", "level", "scale", "downsample", "icc"),
 )
-"""Shard columns that a consumer needs to decode and to name what it decoded."""
+"""Shard columns that a consumer needs to decode and to name what it decoded (`shards.shard_name`)."""
 FETCHED = pa.schema(
     [
         pa.field("tile_data", pa.large_list(pa.large_binary())),  # streams in the order of `tile`
@@ -91,7 +92,7 @@ class ReadCounts:
         return self.fetched / self.needed if self.needed else 0.0
 
     def __str__(self) -> str:
-        return f"{self.requests:,} requests, {self.fetched:,} bytes, {self.amplification:.2f} x the tiles"
+        return f"{self.requests:,} requests, {self.fetched:,} bytes, {self.amplification:.2f} x what was needed"
 
 
 class PatchBatch(TypedDict):
@@ -178,10 +179,14 @@ def decode_patches(rows: pa.Table, *, out: NDArray[np.uint8] | None = None) -> P
             the same array again and again is spared about 20 us a patch, in which the system would zero fresh memory.
 
     Raises:
+        ValueError: `rows` mixes sizes, or `out` does not fit.
         BrokenSlide: a tile does not decode; no patch of the shard is then returned.
     """
     counts = rows["n_patches"].to_pylist()
-    size = int(rows["patch_size"][0].as_py())
+    sizes = set(rows["patch_size"].to_pylist())
+    if len(sizes) != 1:
+        raise ValueError(f"shards with patches of {sorted(sizes)} px can't be decoded into one batch; keep them apart")
+    size = sizes.pop()
     patch = np.empty((sum(counts), size, size, 3), np.uint8) if out is None else out[: sum(counts)]
     if patch.shape != (sum(counts), size, size, 3) or not patch.flags.c_contiguous:
         raise ValueError(f"out has shape {patch.shape}; at least {(sum(counts), size, size, 3)}, C-contiguous, is needed")
@@ -263,11 +268,11 @@ def _fetch(row: dict[str, Any]) -> pa.RecordBatch:
             pixels = _read_pixels(row)
         else:
             lengths = np.array(row["tile_length"], np.int64)
-            names = ("uri", "codec", "header", "items", "sparse")
+            names = ("uri", "codec", "header", "items", "sparse", "version")
             store = TileStore(**{name: row[f"tile_{name}"] for name in names})
             tiles = fetch_tiles(row["slide_id"], store, np.array(row["tile_offset"], np.int64), lengths)
             needed = int(lengths.sum())
-        profile = _profile(row["slide_uri"]) if row["icc"] else b""
+        profile = _profile(row["slide_uri"], row["tile_version"]) if row["icc"] else b""
     count = len(tiles.bounds) - 1
     buffers = [None, pa.py_buffer(tiles.bounds), pa.py_buffer(tiles.data)]
     data = pa.LargeListArray.from_arrays(
@@ -280,7 +285,8 @@ def _fetch(row: dict[str, Any]) -> pa.RecordBatch:
 
 
 @lru_cache(maxsize=16)
-def _profile(slide_uri: str) -> bytes:
+def _profile(slide_uri: str, version: str) -> bytes:
+    del version  # a slide that was replaced is looked at again
     with open_slide(slide_uri) as slide:
         return slide.icc
 
@@ -289,8 +295,8 @@ def _read_pixels(row: dict[str, Any]) -> bytes:
     """The shard's patches as uint8 [N, size, size, 3], through the slide's own reader."""
     side, size = row["read_size"], row["patch_size"]
     with open_slide(row["slide_uri"], mpp=row["mpp"]) as slide:
-        if slide.levels[row["level"]].size != Size(row["level_width"], row["level_height"]):
-            raise BrokenSlide(row["slide_id"], "has changed since it was indexed", "run prepare again")
+        if slide.version != row["tile_version"]:
+            raise BrokenSlide(row["slide_id"], "has been replaced by another file since it was indexed", "prepare it again")
         native = np.stack(
             [slide.read_region(Point(x, y), row["level"], Size(side, side)) for x, y in zip(row["x"], row["y"], strict=True)]
         )

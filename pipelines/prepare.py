@@ -32,6 +32,7 @@ from pipelines.completion import Completion, completion_key, find_completion, re
 from pipelines.grid import PatchSpec
 from pipelines.index import IndexedSlide, index_slide, write_index
 from pipelines.manifest import ManifestRow, read_manifest
+from pipelines.patches import ReadCounts
 from pipelines.ray_session import ensure_ray
 from pipelines.shards import SIDE
 from pipelines.slides.errors import BrokenSlide, ManifestError
@@ -82,9 +83,11 @@ class SlideOutcome:
         line: in the manifest, 0 where there is none.
         slide: its name.
         row: of the cohort table, None where the slide failed.
+        thumbnail_sha256: of what it looks like.
         kept: whether an earlier run had finished it.
         requests: range requests that it took.
         bytes_fetched: bytes that came.
+        bytes_needed: bytes that were asked for; fetched / needed is the read amplification.
         kind: class of the error, empty where there is none.
         error: for people.
         trace: for engineers.
@@ -93,9 +96,11 @@ class SlideOutcome:
     line: int
     slide: str
     row: dict[str, Any] | None = None
+    thumbnail_sha256: str = ""
     kept: bool = False
     requests: int = 0
     bytes_fetched: int = 0
+    bytes_needed: int = 0
     kind: str = ""
     error: str = ""
     trace: str = ""
@@ -125,10 +130,14 @@ class PrepareReport:
         return sum(bool(outcome.row and outcome.row["staged"]) for outcome in self.prepared)
 
     @property
-    def reading(self) -> dict[str, int]:
+    def reading(self) -> ReadCounts:
         """Requests and bytes of this run."""
         outcomes = [*self.prepared, *self.failed]
-        return {name: sum(getattr(at, name) for at in outcomes) for name in ("requests", "bytes_fetched")}
+        return ReadCounts(
+            requests=sum(at.requests for at in outcomes),
+            fetched=sum(at.bytes_fetched for at in outcomes),
+            needed=sum(at.bytes_needed for at in outcomes),
+        )
 
     @property
     def errors(self) -> dict[str, int]:
@@ -145,7 +154,7 @@ class PrepareReport:
         slides = {"total": len(self.prepared) + len(self.failed), "prepared": len(self.prepared), "failed": len(self.failed)}
         counts = {
             "slides": {**slides, "kept": self.kept, "staged": self.staged},
-            "reading": self.reading,
+            "reading": {**asdict(self.reading), "amplification": self.reading.amplification},
             "patches": self.n_patches,
             "splits": self.splits,
             "errors": self.errors,
@@ -195,7 +204,7 @@ def prepare_slide(row: ManifestRow, config: PrepareConfig) -> SlideOutcome:
     """
     with storage.metered() as meter:
         outcome = _prepare_slide(row, config)
-    return replace(outcome, requests=meter.requests, bytes_fetched=meter.fetched)
+    return replace(outcome, requests=meter.requests, bytes_fetched=meter.fetched, bytes_needed=meter.needed)
 
 
 def _prepare_slide(row: ManifestRow, config: PrepareConfig) -> SlideOutcome:
@@ -218,7 +227,13 @@ def _prepare_slide(row: ManifestRow, config: PrepareConfig) -> SlideOutcome:
         raise
     except Exception as error:  # noqa: BLE001 - the slide boundary: one bad slide must not end the run, and is recorded
         return _failed(row, error)
-    return SlideOutcome(line=row.line, slide=slide_name(row.uri), row=_cohort_row(row, done, config), kept=kept)
+    return SlideOutcome(
+        line=row.line,
+        slide=slide_name(row.uri),
+        row=_cohort_row(row, done, config),
+        thumbnail_sha256=done.thumbnail_sha256,
+        kept=kept,
+    )
 
 
 def _index(row: ManifestRow, config: PrepareConfig) -> IndexedSlide:
@@ -241,6 +256,7 @@ def _store(indexed: IndexedSlide, key: str, config: PrepareConfig) -> Completion
             width=indexed.size.width,
             height=indexed.size.height,
             n_patches=indexed.n_patches,
+            thumbnail_sha256=hashlib.sha256(indexed.thumbnail.tobytes()).hexdigest(),
             # Not of what is read back: a copy of the slide, prepared at the same time, lies at the same address.
             shards_sha256=hashlib.sha256(cohort.to_parquet(indexed.shards)).hexdigest(),
         )
@@ -313,19 +329,29 @@ def _cohort_row(row: ManifestRow, done: Completion, config: PrepareConfig) -> di
         "width": done.width,
         "height": done.height,
         "n_patches": done.n_patches,
+        "shards_sha256": done.shards_sha256,
     }
 
 
 def _refuse_same_slide(rows: list[ManifestRow], outcomes: list[SlideOutcome]) -> tuple[list[SlideOutcome], list[ManifestRow]]:
-    """The same slide under two names would be counted twice: the first counts. Returns outcomes, and such first ones."""
+    """The same slide under two names would be counted twice, or be in two splits: the first counts.
+
+    Returns:
+        Outcomes, and those first ones whose identity, and so the place of their shard table, a later one has too.
+    """
     seen: dict[str, ManifestRow] = {}
     doubled: dict[str, ManifestRow] = {}
     kept = []
     for row, outcome in zip(rows, outcomes, strict=True):
-        first = seen.setdefault(outcome.row["slide_id"], row) if outcome.row else row
+        if outcome.row is None:
+            kept.append(outcome)
+            continue
+        named = seen.setdefault(outcome.row["slide_id"], row)
+        first = named if named is not row else seen.setdefault(outcome.thumbnail_sha256, row)
         if first is row:
             kept.append(outcome)
             continue
-        doubled[first.uri] = first
+        if named is not row:
+            doubled[first.uri] = first
         kept.append(_failed(row, ManifestError(outcome.slide, f"is the same slide as {first.place}", "delete one of them")))
     return kept, list(doubled.values())

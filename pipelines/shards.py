@@ -7,6 +7,9 @@ Deterministic: the same slide and PatchSpec give the same rows, in the same orde
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -59,6 +62,7 @@ SCHEMA = pa.schema(
         pa.field("tile_header", pa.binary(), nullable=False),
         pa.field("tile_items", pa.bool_(), nullable=False),
         pa.field("tile_sparse", pa.bool_(), nullable=False),
+        pa.field("tile_version", pa.string(), nullable=False),  # of the object at `tile_uri`, or at `slide_uri` for pixels
     ]
 )
 
@@ -114,6 +118,19 @@ def shard_rows(
     return _table({**constant, **columns}, len(first))
 
 
+DECISIVE = (
+    *("patch_size", "mpp", "level", "scale", "downsample", "read_size", "x", "y", "read_x", "read_y", "icc", "tile_codec"),
+    "stain",
+)
+"""Columns that the pixels of a shard's patches follow from, once the slide is known."""
+
+
+def shard_name(row: Mapping[str, Any]) -> str:
+    """The shard's number and 16 hex digits over its `DECISIVE` values: another lattice, scale or stain is another name."""
+    values = [value.hex() if isinstance(value := row[name], bytes) else value for name in DECISIVE]
+    return f"{row['shard']:06d}-{hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]}"
+
+
 def _table(values: dict[str, Any], rows: int) -> pa.Table:
     """A table with `SCHEMA`; what is no array is the same in every row."""
     arrays = [
@@ -136,7 +153,7 @@ def _source(
     rows = int(shard[-1]) + 1
     if not isinstance(slide, TiledSlide):
         empty = {name: _lists(np.zeros(0), np.zeros(rows + 1), kind) for name, kind in _TILE_LISTS.items()}
-        return {"transport": PIXELS, **_NO_TILES, **empty}
+        return {"transport": PIXELS, **_NO_TILES, **empty, "tile_version": slide.version}
     index = slide.indexes[grid.level.index].scaled(grid.scale)
     patch, tile = index.grid.touched(read_x, read_y, Size(grid.read_size, grid.read_size))
     pairs = np.sort(shard[patch] * len(index.offsets) + tile)
@@ -156,6 +173,7 @@ def _source(
         "tile_header": index.store.header,
         "tile_items": index.store.items,
         "tile_sparse": index.store.sparse,
+        "tile_version": index.store.version,
     }
 
 

@@ -8,11 +8,12 @@ new one or none. This module does not know what the bytes mean.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -29,6 +30,8 @@ COALESCE_GAP = 4096
 """Bytes between two ranges up to which one request fetches both: at 100 MB/s a request's 40 us of CPU are worth about as much."""
 IN_FLIGHT = 8
 """Range requests of one read at a time: they hide 20 ms of latency behind decoding (`python -m tests.benchmarks.remote`)."""
+PATIENCE = timedelta(minutes=1)
+"""For how long a request is tried again: S3 answers 503 SlowDown until it has made room. Read when a store is first used."""
 
 
 class StorageError(Exception):
@@ -63,22 +66,36 @@ def _store(root: str) -> LocalStore | S3Store:
     if endpoint := os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"):
         config["endpoint"] = endpoint
     allow_http = config.get("endpoint", "").startswith("http://")
-    return S3Store(bucket, config=config, client_options={"allow_http": allow_http})
+    backoff = {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=10), "base": 2}
+    retries = {"max_retries": 1000, "retry_timeout": PATIENCE, "backoff": backoff}  # time alone decides
+    return S3Store(bucket, config=config, client_options={"allow_http": allow_http}, retry_config=retries)
+
+
+@lru_cache(maxsize=1)
+def _first_user() -> int:
+    """The process that used a store first: its threads serve every store, and do not live on in its forks."""
+    return os.getpid()
 
 
 def locate(uri: str) -> tuple[LocalStore | S3Store, str]:
     """The object store and the key within it that `uri` names.
 
     Raises:
-        StorageError: the scheme is neither `file` nor `s3`.
+        StorageError: the scheme is neither `file` nor `s3`, the URI names no object, or this process is a fork of one that has
+            used a store.
     """
     uri = as_uri(uri)
     parts = urlsplit(uri)
-    if parts.scheme == "file":
-        return _store("file://"), unquote(parts.path).lstrip("/")
-    if parts.scheme == "s3":
-        return _store(f"s3://{parts.netloc}"), unquote(parts.path).lstrip("/")
-    raise StorageError(f"{uri}: scheme {parts.scheme!r} is not supported; use a local path, file:// or s3://")
+    if parts.scheme not in ("file", "s3"):
+        raise StorageError(f"{uri}: scheme {parts.scheme!r} is not supported; use a local path, file:// or s3://")
+    if parts.scheme == "s3" and ("?" in uri or "#" in uri):
+        raise StorageError(f"{uri}: an S3 URI has neither query nor fragment; write '?' and '#' of a key as %3F and %23")
+    key = unquote(parts.path).lstrip("/")
+    if key and not {"", ".", ".."}.isdisjoint(key.removesuffix("/").split("/")):
+        raise StorageError(f"{uri}: has an empty part, '.' or '..' in its path; write the path without")
+    if _first_user() != os.getpid():
+        raise StorageError(f"{uri}: stores can't be used in a fork of a process that has; start workers by spawn or forkserver")
+    return _store("file://" if parts.scheme == "file" else f"s3://{parts.netloc}"), key
 
 
 def read_bytes(uri: str) -> bytes:
@@ -98,10 +115,12 @@ class Meter:
     Attributes:
         requests: range requests (reads of local files count alike).
         fetched: bytes that came.
+        needed: bytes that were asked for; gaps between near ranges travel too.
     """
 
     requests: int = 0
     fetched: int = 0
+    needed: int = 0
 
 
 _meter: ContextVar[Meter | None] = ContextVar("meter", default=None)
@@ -119,14 +138,16 @@ def metered() -> Iterator[Meter]:
         if outer is not None:
             outer.requests += meter.requests
             outer.fetched += meter.fetched
+            outer.needed += meter.needed
 
 
-def count_read(requests: int, fetched: int) -> None:
+def count_read(requests: int, fetched: int, needed: int) -> None:
     """Add reads to the open meter."""
     meter = _meter.get()
     if meter is not None:
         meter.requests += requests
         meter.fetched += fetched
+        meter.needed += needed
 
 
 def read_head(uri: str, count: int) -> tuple[bytes, dict[str, Any]]:
@@ -134,21 +155,22 @@ def read_head(uri: str, count: int) -> tuple[bytes, dict[str, Any]]:
 
     Raises:
         FileNotFoundError: there is no such object.
+        obstore.exceptions.BaseError: the store does not give it.
     """
     store, key = locate(uri)
     try:
         found = obstore.get(store, key, options={"range": (0, count)})
-        head = bytes(found.bytes())
-    except (OSError, ValueError, obstore.exceptions.BaseError) as error:
-        if isinstance(error, FileNotFoundError | PermissionError):
+        head, meta = bytes(found.bytes()), dict(found.meta)
+    except obstore.exceptions.BaseError:
+        head, meta = b"", dict(obstore.head(store, key))
+        if meta["size"]:  # an empty object alone has no range
             raise
-        head, found = b"", None  # an empty object has no range
-    count_read(1, len(head))
-    return head, dict(found.meta if found is not None else obstore.head(store, key))
+    count_read(1, len(head), len(head))
+    return head, meta
 
 
-def read_ranges(uri: str, starts: Sequence[int], ends: Sequence[int]) -> list[memoryview]:
-    """Byte ranges `[start, end)` of one object, in the order asked for.
+def read_ranges(uri: str, starts: Sequence[int], ends: Sequence[int], *, version: str = "") -> list[memoryview]:
+    """Byte ranges `[start, end)` of one object, in the order asked for; of one version of it, see `read_into`.
 
     Raises:
         OSError: see `read_into`.
@@ -156,25 +178,46 @@ def read_ranges(uri: str, starts: Sequence[int], ends: Sequence[int]) -> list[me
     bounds = np.append(0, np.cumsum(np.subtract(ends, starts, dtype=np.int64))).tolist()
     view = memoryview(bytearray(bounds[-1]))
     parts = [view[a:b] for a, b in pairwise(bounds)]
-    read_into(uri, starts, parts)
+    read_into(uri, starts, parts, version=version)
     return parts
 
 
-def read_into(uri: str, starts: Sequence[int], targets: Sequence[memoryview]) -> None:
+class ObjectChanged(OSError):  # noqa: N818
+    """The object is no longer the version that was asked for."""
+
+
+def file_version(status: os.stat_result) -> str:
+    """What changes when a local file is replaced."""
+    return f"{status.st_size}:{status.st_mtime_ns}"
+
+
+def object_version(meta: Mapping[str, Any]) -> str:
+    """What changes when an object of a store is replaced; its ETag comes last."""
+    return f"{meta.get('version')}:{meta['e_tag']}"
+
+
+def read_into(uri: str, starts: Sequence[int], targets: Sequence[memoryview], *, version: str = "") -> None:
     """Fill each target with the bytes of one object from `start` on.
 
     Ranges that lie within `COALESCE_GAP` of each other travel in one request, `IN_FLIGHT` requests at a time.
 
+    Args:
+        uri: the object.
+        starts: byte where each range begins.
+        targets: where each goes, of its length.
+        version: `file_version` or `object_version` that the ranges belong to; any where empty.
+
     Raises:
+        ObjectChanged: the object has another version.
         OSError: the object ends before a range does, or can't be read.
     """
     runs = _runs(starts, [len(target) for target in targets])
     local = local_path(uri)
     if local is not None:
-        _read_local(local, runs, starts, targets)
+        _read_local(local, runs, starts, targets, version)
     else:
-        _read_remote(uri, runs, starts, targets)
-    count_read(len(runs), sum(end - start for start, end, _ in runs))
+        _read_remote(uri, runs, starts, targets, version)
+    count_read(len(runs), sum(end - start for start, end, _ in runs), sum(map(len, targets)))
 
 
 MOST_RUN = 2**21
@@ -197,10 +240,12 @@ def _runs(starts: Sequence[int], lengths: Sequence[int]) -> list[Run]:
     return runs
 
 
-def _read_local(path: Path, runs: Sequence[Run], starts: Sequence[int], targets: Sequence[memoryview]) -> None:
+def _read_local(path: Path, runs: Sequence[Run], starts: Sequence[int], targets: Sequence[memoryview], version: str) -> None:
     """Scattered reads: the system copies each byte once, to where it is wanted."""
     handle = os.open(path, os.O_RDONLY)
     try:
+        if version and file_version(os.fstat(handle)) != version:
+            raise ObjectChanged("has been replaced")
         for first, end, members in runs:
             at, pieces = first, []
             for k in members:
@@ -253,12 +298,17 @@ def _fetchers() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="fetch")
 
 
-def _read_remote(uri: str, runs: Sequence[Run], starts: Sequence[int], targets: Sequence[memoryview]) -> None:
+def _read_remote(uri: str, runs: Sequence[Run], starts: Sequence[int], targets: Sequence[memoryview], version: str) -> None:
     store, key = locate(uri)
+    e_tag = version.partition(":")[2]
+    matching: dict[str, Any] = {"if_match": e_tag} if e_tag not in ("", "None") else {}
 
     def read(run: Run) -> None:
         first, end, members = run
-        block = memoryview(obstore.get_range(store, key, start=first, end=end))
+        try:
+            block = memoryview(obstore.get(store, key, options={"range": (first, end), **matching}).bytes())
+        except obstore.exceptions.PreconditionError as error:
+            raise ObjectChanged("has been replaced") from error
         if len(block) < end - first:
             raise OSError(f"ends at byte {first + len(block)} where {end} is needed")
         _copy(block, first, members, starts, targets)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from pipelines import addresses, storage
 from pipelines.patches import PATCHES_PER_TASK, ReadCounts, decode_patches, fetch_shards, read_patches
+from pipelines.shards import DECISIVE, shard_name
 from training.encoder import Encoder, load_encoder
 from training.errors import ModelNotFound, SpecMismatch
 from training.patch_stream import Background
@@ -143,7 +144,7 @@ def embed_fetched(fetched: pa.Table, encoder: Encoder, root: str) -> None:
         batch = decode_patches(row)
         arrays = {"embedding": encoder.embed(batch["patch"]).astype(np.float16), "x": batch["x"], "y": batch["y"]}
         document = safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
-        storage.write_bytes(_uri(row.to_pylist()[0], encoder.hash, root), document)
+        storage.write_bytes(_uri(_names(row)[0], encoder.hash, root), document)
 
 
 def missing_shards(shards: pa.Table, encoder_hash: str, root: str) -> pa.Table:
@@ -164,14 +165,13 @@ def load_bag(shards: pa.Table, encoder_hash: str, root: str) -> Bag:
         root: URI of the store.
 
     Raises:
-        ModelNotFound: a shard is not embedded yet.
-        SpecMismatch: what lies in the store was made from another patch lattice.
+        ModelNotFound: a shard is not embedded yet, or other patches of it were.
     """
     slides = sorted(set(shards["slide_id"].to_pylist()))
     if len(slides) != 1:
         raise ValueError(f"a bag is one slide, these shards are of {len(slides)}")
     parts = []
-    for row in _names(shards, "x", "y"):
+    for row in _names(shards):
         uri = _uri(row, encoder_hash, root)
         try:
             part = safetensors.numpy.load(storage.read_bytes(uri))
@@ -179,8 +179,6 @@ def load_bag(shards: pa.Table, encoder_hash: str, root: str) -> Bag:
             raise ModelNotFound(
                 f"shard {row['shard']} of slide {slides[0]} is not embedded by {encoder_hash}; embed it"
             ) from None
-        if part["x"].tolist() != row["x"] or part["y"].tolist() != row["y"]:
-            raise SpecMismatch("patch lattice", f"shard {row['shard']} of slide {slides[0]}", "its embeddings", f"delete {uri}")
         parts.append(part)
     return Bag(
         slide_id=slides[0],
@@ -226,11 +224,12 @@ def _fetched(shards: pa.Table) -> Iterator[pa.Table]:
         yield fetch_shards(shards.slice(k, 1))
 
 
-def _names(shards: pa.Table, *more: str) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = shards.select(["organisation_id", "slide_id", "spec_hash", "shard", *more]).to_pylist()
+def _names(shards: pa.Table) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = shards.select(["organisation_id", "slide_id", "spec_hash", "shard", *DECISIVE]).to_pylist()
     return rows
 
 
 def _uri(row: dict[str, Any], encoder_hash: str, root: str) -> str:
-    address = addresses.embeddings(row["organisation_id"], row["slide_id"], row["spec_hash"], encoder_hash, row["shard"])
+    slide = (row["organisation_id"], row["slide_id"], row["spec_hash"])
+    address = addresses.embeddings(*slide, encoder_hash, shard_name(row))
     return storage.join(root, *address.split("/"))

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import obstore
 import pydicom
 import simplejpeg
 import wsidicom
@@ -42,7 +43,7 @@ def open_series(uri: str, *, series_of: SlideFile | None = None, identity: str |
         identity: where ingestion has established it.
 
     Raises:
-        SlideNotFound: no whole-slide image is there.
+        SlideNotFound: no whole-slide image is there, or a file of the folder can't be read from its store.
         UnsupportedSlide: DICOM but no colour whole-slide image, or several series and none chosen.
         BrokenSlide: damaged instances.
     """
@@ -98,11 +99,20 @@ def _neighbour(file: SlideFile, wanted: Instance | None) -> Instance | None:
 
 
 def _children(uri: str) -> list[str]:
-    """URIs of the files that lie in the folder itself."""
+    """URIs of the files that lie in the folder itself.
+
+    Raises:
+        SlideNotFound: the store does not tell.
+    """
     local = storage.local_path(uri)
     if local is not None:
         return [storage.as_uri(path) for path in sorted(local.iterdir()) if path.is_file()]
-    return [at for at in storage.list_uris(uri) if "/" not in at[len(uri.rstrip("/")) + 1 :]]
+    try:
+        found = storage.list_uris(uri)
+    except obstore.exceptions.BaseError as error:
+        cause = f"can't be reached in its store ({type(error).__name__})"
+        raise SlideNotFound(slide_name(uri.rstrip("/")), cause, "check the connection and try again") from None
+    return [at for at in found if "/" not in at[len(uri.rstrip("/")) + 1 :]]
 
 
 def _volumes(name: str, instances: Sequence[Instance]) -> list[Instance]:

@@ -128,6 +128,7 @@ def read_instance(file: SlideFile) -> Instance | None:
 
     Raises:
         BrokenHeader: a DICOM file that breaks off; pydicom would take what there is for all of it.
+        SlideNotFound: the store fails, which says nothing of the file.
     """
     if file.head[128:132] != b"DICM" or DEFLATED in file.head[:1024]:
         return None
@@ -193,6 +194,7 @@ def _tile_index(instance: Instance) -> TileIndex | None:
         header=jpeg.stream_header(None, ycbcr=colour.startswith("YBR")) if codec == "jpeg" else b"",
         items=codec != "raw",
         sparse=_is_sparse(instance),
+        version=instance.file.version,
     )
     return TileIndex(grid=grid, store=store, offsets=offsets, lengths=lengths)
 

@@ -8,6 +8,7 @@ from collections import OrderedDict
 import obstore
 
 from pipelines import storage
+from pipelines.slides.errors import SlideNotFound
 
 BLOCK = 128 * 1024
 """Bytes fetched at least: the directories of an SVS, and the tile index of its smaller levels, take one such block each."""
@@ -23,7 +24,7 @@ class RangeFile(io.RawIOBase):
     """An object as a file for tifffile and pydicom.
 
     A long read is one request of exactly its bytes; a short one fetches a block, and a block twice as long where reading goes
-    straight on.
+    straight on. Reading raises SlideNotFound where the store fails, which no parser takes for a damaged header.
 
     Args:
         uri: of the object.
@@ -86,5 +87,8 @@ class RangeFile(io.RawIOBase):
     def _read(self, start: int, end: int) -> bytes:
         try:
             return bytes(storage.read_ranges(self._uri, [start], [end])[0])
-        except obstore.exceptions.BaseError as error:
-            raise OSError(f"the store does not answer ({type(error).__name__})") from error
+        except (OSError, obstore.exceptions.BaseError) as error:
+            from pipelines.slides.slide import slide_name  # which imports this module
+
+            cause = f"can't be reached in its store ({type(error).__name__})"
+            raise SlideNotFound(slide_name(self._uri), cause, "check the connection and try again") from None

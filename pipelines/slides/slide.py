@@ -8,6 +8,7 @@ place by their own tile index (`tiff`, `dicom`); what only OpenSlide or wsidicom
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 from abc import ABC, abstractmethod
@@ -32,8 +33,11 @@ PLAUSIBLE_MPP = (0.05, 100.0)
 """Micrometres per pixel between an oil-immersion scan and a picture of the whole glass; beyond it the value is a unit error."""
 COARSEST_SCAN = 20.0
 """Micrometres per pixel beyond which TIFF's resolution tags tell a printing resolution (72 dpi and the like), not a scale."""
-BAND_PIXELS = 2**24
-"""Pixels that a thumbnail reads at a time: 50 MB."""
+WINDOW_PIXELS = 2**24
+"""Pixels that a thumbnail reads at a time, or twice as many: 50 to 100 MB."""
+MOST_OVERVIEW = 2**33
+"""Pixels that are decoded for a thumbnail at most, `scale` times as many where they are shrunk while they are decoded: a glass of
+26 x 76 mm, scanned at 0.25 um per pixel as one level of JPEG, has 3.2 * 10^10."""
 MPP_TIMES_OBJECTIVE = 10.0
 """0.5 um per pixel at 20x, 0.25 at 40x: the convention of the field."""
 
@@ -72,7 +76,7 @@ class SlideFile:
             status = local.stat()
             with local.open("rb") as stream:
                 head = stream.read(BLOCK)
-            version = f"{status.st_size}:{status.st_mtime_ns}{_companions(uri)}"
+            version = storage.file_version(status) + _companions(uri)
             return cls(uri=uri, name=name, size=status.st_size, version=version, head=head)
         try:
             head, meta = storage.read_head(uri, BLOCK)
@@ -81,7 +85,7 @@ class SlideFile:
         except obstore.exceptions.BaseError as error:
             cause = f"can't be reached in its store ({type(error).__name__})"
             raise SlideNotFound(name, cause, "check the connection and the permissions") from error
-        version = f"{meta.get('version')}:{meta['e_tag']}{_companions(uri)}"
+        version = storage.object_version(meta) + _companions(uri)
         return cls(uri=uri, name=name, size=meta["size"], version=version, head=head)
 
     def open(self) -> RangeFile:
@@ -125,6 +129,7 @@ class Slide(ABC):
     Attributes:
         uri: where it is.
         name: last part of the URI, for people.
+        version: of its file or files: changes when they are replaced.
         identity: 32 hex digits: SHA-256 of the de-identified object where ingestion gave it, else of the object's version (size
             and mtime, or versioned ETag) and its tile index.
         vendor: format as OpenSlide names it: `aperio`, `hamamatsu`, `generic-tiff`, `ome-tiff`, `dicom`, ...
@@ -138,6 +143,7 @@ class Slide(ABC):
 
     uri: str
     name: str
+    version: str
     identity: str
     vendor: str
     levels: tuple[Level, ...]
@@ -154,7 +160,7 @@ class Slide(ABC):
             BrokenSlide: an mpp that can only be a unit error.
         """
         check_mpp(file.name, facts.resolution)
-        self.uri, self.name = file.uri, file.name
+        self.uri, self.name, self.version = file.uri, file.name, file.version
         self.vendor, self.resolution, self.objective = facts.vendor, facts.resolution, facts.objective
         self.scanner, self.icc = facts.scanner, facts.icc
 
@@ -204,29 +210,50 @@ class Slide(ABC):
     def thumbnail(self, max_side: int = 1024) -> NDArray[np.uint8]:
         """The whole slide, its longer side at most `max_side` px, uint8 [h, w, 3]; area average of the nearest finer level.
 
-        A level that is much larger is shrunk while it is decoded and read in bands, so that memory stays bounded.
+        A level that is much larger is shrunk while it is decoded and read in windows, so that memory stays bounded.
+
+        Raises:
+            BrokenSlide: a tile is missing or does not decode, or no level is small enough to be read as a whole.
         """
         longest = max(self.size.width, self.size.height)
         factor = max(1.0, longest / max_side)
         level = max((at for at in self.levels if at.downsample <= factor * 1.001), key=lambda at: at.downsample)
-        scale = 1
-        if level.size.width * level.size.height > BAND_PIXELS:
+        scale, side = 1, math.isqrt(WINDOW_PIXELS)
+        if level.size.width * level.size.height > WINDOW_PIXELS:
             scale = next(at for at in self.scales(level.index) if level.downsample * at <= factor * 1.001)
+        if level.size.width * level.size.height > MOST_OVERVIEW * scale:
+            cause = f"has no level for an overview smaller than {level.size.width} x {level.size.height} px"
+            raise BrokenSlide(self.name, cause, "export it with all levels of its pyramid")
         source = level.size.shrunk(scale)
         width, height = (max(1, round(side / factor)) for side in (self.size.width, self.size.height))
         if (width, height) == (source.width, source.height):
             return self.read_region(Point(0, 0), level.index, source, scale=scale)
-        out = np.empty((height, width, 3), np.uint8)
-        rows = max(1, int(BAND_PIXELS / source.width * height / source.height))
-        for top in range(0, height, rows):
-            bottom = min(top + rows, height)
-            begin, end = top * source.height / height, bottom * source.height / height
-            # The filter rounds its window to whole pixels, by at most one beyond the band.
-            first, last = max(math.floor(begin) - 1, 0), min(math.ceil(end) + 1, source.height)
-            origin = Point(0, round(first * scale * level.downsample))
-            band = self.read_region(origin, level.index, Size(source.width, last - first), scale=scale)
-            box = (0, begin - first, source.width, min(end, source.height) - first)
-            out[top:bottom] = np.asarray(Image.fromarray(band).resize((width, bottom - top), Image.Resampling.BOX, box=box))
+        if factor > side * level.downsample:  # a pixel of the result would be more than a window
+            larger = Image.fromarray(self.thumbnail(2 * max_side))
+            return np.asarray(larger.resize((width, height), Image.Resampling.BOX))
+        return self._averaged(level, source, Size(width, height), scale=scale)
+
+    def _averaged(self, level: Level, source: Size, size: Size, *, scale: int) -> NDArray[np.uint8]:
+        """All of a level as area averages, uint8 [h, w, 3] of `size`; `source` are the pixels of the level, shrunk by `scale`.
+
+        Windows are wide, to be read in few requests, but as high too as few tiles need to be decoded twice.
+        """
+        out = np.empty((*size.shape, 3), np.uint8)
+        wide = min(source.width, 2 * math.isqrt(WINDOW_PIXELS))
+        columns = max(1, wide * size.width // source.width)
+        rows = max(1, WINDOW_PIXELS // wide * size.height // source.height)
+        for top, left in itertools.product(range(0, size.height, rows), range(0, size.width, columns)):
+            part = out[top : top + rows, left : left + columns]
+            begin, end = (top, left), (top + part.shape[0], left + part.shape[1])
+            y0, x0 = (at * whole / shown for at, whole, shown in zip(begin, source.shape, size.shape, strict=True))
+            y1, x1 = (at * whole / shown for at, whole, shown in zip(end, source.shape, size.shape, strict=True))
+            # The filter rounds its window to whole pixels, by at most one beyond it.
+            x, y = max(math.floor(x0) - 1, 0), max(math.floor(y0) - 1, 0)
+            read = Size(min(math.ceil(x1) + 1, source.width) - x, min(math.ceil(y1) + 1, source.height) - y)
+            origin = Point(round(x * scale * level.downsample), round(y * scale * level.downsample))
+            window = Image.fromarray(self.read_region(origin, level.index, read, scale=scale))
+            box = (x0 - x, y0 - y, min(x1, source.width) - x, min(y1, source.height) - y)
+            part[:] = np.asarray(window.resize((part.shape[1], part.shape[0]), Image.Resampling.BOX, box=box))
         return out
 
     def __enter__(self) -> Self:
@@ -284,7 +311,7 @@ def _open(uri: str, identity: str | None) -> Slide:
         return _open_series(uri, None, identity)
     if len(file.head) < 132:
         raise BrokenSlide(file.name, f"has only {file.size} bytes", "export or copy it again")
-    if file.head[128:132] == b"DICM":
+    if is_dicom(file.head):
         return _open_series(uri.rsplit("/", 1)[0], file, identity)
     from pipelines.slides import openslide_reader, staging, tiff
 
@@ -293,6 +320,11 @@ def _open(uri: str, identity: str | None) -> Slide:
         if slide is not None:
             return slide
     return openslide_reader.OpenSlideSlide(file, staging.local_copy([file]), identity=identity)
+
+
+def is_dicom(head: bytes) -> bool:
+    """Whether a file begins as DICOM does (PS3.10, 7.1)."""
+    return head[128:132] == b"DICM"
 
 
 def _open_series(uri: str, series_of: SlideFile | None, identity: str | None) -> Slide:

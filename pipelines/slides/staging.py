@@ -144,7 +144,7 @@ def _download(uri: str, size: int, target: Path) -> None:
         except obstore.exceptions.BaseError as error:
             cause = f"can't be copied from the store ({type(error).__name__})"
             raise BrokenSlide(slide_name(uri), cause, "check the connection and try again") from error
-    storage.count_read(1, target.stat().st_size)
+    storage.count_read(1, target.stat().st_size, size)
     if target.stat().st_size != size:
         raise BrokenSlide(slide_name(uri), "changed while it was copied", "try again when its upload is complete")
 

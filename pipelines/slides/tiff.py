@@ -240,7 +240,7 @@ def _alpha(page: tifffile.TiffPage) -> str:
 def _tile_index(file: SlideFile, page: tifffile.TiffPage, codec: str, *, sparse: bool) -> TileIndex:
     header = jpeg.stream_header(page.jpegtables, ycbcr=int(page.photometric) == 6) if codec == "jpeg" else b""
     offsets, lengths = (np.array(values, np.int64) for values in _ranges(page))
-    store = TileStore(uri=file.uri, codec=codec, header=header, sparse=sparse)
+    store = TileStore(uri=file.uri, codec=codec, header=header, sparse=sparse, version=file.version)
     index = TileIndex(grid=_grid(page), store=store, offsets=offsets, lengths=lengths)
     index.check(file.name, file.size)
     return index

@@ -24,6 +24,8 @@ MOST_TILE_PIXELS = 4096 * 4096
 """A tile beyond this is a size bomb: scanners write tiles of 240 to 1024 px."""
 MOST_SIDE = 2**22
 """A level wider or higher is one too: at 0.05 um per pixel a whole glass of 75 mm has 1.5 million."""
+MOST_SHARING = 64
+"""Tiles may share bytes, as some writers let blank ones do; together they claim no more than that many times the file."""
 MOST_PIXEL_BYTES, MOST_TILE_HEADER = 8, 2**16
 """A tile takes at most that many bytes a pixel and for its tables: twice those of uncompressed RGBA."""
 DCT_SCALES = (8, 4, 2)
@@ -40,6 +42,7 @@ class TileStore:
         header: for `jpeg`, what makes a tile a JPEG by itself (`jpeg.stream_header`).
         items: the ranges hold DICOM items, whose 8-byte headers don't belong to the stream.
         sparse: the format leaves tiles out on purpose; they are glass. Elsewhere a tile without data is damage.
+        version: of the object that the ranges belong to; any where empty.
     """
 
     uri: str
@@ -47,6 +50,7 @@ class TileStore:
     header: bytes = b""
     items: bool = False
     sparse: bool = False
+    version: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,11 +93,13 @@ def fetch_tiles(slide: str, store: TileStore, offsets: NDArray[np.int64], length
     starts = offsets[~absent].tolist()
     try:
         if store.items:
-            bodies = storage.read_ranges(store.uri, starts, (offsets + lengths)[~absent].tolist())
+            bodies = storage.read_ranges(store.uri, starts, (offsets + lengths)[~absent].tolist(), version=store.version)
             return _packed(len(lengths), present, [_with_header(store, _items(body)) for body in bodies])
         return _fetch_packed(store, starts, lengths, present)
     except ValueError as error:
         raise BrokenSlide(slide, f"has a tile that {error}", "scan or export the slide again") from error
+    except storage.ObjectChanged as error:
+        raise BrokenSlide(slide, "has been replaced by another file since it was indexed", "prepare it again") from error
     except OSError as error:
         raise BrokenSlide(slide, f"can't be read to its end ({type(error).__name__})", "copy the file again") from error
     except obstore.exceptions.BaseError as error:
@@ -107,7 +113,7 @@ def _fetch_packed(store: TileStore, starts: list[int], lengths: NDArray[np.int64
     bounds = np.append(0, np.cumsum(sizes))
     # NumPy asks the system for huge pages: zeroing 4-kB pages would cost more than reading the tiles.
     view, at = np.empty(int(bounds[-1]), np.uint8).data, bounds.tolist()
-    storage.read_into(store.uri, starts, [view[at[k] + extra : at[k + 1]] for k in present])
+    storage.read_into(store.uri, starts, [view[at[k] + extra : at[k + 1]] for k in present], version=store.version)
     if codecs.is_jpeg(store.codec):
         for begin in bounds[:-1][present].tolist():
             jpeg.check_start(view[begin + extra :])
@@ -171,7 +177,8 @@ class TileIndex:
         """Refuse an index that can't be true.
 
         Raises:
-            BrokenSlide: tiles of absurd size, another number of tiles than the level needs, or ranges outside the object.
+            BrokenSlide: tiles of absurd size, another number of tiles than the level needs, ranges outside the object, or
+                ranges that share their bytes as only a size bomb's do.
         """
         tile, needed = self.grid.tile, self.grid.rows * self.grid.columns
         check_size(slide, self.grid.level, tile)
@@ -182,6 +189,8 @@ class TileIndex:
         if int(self.lengths.max()) > tile.width * tile.height * MOST_PIXEL_BYTES + MOST_TILE_HEADER:
             cause = f"has a tile of {int(self.lengths.max())} bytes, more than {tile.width} x {tile.height} px can take"
             raise BrokenSlide(slide, cause, "copy or export it again")
+        if int(self.lengths.sum()) > MOST_SHARING * size:
+            raise BrokenSlide(slide, "claims the same bytes for most of its tiles", "copy or export it again")
         end = max(int(self.offsets.max()), int((np.minimum(self.offsets, size) + self.lengths).max()))  # sums can't overflow
         if end > size:
             raise BrokenSlide(slide, f"is truncated: tiles reach to byte {end} but it has {size} bytes", "copy the file again")

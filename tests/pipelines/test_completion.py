@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -115,8 +116,9 @@ def test_failures_are_tried_again_and_told(ray_session: None, tmp_path: Path) ->
     assert told["slides"] == {"total": 10, "prepared": 5, "failed": 5, "kept": 0, "staged": 0}
     assert told["errors"] == report.errors
     assert told["splits"] == {"test": 1, "train": 4}
+    sound = small_cohort(tmp_path / "sound", 10, bad=0).parent
     for time, name in enumerate(("slide-0001.svs", "slide-0003.svs", "slide-0005.svs", "slide-0007.svs")):
-        (slides / name).write_bytes((slides / "slide-0000.svs").read_bytes())
+        (slides / name).write_bytes((sound / name).read_bytes())
         os.utime(slides / name, (time, time))
     again = prepare(replace(config, mpp=0.5))  # for the one without
     assert not again.failed
@@ -127,6 +129,7 @@ def test_failures_are_tried_again_and_told(ray_session: None, tmp_path: Path) ->
 
 def test_of_two_copies_the_first_counts(ray_session: None, config: PrepareConfig) -> None:
     first, copy = sorted(Path(config.manifest).parent.glob("*.svs"))
+    copy.write_bytes(first.read_bytes())
     os.utime(copy, ns=(first.stat().st_atime_ns, first.stat().st_mtime_ns))
     for _ in range(2):
         report = prepare(config)
@@ -134,7 +137,39 @@ def test_of_two_copies_the_first_counts(ray_session: None, config: PrepareConfig
         assert f"is the same slide as {first.name} in line 2" in report.failed[0].error
         assert set(load_shards(config.out)["slide_uri"].to_pylist()) == {storage.as_uri(first)}
         prepare_slide(read_manifest(config.manifest)[1], config)  # as if the copy had come last
-        assert set(load_shards(config.out)["slide_uri"].to_pylist()) == {storage.as_uri(copy)}
+        with pytest.raises(CohortError, match="half of another preparation"):
+            load_shards(config.out)
+
+
+def test_a_copy_made_later_is_the_same_slide_too(ray_session: None, config: PrepareConfig) -> None:
+    """In another split it would let a model be tested on what it was trained on."""
+    folder = Path(config.manifest).parent
+    (folder / "copy.svs").write_bytes((folder / "slide-0001.svs").read_bytes())
+    with Path(config.manifest).open("a") as stream:
+        stream.write("copy.svs,another,validation,3+4\n")
+    report = prepare(config)
+    assert [at.slide for at in report.prepared] == ["slide-0000.svs", "slide-0001.svs"]
+    assert "copy.svs is the same slide as slide-0001.svs in line 3" in report.failed[0].error
+    assert len(load_shards(config.out)) == 2
+
+
+def test_a_run_killed_over_another_ones_cohort_is_noticed(config: PrepareConfig, ray_session: None) -> None:
+    """Its shard tables lie where those of the cohort were, but of another mpp."""
+    prepare(config)
+    prepare_slide(replace(read_manifest(config.manifest)[0], mpp=0.495), config)
+    with pytest.raises(CohortError, match=r"half of another preparation.*--resume"):
+        load_shards(config.out)
+    prepare(replace(config, resume=True))
+    assert len(load_shards(config.out)) == 2
+
+
+def test_one_file_of_a_series_stands_for_all(small_slide: Callable[[str], Path], tmp_path: Path) -> None:
+    for path in sorted(small_slide("dicom-jpeg").glob("*.dcm")):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    named, *others = sorted(tmp_path.glob("*.dcm"))
+    before = slide_version(str(named))
+    os.utime(others[0], (1_800_000_000, 1_800_000_000))
+    assert slide_version(str(named)) != before
 
 
 def test_a_slide_that_ends_its_process_is_a_failure(ray_session: None, config: PrepareConfig) -> None:

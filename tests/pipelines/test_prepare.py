@@ -40,7 +40,11 @@ def test_good_slides_survive_bad_ones(ray_session: None, cohort_folder: Path, tm
     for slide_id in table["slide_id"].to_pylist():
         picture = addresses.overview("hospital", slide_id, SPEC.hash)
         assert storage.read_bytes(storage.join(str(tmp_path / "out"), *picture.split("/")))[:4] == b"\x89PNG"
-    assert len(json.loads((tmp_path / "out" / "report.json").read_text())["failed"]) == 2
+    told = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert len(told["failed"]) == 2
+    assert told["reading"]["requests"] >= 2
+    assert told["reading"]["fetched"] > 100_000
+    assert 1 <= told["reading"]["amplification"] < 1.1
 
 
 def test_same_input_same_bytes(ray_session: None, cohort_folder: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -58,12 +59,16 @@ def make_cohort(folder: Path, encoder: str, labels: list[str], *, split: str = "
         embeddings = centres[patterns] + rng.normal(size=(len(x), 16))
         row = _cohort_row(k, label, split, storage.join(str(folder), f"slide-{k}.geojson"))
         write_regions(row["annotation"], _regions(quarters))
+        made = _shards(row, x, y)
+        content = cohort.to_parquet(made)
+        row["shards_sha256"] = hashlib.sha256(content).hexdigest()
         rows.append(row if k < len(labels) - 1 else {**row, **change})
         table = addresses.shard_table("test", row["slide_id"], SPEC.hash)
-        storage.write_bytes(storage.join(str(folder), *table.split("/")), cohort.to_parquet(_shards(row, x, y)))
+        storage.write_bytes(storage.join(str(folder), *table.split("/")), content)
+        names = [shards.shard_name(at) for at in made.to_pylist()]
         for shard in range(2):
             part = slice(shard * 48, shard * 48 + 48)
-            address = addresses.embeddings("test", row["slide_id"], SPEC.hash, encoder_hash, shard)
+            address = addresses.embeddings("test", row["slide_id"], SPEC.hash, encoder_hash, names[shard])
             arrays = {"embedding": embeddings[part].astype(np.float16), "x": x[part], "y": y[part]}
             document = safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
             storage.write_bytes(storage.join(str(folder), *address.split("/")), document)
@@ -108,7 +113,7 @@ def _shards(row: dict[str, Any], x: np.ndarray, y: np.ndarray) -> pa.Table:
         **{"downsample": 1.0, "read_size": SPEC.size, "transport": shards.PIXELS, "level_width": row["width"]},
         **{"level_height": row["height"], "tile_width": 0, "tile_height": 0, "tile": [], "tile_offset": [], "tile_length": []},
         **{"scale": 1, "icc": False, "stain": b"", "tile_uri": "", "tile_codec": "", "tile_header": b""},
-        **{"tile_items": False, "tile_sparse": False},
+        **{"tile_items": False, "tile_sparse": False, "tile_version": ""},
     }
     parts = (slice(0, 48), slice(48, 96))
     places = [{name: array[part] for name, array in (("x", x), ("y", y), ("read_x", x), ("read_y", y))} for part in parts]

@@ -13,7 +13,7 @@ from pipelines.grid import PatchSpec
 from pipelines.index import index_slide
 from pipelines.patches import decode_patches, fetch_shards
 from pipelines.slides.slide import open_slide
-from training.embed import embed_on_ray, embed_shards, load_bag, load_bags
+from training.embed import embed_on_ray, embed_shards, load_bag, load_bags, missing_shards
 from training.encoder import EncoderConfig, load_encoder, random_encoder, random_network, save_encoder
 from training.errors import ModelNotFound, SpecMismatch
 from training.vit import ViTConfig
@@ -53,7 +53,7 @@ def test_only_what_is_missing_is_computed(shards: pa.Table, tmp_path: Path) -> N
     assert embed_shards(shards, encoder, str(tmp_path)).shards == len(shards) - 2
     assert embed_shards(shards, encoder, str(tmp_path)).shards == 0
     first = storage.list_uris(str(tmp_path))[0]
-    assert all(part in first for part in ("hospital", SPEC.hash, encoder.hash, "000000.safetensors"))
+    assert all(part in first for part in ("hospital", SPEC.hash, encoder.hash, "/000000-"))
 
 
 def test_on_ray_it_is_the_same(ray_session: None, shards: pa.Table, tmp_path: Path) -> None:
@@ -76,8 +76,13 @@ def test_a_bag_is_one_slide_and_its_own_lattice(shards: pa.Table, tmp_path: Path
     encoder = random_encoder(CONFIG)
     embed_shards(shards, encoder, str(tmp_path))
     moved = shards.set_column(shards.schema.get_field_index("x"), shards.schema.field("x"), shards["y"])
-    with pytest.raises(SpecMismatch, match="patch lattice"):
-        load_bag(moved, encoder.hash, str(tmp_path))
+    stained = shards.set_column(
+        shards.schema.get_field_index("stain"), shards.schema.field("stain"), pa.array([b"{}"] * len(shards))
+    )
+    for other in (moved, stained):
+        assert len(missing_shards(other, encoder.hash, str(tmp_path))) == len(shards)
+        with pytest.raises(ModelNotFound, match="not embedded"):
+            load_bag(other, encoder.hash, str(tmp_path))
     renamed = shards.set_column(1, shards.schema.field("slide_id"), pa.array(["other"] * len(shards)))
     with pytest.raises(ValueError, match="one slide"):
         load_bag(pa.concat_tables([shards, renamed]), encoder.hash, str(tmp_path))
