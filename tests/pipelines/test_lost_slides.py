@@ -106,6 +106,7 @@ def faults(s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Faults]:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
     monkeypatch.setattr(storage, "PATIENCE", timedelta())
+    monkeypatch.setattr(slides, "BLOCK", 1000)  # the first bytes are not all of a header
     storage.forget_stores()
     yield found
     storage.forget_stores()
@@ -116,10 +117,9 @@ def faults(s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Faults]:
 @pytest.mark.parametrize("statuses", [[503], [400], [200, 503], [200, 400]], ids=str)
 @pytest.mark.parametrize("opened", ["", "level-0.dcm", "level-1.dcm"], ids=["folder", "file", "beside"])
 def test_an_outage_takes_no_level_from_a_series(
-    opened: str, statuses: list[int], faults: Faults, s3_bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    opened: str, statuses: list[int], faults: Faults, s3_bucket: str, tmp_path: Path
 ) -> None:
     """Neither where a file's first bytes nor where the rest of its header can't be read."""
-    monkeypatch.setattr(slides, "BLOCK", 1000)  # less than a header
     uri = upload(write_slide("dicom-jpeg", tmp_path), s3_bucket) + opened
     with open_slide(uri) as slide:
         expected = (slide.mpp, slide.levels, slide.identity)
@@ -143,10 +143,7 @@ def test_a_store_that_asks_for_less_gets_time(
 
 
 @pytest.mark.parametrize("statuses", [[503], [400], [200, 503]], ids=str)
-def test_an_outage_is_not_told_as_damage(
-    statuses: list[int], faults: Faults, s3_bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(slides, "BLOCK", 1000)
+def test_an_outage_is_not_told_as_damage(statuses: list[int], faults: Faults, s3_bucket: str, tmp_path: Path) -> None:
     uri = f"{s3_bucket}/outage.svs"
     storage.write_bytes(uri, svs(tmp_path).read_bytes())
     faults["outage.svs"] = list(statuses)

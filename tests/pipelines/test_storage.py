@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -83,3 +85,66 @@ def test_a_prefix_is_one_slide_with_or_without_its_slash(s3_bucket: str, tmp_pat
     before = slide_version(prefix)
     storage.write_bytes(f"{prefix}/more.dcm", b"x")
     assert slide_version(prefix) != before
+
+
+FORK = """
+import os, signal, sys
+from pathlib import Path
+from pipelines import storage
+root = Path(sys.argv[1])
+(root / "x.bin").write_bytes(b"0123456789")
+{before}
+child = os.fork()
+if child:
+    os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+signal.alarm(20)  # a read that waits for ever is a failure
+assert bytes(storage.read_ranges(str(root / "x.bin"), [2], [4])[0]) == b"23"
+{after}
+os._exit(0)
+"""
+REFUSED = """
+try:
+    storage.exists(str(root / "x.bin"))
+except storage.StorageError as error:
+    assert "spawn or forkserver" in str(error)
+else:
+    os._exit(1)
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [('storage.exists(str(root / "x.bin"))', REFUSED), ("", 'assert storage.exists(str(root / "x.bin"))')],
+    ids=["stores used before", "stores not used before"],
+)
+def test_a_fork_reads_local_files_and_does_not_wait_for_stores(tmp_path: Path, before: str, after: str) -> None:
+    """The threads of a store do not live on in a fork; a fork of a process that used none has its own."""
+    code = FORK.format(before=before, after=after)
+    subprocess.run([sys.executable, "-W", "ignore::DeprecationWarning", "-c", code, str(tmp_path)], check=True)
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("s3://bucket/x.svs?versionId=abc", "neither query nor fragment"),
+        ("s3://bucket/case #3.svs", "write '?' and '#' of a key as %3F and %23"),
+        ("s3://bucket/x.svs#", "neither query nor fragment"),
+        ("s3://bucket/a/../x.svs", "'.' or '..' in its path"),
+        ("s3://bucket/a//x.svs", "an empty part"),
+        ("file:///a/./x.svs", "'.' or '..' in its path"),
+    ],
+)
+def test_uris_that_name_no_object(uri: str, message: str) -> None:
+    for ask in (storage.exists, storage.read_bytes, storage.list_uris, storage.versions):
+        with pytest.raises(storage.StorageError) as raised:
+            ask(uri)
+        assert uri in str(raised.value)
+        assert message in str(raised.value)
+
+
+def test_any_name_in_a_store(s3_bucket: str, tmp_path: Path) -> None:
+    for root in (s3_bucket, str(tmp_path)):
+        uri = storage.join(root, "case #3? 100 % + ä.svs")
+        storage.write_bytes(uri, b"0123")
+        assert uri in storage.list_uris(root)
+        assert storage.read_bytes(uri) == b"0123"
