@@ -29,10 +29,12 @@ SOI = b"\xff\x4f\xff\x51"
 """Start of a JPEG 2000 code stream: SOC and SIZ markers."""
 EOI = b"\xff\xd9"
 
+_JPEG_SCALES = {"jpeg": 1, "jpeg/2": 2, "jpeg/4": 4, "jpeg/8": 8}
+
 
 def is_jpeg(codec: str) -> bool:
     """Whether the tiles are baseline JPEGs, at whatever scale they are decoded."""
-    return codec.partition("/")[0] == "jpeg"
+    return codec in _JPEG_SCALES
 
 
 def decode(codec: str, stream: Buffer, *, out: NDArray[np.uint8]) -> None:
@@ -49,8 +51,8 @@ def decode(codec: str, stream: Buffer, *, out: NDArray[np.uint8]) -> None:
     if not len(stream):
         out[...] = 255
         return
-    if is_jpeg(codec):
-        jpeg.decode(stream, out=out, scale=int(codec[5:] or 1))
+    if scale := _JPEG_SCALES.get(codec):
+        jpeg.decode(stream, out=out, scale=scale)
         return
     name, *options = codec.split("+")
     if name in _UNPACKERS:

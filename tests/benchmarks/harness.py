@@ -106,9 +106,11 @@ def report(
     given: Arguments,
     *,
     packages: Sequence[str],
+    limits: Mapping[str, str] | None = None,
     extra: Mapping[str, object] | None = None,
 ) -> None:
-    """Print the table and write the JSON, to which `extra` adds what no row has a place for."""
+    """Print the table and what limits each figure (by case, or by the beginning of its name), and write the JSON, to which
+    `extra` adds what no row has a place for."""
     table = Table(title=benchmark)
     for column in ("case", "ours", "reference", "value", "unit", "ratio", "quartiles", "goal", "met"):
         table.add_column(column)
@@ -119,6 +121,8 @@ def report(
         values = (row.case, f"{row.ours:,.0f}", row.reference, f"{row.reference_value:,.0f}", row.unit, f"{row.ratio:.2f}")
         table.add_row(*values, quartiles, goal, met)
     Console(width=140).print(table)
+    for case, limit in (limits or {}).items():
+        print(f"{case} is limited by {limit}")
     if given.json:
         content = {
             "benchmark": benchmark,
@@ -129,6 +133,7 @@ def report(
             },
             "versions": {name: version(name) for name in packages} | {"python": platform.python_version()},
             "rows": [{**asdict(row), "met": row.met} for row in rows],
+            "limits": dict(limits or {}),
             **(extra or {}),
         }
         given.json.write_text(json.dumps(content, indent=1))

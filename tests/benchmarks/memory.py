@@ -120,6 +120,13 @@ def spilled(folder: Path, blocks: int) -> harness.Row:
     return harness.pairs_row("spilled", [amount], [float(sum(held))], **named)
 
 
+LIMITS = {
+    "rss": "one shard's tiles and pixels, and the libraries",
+    "index-rss": "the tile index of the whole slide, 16 bytes a tile",
+    "driver": "Ray Data's statistics of tasks",
+}
+
+
 def main() -> None:
     given = harness.arguments(__doc__ or "")
     rounds, count, blocks = (1, 2000, 20) if given.quick else (3, 10_000, 60)
@@ -128,7 +135,7 @@ def main() -> None:
         rows = size_rows(folder, rounds)
         start_ray(address="local", num_cpus=4, include_dashboard=False, object_store_memory=256 * 2**20)
         rows += [driver_row(folder, count), spilled(folder, blocks)]
-    harness.report("memory", rows, given, packages=("ray", "pyarrow", "tifffile", "simplejpeg", "numpy"))
+    harness.report("memory", rows, given, packages=("ray", "pyarrow", "tifffile", "simplejpeg", "numpy"), limits=LIMITS)
 
 
 if __name__ == "__main__":

@@ -79,10 +79,11 @@ def _section(found: Benchmark) -> str:
     on = f"{machine['cores']} cores, {machine['system']}; " + ", ".join(f"{name} {number}" for name, number in versions.items())
     head = "".join(f"<th>{name}</th>" for name in COLUMNS)
     body = "".join(_line(row) for row in found["rows"])
+    limits = "".join(f"<p>{html.escape(case)} is limited by {html.escape(text)}.</p>" for case, text in found["limits"].items())
     svg = drawn.getvalue()
     return (
         f"<section><h2>{html.escape(found['benchmark'])}</h2><p>{html.escape(on)}</p>{svg[svg.index('<svg') :]}"
-        f"<table><tr>{head}</tr>{body}</table></section>"
+        f"<table><tr>{head}</tr>{body}</table>{limits}</section>"
     )
 
 

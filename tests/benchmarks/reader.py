@@ -162,6 +162,15 @@ CASES = (
 """Case, patch size, offset, chroma subsampling, tile, goal against libjpeg-turbo, goal against OpenSlide."""
 
 
+LIMITS = {
+    "aligned": "decoding; beside it, fetching, and writing to memory where the raw rate writes to one buffer in the cache",
+    "unaligned": "decoding 6 % of the tiles twice at the edges of shards, and one copy of each patch's pixels",
+    "aligned-224": "decoding: at the edges of shards tiles belong to two shards, and no patch is a whole tile",
+    "scaled": "reading the coefficients of every tile, which scaling does not spare",
+    "openslide": "our own decoding: its rate is bounded by the raw one",
+}
+
+
 def main() -> None:
     given = harness.arguments(__doc__ or "")
     pairs, side = (3, 32) if given.quick else (9, 64)
@@ -184,7 +193,7 @@ def main() -> None:
             row, errors[f"scaled-{scale}"] = scaled_row(Path(folder) / f"2-{TILE}.tif", scale, pairs)
             rows.append(row)
     packages = ("simplejpeg", "openslide-python", "tifffile", "pyarrow", "numpy")
-    harness.report("reader", rows, given, packages=packages, extra={"levels apart": errors})
+    harness.report("reader", rows, given, packages=packages, limits=LIMITS, extra={"levels apart": errors})
     for name, apart in errors.items():
         print(
             f"{name}: " + ", ".join(f"{what} {value:.2f}" for what, value in apart.items()) + " grey levels from decode + average"

@@ -231,6 +231,14 @@ def rows_of(costs: dict[str, list[Cost]]) -> list[harness.Row]:
     ]
 
 
+LIMITS = {
+    "wall": "decoding in the consumer; Ray adds the read tasks' processes and a copy of each block into its store",
+    "cpu-data-path": "the read tasks: starting each, fetching, and putting its block into the object store",
+    "wall-pixels": "the object store: a block of pixels is ten times as large, and its memory is zeroed, written and read",
+    "plan": "the driver's own thread; two drivers on the same two cores take time from each other",
+}
+
+
 def main() -> None:
     given = harness.arguments(__doc__ or "")
     rounds, slides, side, tasks = (2, 2, 32, 100) if given.quick else (5, 4, 64, 400)
@@ -241,7 +249,9 @@ def main() -> None:
         one, two = planned(shards, tasks), two_drivers(shards, tasks)
     rows = [*rows_of(costs), harness.pairs_row("plan-two-drivers", [two], [one], unit="tasks/s", reference="one driver")]
     accounts = account(costs, alone)
-    harness.report("stream", rows, given, packages=("ray", "pyarrow", "simplejpeg", "numpy"), extra={"account": accounts})
+    plans = {"one driver": one * PATCHES_PER_TASK, "two drivers": two * PATCHES_PER_TASK}
+    extra = {"account": accounts, "patches planned a second": plans}
+    harness.report("stream", rows, given, packages=("ray", "pyarrow", "simplejpeg", "numpy"), limits=LIMITS, extra=extra)
     for name, rate in (("one driver plans", one), ("two drivers plan", two)):
         print(
             f"{name} {rate:,.0f} tasks/s, which at {PATCHES_PER_TASK} patches a task is {rate * PATCHES_PER_TASK:,.0f} patches/s"
