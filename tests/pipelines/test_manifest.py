@@ -12,10 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines import storage
+from pipelines.completion import slide_version
 from pipelines.discovery import find_slides
 from pipelines.manifest import ManifestRow, read_manifest
 from pipelines.slides.errors import ManifestError
 from pipelines.splits import SplitShares
+from tests.formats import write_slide
 
 SHARES = SplitShares.parse("train=0.7,validation=0.15,test=0.15")
 
@@ -37,6 +39,8 @@ def _names(uris: Sequence[str]) -> list[str]:
             "slide,case,split\na.svs,p1,train\nb.svs,p1,test\n",
             "case p1, which is in split 'train' in line 2 and in 'test' in line 3",
         ),
+        ("slide\na.svs\n./a.svs\n", "a.svs stands in lines 2 and 3"),
+        ("slide\na.svs\nb/.././a.svs\n", "a.svs stands in lines 2 and 3"),
         ("slide,mpp\na.svs,0.25\nb.svs,forty\n", "b.svs has the mpp 'forty' in line 3"),
         ("slide;mpp\na.svs;0,25\n", "the mpp '0,25' in line 2; give a number of micrometres, such as 0.25"),
         ("slide,mpp\na.svs,250\n", "the mpp 250 in line 2, outside 0.05 to"),
@@ -105,6 +109,21 @@ def test_a_quoted_name_keeps_its_separator(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match=r"slide core #3\?\.svs has the mpp"):
         _read(tmp_path, "slide,mpp\ncore #3?.svs,x\n")
     assert (rows[0].uri, rows[0].label, rows[1].line) == (f"file://{tmp_path}/a%2C%20left%20%22core%22.svs", "3+4, focal", 3)
+
+
+def test_paths_beside_and_above_the_manifest(tmp_path: Path, s3_bucket: str) -> None:
+    """A DICOM series is a folder, and is looked up by its path as the files are."""
+    series = write_slide("dicom-jpeg", tmp_path)
+    text = f"slide,annotation\n../{series.name}/,./a.geojson\n./b.svs,\n{tmp_path}/c/../d.svs,\nfile://{tmp_path}/./e.svs,\n"
+    (tmp_path / "lists").mkdir()
+    rows = _read(tmp_path / "lists", text)
+    root = f"file://{tmp_path}"
+    assert [at.uri for at in rows] == [f"{root}/{series.name}", f"{root}/lists/b.svs", f"{root}/d.svs", f"{root}/e.svs"]
+    assert rows[0].annotation == f"{root}/lists/a.geojson"
+    assert slide_version(rows[0].uri) == slide_version(str(series))
+    storage.write_bytes(f"{s3_bucket}/lists/m.csv", b"slide\n../../../a.svs\n./s/\ns3://other/prefix/\n")
+    rows = read_manifest(f"{s3_bucket}/lists/m.csv")
+    assert [at.uri for at in rows] == [f"{s3_bucket}/a.svs", f"{s3_bucket}/lists/s", "s3://other/prefix/"]
 
 
 def test_parquet_is_read_like_csv(tmp_path: Path) -> None:
