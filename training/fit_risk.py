@@ -23,6 +23,7 @@ from matplotlib.figure import Figure
 
 from pipelines import storage
 from pipelines.annotations import UNLABELLED
+from pipelines.patches import ReadCounts
 from training.cards import versions
 from training.cohort import GradedSlide, SimulatedCohort, simulate
 from training.encoder import load_encoder
@@ -104,6 +105,7 @@ class FitRiskReport:
         events: distant metastases among them.
         score: on the held-out patients.
         hazard_ratios: of the fitted model, per standard deviation of each column.
+        read: what embedding the slides took: requests and bytes.
         failed: a sentence for each slide that could not be used.
         remarks: what a reader should know of the figures.
         figures: URIs of the pictures.
@@ -117,6 +119,7 @@ class FitRiskReport:
     events: int
     score: RiskScore
     hazard_ratios: dict[str, float]
+    read: ReadCounts
     failed: list[str]
     remarks: list[str]
     figures: list[str]
@@ -182,6 +185,7 @@ def fit_risk(
         events=int(patients.cohort.event.sum()),
         score=score,
         hazard_ratios=model.hazard_ratios(),
+        read=cohort.read,
         failed=cohort.failed,
         remarks=remarks,
         figures=[picture],

@@ -24,6 +24,7 @@ from sklearn.metrics import roc_auc_score
 from pipelines import storage
 from pipelines.annotations import PATTERNS, UNLABELLED
 from pipelines.cohort import cohort_spec
+from pipelines.patches import ReadCounts
 from training.cards import versions
 from training.encoder import load_encoder
 from training.errors import InsufficientData
@@ -140,6 +141,7 @@ class FitSlideReport:
         slide_score: likewise.
         held_out: slide by slide.
         rules: what counts as a pattern.
+        read: what embedding the slides took: requests and bytes.
         failed: a sentence for each slide that could not be used.
         without_label: slides that the manifest gives no label.
         remarks: what a reader should know of the figures.
@@ -154,6 +156,7 @@ class FitSlideReport:
     slide_score: SlideScore | None
     held_out: list[HeldOutSlide]
     rules: GradingRules
+    read: ReadCounts
     failed: list[str]
     without_label: list[str]
     remarks: list[str]
@@ -226,6 +229,7 @@ def fit_slide(
         slide_score=slide_score,
         held_out=held_out,
         rules=rules,
+        read=cohort.read,
         failed=cohort.failed,
         without_label=cohort.without_label,
         remarks=remarks,

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 
 from pipelines.annotations import PATTERNS, UNLABELLED, patch_labels, read_regions
 from pipelines.cohort import load_cohort, load_shards
+from pipelines.patches import ReadCounts
 from pipelines.slides.errors import ManifestError, SlideError
 from pipelines.slides.slide import slide_name
 from training.embed import Bag, embed_shards, load_bag
@@ -68,12 +69,14 @@ class LabelledCohort:
         failed: a sentence for each slide that could not be used.
         without_label: names of slides that the manifest gives no label; left out.
         data: facts for a card.
+        read: what embedding took that was not embedded before.
     """
 
     slides: list[LabelledSlide]
     failed: list[str] = field(default_factory=list)
     without_label: list[str] = field(default_factory=list)
     data: dict[str, Any] = field(default_factory=dict)
+    read: ReadCounts = field(default_factory=ReadCounts)
 
 
 def load_labelled_slides(
@@ -96,13 +99,15 @@ def load_labelled_slides(
     shards = load_shards(data, split=split)
     labelled = {row["slide_id"] for row in rows if row["label"]}
     total = sum(slide_id in labelled for slide_id in shards["slide_id"].to_pylist())
-    done, slides, failed = 0, [], []
+    done, slides, failed, read = 0, [], [], ReadCounts()
     for row in rows:
         if not row["label"]:
             continue
         own = shards.filter(pc.equal(shards["slide_id"], row["slide_id"]))
         try:
-            slides.append(_load(row, own, data, encoder, partial(_shifted, on_shard, done, total)))
+            slide, taken = _load(row, own, data, encoder, partial(_shifted, on_shard, done, total))
+            slides.append(slide)
+            read += taken
         except SlideError as error:
             failed.append(str(error))
         done += len(own)
@@ -117,6 +122,7 @@ def load_labelled_slides(
         failed=failed,
         without_label=[slide_name(row["uri"]) for row in rows if not row["label"]],
         data={**DataFacts.of(used).to_dict(), "labels_sha256": _labels_digest(slides)},
+        read=read,
     )
 
 
@@ -124,8 +130,10 @@ def _shifted(on_shard: Progress, before: int, total: int, done: int, _of_slide: 
     on_shard(before + done, total)
 
 
-def _load(row: dict[str, Any], shards: pa.Table, data: str, encoder: Encoder, on_shard: Progress) -> LabelledSlide:
-    """One slide of the cohort table.
+def _load(
+    row: dict[str, Any], shards: pa.Table, data: str, encoder: Encoder, on_shard: Progress
+) -> tuple[LabelledSlide, ReadCounts]:
+    """One slide of the cohort table, and what embedding it took.
 
     Raises:
         SlideError: its label, annotation or pixels can't be used.
@@ -136,7 +144,7 @@ def _load(row: dict[str, Any], shards: pa.Table, data: str, encoder: Encoder, on
     except ValueError as error:
         raise ManifestError(name, f"has an unusable label ({error})", "correct it in the manifest and prepare again") from error
     regions = read_regions(row["annotation"]) if row["annotation"] else []
-    embed_shards(shards, encoder, data, on_shard=on_shard)
+    embedded = embed_shards(shards, encoder, data, on_shard=on_shard)
     bag = load_bag(shards, encoder.hash, data)
     side = shards["read_size"][0].as_py() * shards["downsample"][0].as_py()
     patterns = patch_labels(regions, bag.x, bag.y, side)
@@ -149,7 +157,7 @@ def _load(row: dict[str, Any], shards: pa.Table, data: str, encoder: Encoder, on
                 name, f"is labelled benign, but {tumour.sum()} patches are annotated as tumour", "correct one of them"
             )
         patterns = np.zeros(len(bag), np.int8)  # all tissue of a benign slide is benign
-    return LabelledSlide(name=name, case=row["case"], score=score, bag=bag, patterns=patterns)
+    return LabelledSlide(name=name, case=row["case"], score=score, bag=bag, patterns=patterns), embedded.read
 
 
 def _labels_digest(slides: list[LabelledSlide]) -> str:
