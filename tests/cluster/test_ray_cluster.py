@@ -219,6 +219,13 @@ def test_serve_has_its_fast_path_on_every_node(manifest: Json) -> None:
         assert environment["RAY_SERVE_THROUGHPUT_OPTIMIZED"] == "1", name
 
 
+def test_staged_slides_lie_where_all_pods_see_them(manifest: Json) -> None:
+    for name, container in containers(manifest).items():
+        environment = {entry["name"]: entry.get("value") for entry in container["env"]}
+        mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+        assert environment["ACINUS_STAGING"].startswith(f"{mounts['work']}/"), name
+
+
 def test_no_container_is_root_or_unbounded(manifest: Json) -> None:
     for name, group in groups(manifest).items():
         pod = group["template"]["spec"]
