@@ -321,6 +321,25 @@ def _tables(pixels: Pixels) -> Tags:
     return {tw.JPEG_TABLES: ("undefined", jpeg_tables(jpeg_ycc(pixels[:TILE, :TILE])))}
 
 
+def write_shared_tile(path: Path, *, width: int, height: int, size: int = 0) -> Path:
+    """A TIFF of one level in 4096-px tiles that are all the same 49 kB of black, in a file of at least `size` bytes."""
+    data, count = zlib.compress(bytes(4096 * 4096 * 3)), -(-width // 4096) * -(-height // 4096)
+    tags: Tags = {
+        **{tag: ("long", [value]) for tag, value in ((tw.WIDTH, width), (tw.HEIGHT, height))},
+        **{tag: ("long", [4096]) for tag in (tw.TILE_WIDTH, tw.TILE_HEIGHT)},
+        **{tag: ("short", [value]) for tag, value in ((tw.COMPRESSION, DEFLATE), (tw.PHOTOMETRIC, RGB))},
+        **{tag: ("short", [value]) for tag, value in ((tw.SAMPLES, 3), (tw.PLANAR, 1))},
+        tw.BITS: ("short", [8, 8, 8]),
+        tw.TILE_OFFSETS: ("long", np.full(count, BIG.header_size)),
+        tw.TILE_LENGTHS: ("long", np.full(count, len(data))),
+    }
+    with path.open("wb") as stream:
+        stream.write(bytes(BIG.header_size) + data)
+        stream.truncate(max(size, stream.tell()))
+        tw.write_directories(stream, [Directory(tags=tags | resolution(MPP))], BIG)
+    return path
+
+
 BIG, MOTOROLA = TiffForm(big=True), TiffForm(order=">")
 
 WRITERS: dict[str, Callable[..., None]] = {

@@ -218,7 +218,7 @@ class Slide(ABC):
         longest = max(self.size.width, self.size.height)
         factor = max(1.0, longest / max_side)
         level = max((at for at in self.levels if at.downsample <= factor * 1.001), key=lambda at: at.downsample)
-        scale, side = 1, math.isqrt(WINDOW_PIXELS)
+        scale = 1
         if level.size.width * level.size.height > WINDOW_PIXELS:
             scale = next(at for at in self.scales(level.index) if level.downsample * at <= factor * 1.001)
         if level.size.width * level.size.height > MOST_OVERVIEW * scale:
@@ -228,10 +228,10 @@ class Slide(ABC):
         width, height = (max(1, round(side / factor)) for side in (self.size.width, self.size.height))
         if (width, height) == (source.width, source.height):
             return self.read_region(Point(0, 0), level.index, source, scale=scale)
-        if factor > side * level.downsample:  # a pixel of the result would be more than a window
-            larger = Image.fromarray(self.thumbnail(2 * max_side))
-            return np.asarray(larger.resize((width, height), Image.Resampling.BOX))
-        return self._averaged(level, source, Size(width, height), scale=scale)
+        side = math.isqrt(WINDOW_PIXELS)  # one pixel of the result may stand for more than a window
+        across, down = math.ceil(source.width / width / side), math.ceil(source.height / height / side)
+        larger = self._averaged(level, source, Size(width * across, height * down), scale=scale)
+        return np.asarray(Image.fromarray(larger).reduce((across, down)))
 
     def _averaged(self, level: Level, source: Size, size: Size, *, scale: int) -> NDArray[np.uint8]:
         """All of a level as area averages, uint8 [h, w, 3] of `size`; `source` are the pixels of the level, shrunk by `scale`.

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
+from pipelines.slides import codecs
 from pipelines.slides import slide as slide_module
 from pipelines.slides.errors import BrokenSlide, MissingResolution, SlideError, SlideNotFound, UnsupportedSlide
-from pipelines.slides.geometry import Point, Size
+from pipelines.slides.geometry import Level, Point, Size
 from pipelines.slides.pyramid import SvsMetadata, write_svs
 from pipelines.slides.slide import Slide, open_slide
 from pipelines.slides.synthetic import generate_tile
@@ -198,7 +199,7 @@ def test_a_level_too_large_for_memory_gives_the_same_thumbnail(tmp_path: Path, m
         assert len(slide.levels) == 1
         side = 160  # 1/8: what is left to resample after scaling is nothing
         whole = slide.thumbnail(side).astype(int)
-        monkeypatch.setattr(slide_module, "BAND_PIXELS", 300_000)
+        monkeypatch.setattr(slide_module, "WINDOW_PIXELS", 300_000)
         shrunk = slide.thumbnail(side).astype(int)
         monkeypatch.setattr(type(slide), "scales", lambda _slide, _level: (1,))
         banded, odd = slide.thumbnail(side).astype(int), slide.thumbnail(147).astype(int)
@@ -206,3 +207,79 @@ def test_a_level_too_large_for_memory_gives_the_same_thumbnail(tmp_path: Path, m
         np.testing.assert_allclose(odd, slide.thumbnail(147).astype(int), atol=1)
     np.testing.assert_allclose(banded, whole, atol=1)
     assert np.abs(shrunk - whole).mean() < 1.0
+
+
+class Plain(Slide):
+    """A slide of one level; remembers the sizes that were read.
+
+    Args:
+        size: of the level.
+        pixels: of the level, uint8 [H, W, 3]; black where None.
+        scales: by what it can be shrunk.
+    """
+
+    def __init__(self, size: Size, pixels: NDArray[np.uint8] | None = None, scales: tuple[int, ...] = (1,)) -> None:
+        self.name, self.levels = "plain", (Level(index=0, size=size, downsample=1.0),)
+        self._pixels, self._scales, self.reads = pixels, scales, list[Size]()
+
+    def read_region(self, origin: Point, level: int, size: Size, *, scale: int = 1) -> NDArray[np.uint8]:
+        self.reads.append(size)
+        if self._pixels is None:
+            return np.broadcast_to(np.uint8(0), (*size.shape, 3))
+        found = self._pixels[origin.y : origin.y + size.height, origin.x : origin.x + size.width]
+        assert found.shape[:2] == size.shape
+        return found
+
+    def scales(self, level: int) -> tuple[int, ...]:
+        return self._scales
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+@settings(max_examples=60, deadline=None)
+@given(width=st.integers(1, 700), height=st.integers(1, 700), max_side=st.integers(1, 300), window=st.sampled_from([900, 4096]))
+def test_thumbnails_take_bounded_memory(width: int, height: int, max_side: int, window: int) -> None:
+    """Whatever the shape: no read is much larger than a window, and all together are the average of the whole."""
+    ramps = np.meshgrid(np.arange(width) / 3, np.arange(height) / 3)
+    pixels = np.stack([*ramps, ramps[0] / 2], axis=2).astype(np.uint8)
+    slide = Plain(Size(width, height), pixels)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(slide_module, "WINDOW_PIXELS", window)
+        ours = slide.thumbnail(max_side)
+    assert max(ours.shape[:2]) == min(max(width, height), max_side)
+    whole = Image.fromarray(pixels).resize((ours.shape[1], ours.shape[0]), Image.Resampling.BOX)
+    np.testing.assert_allclose(ours.astype(int), np.asarray(whole).astype(int), atol=1)
+    if max_side < max(width, height):
+        margin = 4  # rows and columns that the filter and its rounding add
+        most = max(size.width - margin for size in slide.reads) * max(size.height - margin for size in slide.reads)
+        assert most <= 2.5 * window
+
+
+def test_a_tile_is_decoded_few_times_for_a_thumbnail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though a window holds no whole row of tiles."""
+    path = tmp_path / "wide.tif"
+    tifffile.imwrite(path, np.zeros((512, 4096, 3), np.uint8), tile=(64, 64), photometric="rgb", compression="zlib")
+    decoded = []
+
+    def decode(codec: str, stream: codecs.Buffer, *, out: NDArray[np.uint8]) -> None:
+        decoded.append(codec)
+        out[:] = 0
+
+    monkeypatch.setattr(slide_module, "WINDOW_PIXELS", 2**16)
+    monkeypatch.setattr(codecs, "decode", decode)
+    with open_slide(str(path)) as slide:
+        slide.thumbnail(512)
+    assert 512 <= len(decoded) <= 3 * 512
+
+
+def test_the_largest_slides_of_one_level_have_a_thumbnail() -> None:
+    """JPEG of 8 GB; a whole glass; not what takes a size bomb."""
+    for size in (Size(100_000, 100_000), Size(304_000, 104_000)):
+        slide = Plain(size, scales=(8, 4, 2, 1))
+        assert max(slide.thumbnail(1024).shape) == 1024
+        assert max(read.width * read.height for read in slide.reads) <= 2 * slide_module.WINDOW_PIXELS
+    slide = Plain(Size(2**20, 2**20))
+    with pytest.raises(BrokenSlide, match=r"plain has no level for an overview .* export it with all levels"):
+        slide.thumbnail(1024)
+    assert not slide.reads

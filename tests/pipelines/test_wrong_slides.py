@@ -116,6 +116,10 @@ def cut(share: float) -> Callable[[bytearray], object]:
     return lambda content: content.__delitem__(slice(int(len(content) * share), None))
 
 
+def shared_tile(**how: int) -> Wrong:
+    return lambda folder: tiff_slides.write_shared_tile(folder / "wrong.tiff", **how)
+
+
 def tile_without_tables(folder: Path) -> Path:
     return svs(folder, encode=lambda part: tiff_slides.abbreviated(jpeg_ycc(part)))
 
@@ -329,6 +333,17 @@ ROWS: dict[str, Row] = {
         make=tagged({tw.TILE_LENGTHS: ("long", [2**32 - 1] * 30)}), error=BrokenSlide, cause="truncated|bytes, more than"
     ),
     "a bomb of zeros": Row(make=deflate_bomb, error=BrokenSlide, cause="holds more bytes where 49152 are needed"),
+    "a bomb of one tile": Row(
+        make=shared_tile(width=2**22, height=2**22, size=0), error=BrokenSlide, cause="the same bytes for most of its tiles"
+    ),
+    "a smaller bomb of one tile": Row(
+        make=shared_tile(width=2**20, height=2**20, size=0), error=BrokenSlide, cause="the same bytes for most of its tiles"
+    ),
+    "too large for an overview": Row(
+        make=shared_tile(width=2**17, height=2**17, size=2**20),
+        error=BrokenSlide,
+        cause="no level for an overview smaller than 131072 x 131072 px; export it with all levels",
+    ),
     "a bomb of components": Row(make=jpeg2000_bomb, error=BrokenSlide, cause="no colour JPEG 2000"),
     "a bomb of pixels": Row(make=large_jpeg, error=BrokenSlide, cause="bytes, more than|can't be decoded"),
     "JPEG 2000 cut off": Row(make=jpeg2000_cut, error=BrokenSlide, cause="can't be decoded"),
@@ -398,6 +413,7 @@ def test_wrong_slide_is_one_clear_error(row: Row, tmp_path: Path, worker: Worker
 
 def test_sound_slides_are_no_wrong_ones(tmp_path: Path, worker: Worker) -> None:
     """What rows are made from opens, so that they fail for what is changed."""
+    assert open_slide(str(shared_tile(width=2**13, height=2**12, size=0)(tmp_path))).thumbnail(64).shape == (32, 64, 3)
     assert worker.use(str(svs(tmp_path))).result == "opened"
     assert worker.use(str(series(lambda folder: None)(tmp_path))).result == "opened"
 
