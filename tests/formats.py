@@ -20,7 +20,7 @@ from pipelines.annotations import PATTERNS
 from pipelines.slides.synthetic import generate_tile
 from tests import dicom_slides, tiff_slides, vendor_slides
 from tests import tiff_writer as tw
-from tests.tiff_slides import Pixels
+from tests.tiff_slides import JPEG, MPP, YCBCR, Pixels, Tags, TiffSlide, jpeg_ycc, pyramid
 from tests.tiff_writer import Directory, TiffForm
 
 GLASS = (243, 241, 244)
@@ -56,6 +56,20 @@ def picture(width: int = WIDTH, height: int = HEIGHT) -> Pixels:
     return pixels
 
 
+def write_ome_jpeg(path: Path, pixels: Pixels) -> None:
+    """An OME-TIFF with JPEG tiles, as converters of brightfield slides write it; smaller levels are sub-directories."""
+    height, width = pixels.shape[:2]
+    xml = (
+        '<?xml version="1.0" encoding="UTF-8"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06">'
+        '<Image ID="Image:0"><Pixels ID="Pixels:0" DimensionOrder="XYCZT" Type="uint8" Interleaved="true" '
+        f'SizeX="{width}" SizeY="{height}" SizeC="3" SizeZ="1" SizeT="1" PhysicalSizeX="{MPP}" PhysicalSizeY="{MPP}">'
+        '<Channel ID="Channel:0:0" SamplesPerPixel="3"/><TiffData IFD="0" PlaneCount="1"/></Pixels></Image></OME>'
+    )
+    base: Tags = {tw.DESCRIPTION: ("ascii", xml), tw.SOFTWARE: ("ascii", "OME Bio-Formats 7")}
+    slide = TiffSlide(encode=jpeg_ycc, compression=JPEG, photometric=YCBCR, sub=True, base=base)
+    slide.write(path, pyramid(pixels))
+
+
 def _tiff(name: str) -> Format:
     vendor = {"svs": "aperio", "ome": "ome-tiff", "philips": "philips"}.get(name.partition("-")[0], "generic-tiff")
     lossless = name.startswith(("tiff-deflate", "tiff-lzw", "tiff-raw", "ome"))
@@ -81,6 +95,7 @@ def _dicom(name: str) -> Format:
 
 FORMATS: dict[str, Format] = {
     **{name: _tiff(name) for name in tiff_slides.WRITERS},
+    "ome-jpeg": Format(write=write_ome_jpeg, file="slide.ome.tiff", vendor="ome-tiff"),
     **{name: _dicom(name) for name in dicom_slides.SERIES},
     **{name: _vendor(name) for name in vendor_slides.WRITERS},
 }
@@ -104,7 +119,7 @@ HUGE_QUALITY = 93
 """JPEG quality at which a tile of generated tissue takes 24 kB, and one of a huge slide 17 kB on average: as in scans."""
 
 
-def write_huge_tiff(path: Path, *, gigabytes: float, mpp: float = 0.25, tile: int = 256) -> None:
+def write_huge_tiff(path: Path, *, gigabytes: float, mpp: float = 0.25, tile: int = 256, aperio: bool = False) -> None:
     """Write a valid BigTIFF of `gigabytes` (10^9 bytes) that takes about 20 MB of disk: most of it is a hole.
 
     Level 0 has as many JPEG tiles (4:2:0) as would fill the file, with strips of tissue between glass; every level is a quarter
@@ -117,6 +132,7 @@ def write_huge_tiff(path: Path, *, gigabytes: float, mpp: float = 0.25, tile: in
         gigabytes: size of the file; a slide has 48 x 48 tiles at least.
         mpp: micrometres per pixel.
         tile: side of a tile in pixels, a divisor of `HUGE_PERIOD`.
+        aperio: whether its levels are described as those of an SVS are.
     """
     slide, form = _HugeSlide.of_size(int(gigabytes * 1e9), tile), TiffForm(big=True)
     with path.open("wb") as stream:
@@ -124,7 +140,8 @@ def write_huge_tiff(path: Path, *, gigabytes: float, mpp: float = 0.25, tile: in
         chain, shrink = [], 1
         while shrink == 1 or slide.side // shrink * 4 > 1024:
             write = slide.write_aliased if HUGE_BLOCK % shrink == 0 else slide.write_rendered
-            chain.append(_huge_directory(slide, shrink, mpp, write(stream, shrink)))
+            more = _aperio_description(slide, shrink, mpp) if aperio else {}
+            chain.append(_huge_directory(slide, shrink, mpp, write(stream, shrink), more))
             shrink *= 4
         stream.truncate(max(slide.bytes, stream.seek(0, 2)))
         tw.write_directories(stream, chain, form)
@@ -210,7 +227,13 @@ def _huge_jpeg(pixels: NDArray[np.uint8]) -> bytes:
     return bytes(simplejpeg.encode_jpeg(pixels, quality=HUGE_QUALITY, colorsubsampling="420"))
 
 
-def _huge_directory(slide: _HugeSlide, shrink: int, mpp: float, ranges: Ranges) -> Directory:
+def _aperio_description(slide: _HugeSlide, shrink: int, mpp: float) -> Tags:
+    small = f" -> {slide.side // shrink}x{slide.side // shrink}" if shrink > 1 else ""
+    size = f"{slide.side}x{slide.side} ({slide.tile}x{slide.tile}){small}"
+    return {tw.DESCRIPTION: ("ascii", f"Aperio Image Library v12.0.0\r\n{size}|AppMag = 40|MPP = {mpp}|ScannerType = AT2")}
+
+
+def _huge_directory(slide: _HugeSlide, shrink: int, mpp: float, ranges: Ranges, more: Tags) -> Directory:
     side, (offsets, lengths) = slide.side // shrink, ranges
     per_cm = [round(1e4 / (mpp * shrink) * 1000), 1000]
     return Directory(
@@ -232,4 +255,5 @@ def _huge_directory(slide: _HugeSlide, shrink: int, mpp: float, ranges: Ranges) 
             tw.TILE_LENGTHS: ("long", lengths),
             tw.SUBSAMPLING: ("short", [2, 2]),
         }
+        | more
     )
