@@ -117,8 +117,8 @@ def _table_rows(manifest: str, shares: SplitShares | None) -> Iterator[tuple[int
     name = slide_name(manifest)
     try:
         data = storage.read_bytes(manifest)
-    except FileNotFoundError as error:
-        raise ManifestError(name, "is not there", "check the path of the manifest") from error
+    except FileNotFoundError:  # its text holds the path
+        raise ManifestError(name, "is not there", "check the path of the manifest") from None
     lines = _parquet_lines(name, data) if manifest.lower().endswith(".parquet") else _csv_lines(name, data)
     header_line, header = next(lines, (1, []))
     columns = [str(column).strip() for column in header]

@@ -307,8 +307,8 @@ def _read_remote(uri: str, runs: Sequence[Run], starts: Sequence[int], targets: 
         first, end, members = run
         try:
             block = memoryview(obstore.get(store, key, options={"range": (first, end), **matching}).bytes())
-        except obstore.exceptions.PreconditionError as error:
-            raise ObjectChanged("has been replaced") from error
+        except obstore.exceptions.PreconditionError:  # its text holds the path
+            raise ObjectChanged("has been replaced") from None
         if len(block) < end - first:
             raise OSError(f"ends at byte {first + len(block)} where {end} is needed")
         _copy(block, first, members, starts, targets)

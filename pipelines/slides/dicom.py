@@ -43,7 +43,7 @@ def open_series(uri: str, *, series_of: SlideFile | None = None, identity: str |
         identity: where ingestion has established it.
 
     Raises:
-        SlideNotFound: no whole-slide image is there, or a file of the folder can't be read from its store.
+        SlideNotFound: no whole-slide image is there, or a file of the folder can't be read from its store or disk.
         UnsupportedSlide: DICOM but no colour whole-slide image, or several series and none chosen.
         BrokenSlide: damaged instances.
     """
@@ -61,6 +61,9 @@ def open_series(uri: str, *, series_of: SlideFile | None = None, identity: str |
     except SlideError:
         raise
     except _DAMAGE as error:
+        if isinstance(error, OSError) and error.filename:  # a disk that fails, in a text that holds the path
+            cause = f"can't be read from its disk ({error.strerror})"
+            raise SlideNotFound(name, cause, "check the disk and the permissions") from None
         cause = f"is a DICOM series that can't be read ({type(error).__name__}: {str(error)[:80]})"
         raise BrokenSlide(name, cause, "copy or export it again") from error
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import http.client
 import http.server
 import os
 import threading
+import traceback
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -15,8 +17,9 @@ import boto3
 import pytest
 
 from pipelines import storage
+from pipelines.manifest import read_manifest
 from pipelines.slides import slide as slides
-from pipelines.slides.errors import BrokenSlide, SlideError, SlideNotFound
+from pipelines.slides.errors import BrokenSlide, ManifestError, SlideError, SlideNotFound
 from pipelines.slides.geometry import Point
 from pipelines.slides.slide import open_slide
 from tests.formats import write_slide
@@ -163,3 +166,27 @@ def test_an_empty_object_is_no_outage(s3_bucket: str) -> None:
     storage.write_bytes(uri, b"")
     with pytest.raises(BrokenSlide, match=r"empty\.svs has only 0 bytes"):
         open_slide(uri)
+
+
+def test_no_error_tells_the_folders_of_a_slide(s3_bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither by itself nor by what led to it: tracebacks go to logs, and folders can bear names of patients."""
+    folder = tmp_path / "Jane Doe"
+    folder.mkdir()
+    series = write_slide("dicom-jpeg", folder)
+    place = f"{s3_bucket}/Jane Doe/a.svs"
+    storage.write_bytes(place, b"0123")
+    version = storage.object_version(storage.read_head(place, 4)[1])
+    storage.write_bytes(place, b"4567")
+    with pytest.raises(storage.ObjectChanged) as changed:
+        storage.read_ranges(place, [0], [4], version=version)
+    with pytest.raises(ManifestError, match=r"m\.csv is not there") as unlisted:
+        read_manifest(str(folder / "m.csv"))
+
+    def fail(folder: Path) -> Iterator[Path]:
+        raise OSError(errno.EIO, "Input/output error", str(folder))
+
+    monkeypatch.setattr(Path, "iterdir", fail)
+    with pytest.raises(SlideNotFound, match=r"series can't be read from its disk \(Input/output error\)") as failed:
+        open_slide(str(series))
+    for raised in (changed, unlisted, failed):
+        assert "Jane" not in "".join(traceback.format_exception(raised.value))
