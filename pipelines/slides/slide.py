@@ -34,7 +34,8 @@ PLAUSIBLE_MPP = (0.05, 100.0)
 COARSEST_SCAN = 20.0
 """Micrometres per pixel beyond which TIFF's resolution tags tell a printing resolution (72 dpi and the like), not a scale."""
 WINDOW_PIXELS = 2**24
-"""Pixels that a thumbnail reads at a time, or twice as many: 50 to 100 MB."""
+"""Pixels that a thumbnail reads at a time, or twice as many: 50 to 100 MB. Shrunk while they are decoded they are `scale` times
+fewer: their tiles, fetched as they are stored, take room too."""
 MOST_OVERVIEW = 2**33
 """Pixels that are decoded for a thumbnail at most, `scale` times as many where they are shrunk while they are decoded: a glass of
 26 x 76 mm, scanned at 0.25 um per pixel as one level of JPEG, has 3.2 * 10^10."""
@@ -228,7 +229,7 @@ class Slide(ABC):
         width, height = (max(1, round(side / factor)) for side in (self.size.width, self.size.height))
         if (width, height) == (source.width, source.height):
             return self.read_region(Point(0, 0), level.index, source, scale=scale)
-        side = math.isqrt(WINDOW_PIXELS)  # one pixel of the result may stand for more than a window
+        side = math.isqrt(WINDOW_PIXELS // scale)  # one pixel of the result may stand for more than a window
         across, down = math.ceil(source.width / width / side), math.ceil(source.height / height / side)
         larger = self._averaged(level, source, Size(width * across, height * down), scale=scale)
         return np.asarray(Image.fromarray(larger).reduce((across, down)))
@@ -239,9 +240,10 @@ class Slide(ABC):
         Windows are wide, to be read in few requests, but as high too as few tiles need to be decoded twice.
         """
         out = np.empty((*size.shape, 3), np.uint8)
-        wide = min(source.width, 2 * math.isqrt(WINDOW_PIXELS))
+        most = WINDOW_PIXELS // scale
+        wide = min(source.width, 2 * math.isqrt(most))
         columns = max(1, wide * size.width // source.width)
-        rows = max(1, WINDOW_PIXELS // wide * size.height // source.height)
+        rows = max(1, most // wide * size.height // source.height)
         for top, left in itertools.product(range(0, size.height, rows), range(0, size.width, columns)):
             part = out[top : top + rows, left : left + columns]
             begin, end = (top, left), (top + part.shape[0], left + part.shape[1])
