@@ -1,9 +1,14 @@
-"""Colour profiles: recorded for every format, applied only where a PatchSpec asks, and then as Pillow applies OpenSlide's."""
+"""Colour profiles: recorded, applied only where a PatchSpec asks, and then as Pillow applies OpenSlide's.
+
+Of the formats that only OpenSlide opens it gives the profile of BIF; of NDPI, SCN and Trestle it gives none.
+"""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,14 +25,35 @@ from pipelines.patches import decode_patches, fetch_shards
 from pipelines.slides.errors import BrokenSlide
 from pipelines.slides.geometry import Point, Size
 from pipelines.slides.slide import open_slide
-from tests import dicom_slides, tiff_slides
+from tests import dicom_slides, tiff_slides, vendor_slides
 from tests.formats import FORMATS, picture
 from tests.icc_profile import matrix_profile
 from tests.pipelines.test_slide import openslide_pixels
 from tests.shared_data import needs_shared_data, shared_data
+from tests.tiff_slides import Pixels, Tags, TiffSlide
 
 PROFILE = matrix_profile()
-WITH_PROFILE = ("svs-jpeg", "svs-33005", "tiff-jpeg", "tiff-deflate", "ome-tiff", "philips", "dicom-jpeg", "dicom-jpeg2000")
+WITH_PROFILE = (
+    "svs-jpeg",
+    "svs-33005",
+    "tiff-jpeg",
+    "tiff-deflate",
+    "ome-tiff",
+    "philips",
+    "dicom-jpeg",
+    "dicom-jpeg2000",
+    "bif",
+)
+
+
+@dataclass(kw_only=True)
+class TiffSlideWithProfile(TiffSlide):
+    """A TIFF with a profile in each of its directories."""
+
+    profile: bytes
+
+    def _picture(self, pixels: Pixels) -> Tags:
+        return super()._picture(pixels) | tiff_slides.profile(self.profile)
 
 
 def write(name: str, folder: Path, profile: bytes) -> Path:
@@ -35,6 +61,10 @@ def write(name: str, folder: Path, profile: bytes) -> Path:
     path = folder / FORMATS[name].file
     if name in dicom_slides.SERIES:
         dicom_slides.SERIES[name].write(path, picture(), icc=profile)
+    elif name == "bif":
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(vendor_slides, "TiffSlide", partial(TiffSlideWithProfile, profile=profile))
+            vendor_slides.write_bif(path, picture())
     else:
         tiff_slides.WRITERS[name](path, picture(), icc=profile)
     return path
@@ -68,7 +98,7 @@ def test_it_is_off_unless_asked_for() -> None:
     assert PatchSpec(icc=True).hash != PatchSpec().hash
 
 
-@pytest.mark.parametrize("name", ["svs-jpeg", "tiff-jpeg", "dicom-jpeg"])
+@pytest.mark.parametrize("name", ["svs-jpeg", "tiff-jpeg", "dicom-jpeg", "bif"])
 def test_openslide_reads_the_same_profile(name: str, tmp_path: Path) -> None:
     path = write(name, tmp_path, PROFILE)
     with open_slide(str(path)) as slide, openslide.OpenSlide(path / "level-0.dcm" if path.is_dir() else path) as handle:
