@@ -66,7 +66,8 @@ def _store(root: str) -> LocalStore | S3Store:
     if endpoint := os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"):
         config["endpoint"] = endpoint
     allow_http = config.get("endpoint", "").startswith("http://")
-    backoff = {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=10), "base": 2}
+    # A wait is drawn between the first and `base` times the last: by 2, waits would hardly grow, by 4 a minute has 14 tries.
+    backoff = {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=10), "base": 4}
     retries = {"max_retries": 1000, "retry_timeout": PATIENCE, "backoff": backoff}  # time alone decides
     return S3Store(bucket, config=config, client_options={"allow_http": allow_http}, retry_config=retries)
 
