@@ -20,7 +20,7 @@ from pipelines.annotations import PATTERNS
 from pipelines.slides.synthetic import generate_tile
 from tests import dicom_slides, tiff_slides, vendor_slides
 from tests import tiff_writer as tw
-from tests.tiff_slides import JPEG, MPP, YCBCR, Pixels, Tags, TiffSlide, jpeg_ycc, pyramid
+from tests.tiff_slides import JPEG, MPP, TILE, YCBCR, Pixels, Tags, TiffSlide, abbreviated, jpeg_tables, jpeg_ycc, pyramid
 from tests.tiff_writer import Directory, TiffForm
 
 GLASS = (243, 241, 244)
@@ -57,7 +57,7 @@ def picture(width: int = WIDTH, height: int = HEIGHT) -> Pixels:
 
 
 def write_ome_jpeg(path: Path, pixels: Pixels) -> None:
-    """An OME-TIFF with JPEG tiles, as converters of brightfield slides write it; smaller levels are sub-directories."""
+    """An OME-TIFF with sub-directories, whose tiles are JPEGs in YCbCr that share their tables and don't tell their colours."""
     height, width = pixels.shape[:2]
     xml = (
         '<?xml version="1.0" encoding="UTF-8"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06">'
@@ -65,9 +65,15 @@ def write_ome_jpeg(path: Path, pixels: Pixels) -> None:
         f'SizeX="{width}" SizeY="{height}" SizeC="3" SizeZ="1" SizeT="1" PhysicalSizeX="{MPP}" PhysicalSizeY="{MPP}">'
         '<Channel ID="Channel:0:0" SamplesPerPixel="3"/><TiffData IFD="0" PlaneCount="1"/></Pixels></Image></OME>'
     )
-    base: Tags = {tw.DESCRIPTION: ("ascii", xml), tw.SOFTWARE: ("ascii", "OME Bio-Formats 7")}
-    slide = TiffSlide(encode=jpeg_ycc, compression=JPEG, photometric=YCBCR, sub=True, base=base)
-    slide.write(path, pyramid(pixels))
+    tables: Tags = {tw.JPEG_TABLES: ("undefined", jpeg_tables(jpeg_ycc(pixels[:TILE, :TILE])))}
+    TiffSlide(
+        encode=lambda part: abbreviated(jpeg_ycc(part)),
+        compression=JPEG,
+        photometric=YCBCR,
+        sub=True,
+        base=tables | {tw.DESCRIPTION: ("ascii", xml), tw.SOFTWARE: ("ascii", "OME Bio-Formats 7")},
+        others=lambda _: tables | {tw.SUBFILE: ("long", [1])},
+    ).write(path, pyramid(pixels))
 
 
 def _tiff(name: str) -> Format:
