@@ -300,10 +300,18 @@ def find_file(uri: str) -> SlideFile | None:
         return None
     try:
         return SlideFile.find(uri)
-    except SlideNotFound:
-        if not storage.is_folder(uri):  # a prefix without its slash
-            raise
+    except SlideNotFound as missing:
+        if isinstance(missing.__cause__, obstore.exceptions.BaseError) or not _is_prefix(uri):
+            raise  # a store that gives no answer of the object gives none of a folder
         return None
+
+
+def _is_prefix(uri: str) -> bool:
+    """Whether the URI is a folder written without its slash; not where the store does not tell."""
+    try:
+        return storage.is_folder(uri)
+    except (PermissionError, obstore.exceptions.BaseError):
+        return False
 
 
 def _open(uri: str, identity: str | None) -> Slide:

@@ -101,9 +101,10 @@ def fetch_tiles(slide: str, store: TileStore, offsets: NDArray[np.int64], length
     except storage.ObjectChanged as error:
         raise BrokenSlide(slide, "has been replaced by another file since it was indexed", "prepare it again") from error
     except OSError as error:
-        raise BrokenSlide(slide, f"can't be read to its end ({type(error).__name__})", "copy the file again") from error
+        # Without the cause, here and below: its text holds the slide's path.
+        raise BrokenSlide(slide, f"can't be read to its end ({type(error).__name__})", "copy the file again") from None
     except obstore.exceptions.BaseError as error:
-        raise BrokenSlide(slide, f"can't be read ({type(error).__name__})", "check the connection and try again") from error
+        raise BrokenSlide(slide, f"can't be read ({type(error).__name__})", "check the connection and try again") from None
 
 
 def _fetch_packed(store: TileStore, starts: list[int], lengths: NDArray[np.int64], present: list[int]) -> PackedTiles:

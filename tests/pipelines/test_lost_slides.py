@@ -181,6 +181,11 @@ def test_no_error_tells_the_folders_of_a_slide(s3_bucket: str, tmp_path: Path, m
         storage.read_ranges(place, [0], [4], version=version)
     with pytest.raises(ManifestError, match=r"m\.csv is not there") as unlisted:
         read_manifest(str(folder / "m.csv"))
+    path = svs(folder)
+    slide = open_slide(str(path))
+    path.unlink()
+    with pytest.raises(BrokenSlide, match="read to its end") as gone:
+        slide.read_region(Point(0, 0), 0, slide.size)
 
     def fail(folder: Path) -> Iterator[Path]:
         raise OSError(errno.EIO, "Input/output error", str(folder))
@@ -188,5 +193,5 @@ def test_no_error_tells_the_folders_of_a_slide(s3_bucket: str, tmp_path: Path, m
     monkeypatch.setattr(Path, "iterdir", fail)
     with pytest.raises(SlideNotFound, match=r"series can't be read from its disk \(Input/output error\)") as failed:
         open_slide(str(series))
-    for raised in (changed, unlisted, failed):
+    for raised in (changed, unlisted, gone, failed):
         assert "Jane" not in "".join(traceback.format_exception(raised.value))
