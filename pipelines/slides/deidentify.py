@@ -211,7 +211,7 @@ def _clean_tiff(source: Path, target: Path) -> DeidentifyReport:
             plan.write(*_first_directory(tiff, kept[0].offset))
     except (
         *(tifffile.TiffFileError, struct.error, ValueError, KeyError, IndexError, TypeError, AttributeError, ET.ParseError),
-        *(OverflowError, MemoryError, ZeroDivisionError, RecursionError, AssertionError),
+        *(OSError, OverflowError, MemoryError, ZeroDivisionError, RecursionError, AssertionError),
     ) as error:
         cause = f"has a TIFF header that can't be read ({type(error).__name__})"
         raise BrokenSlide(source.name, cause, "it may be truncated: copy or export it again") from error
@@ -398,7 +398,7 @@ def _blank_all_but(stream: IO[bytes], size: int, ranges: Iterable[tuple[int, int
 def _gaps(size: int, ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
     at = 0
     for begin, end in sorted(ranges):
-        if begin > at:
+        if min(begin, size) > at:
             yield at, min(begin, size)
         at = max(at, end)
     if at < size:

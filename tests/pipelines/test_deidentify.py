@@ -249,6 +249,21 @@ def test_another_image_of_the_same_shape_goes_with_its_levels(tmp_path: Path) ->
     assert_same_pixels(source, copy)
 
 
+@pytest.mark.parametrize("offset", [2**40, 2**62, 2**64 - 1])
+def test_tiles_that_lie_behind_the_file_are_refused(tmp_path: Path, offset: int) -> None:
+    source, copy = tmp_path / "slide.tiff", tmp_path / "copy.tiff"
+    with source.open("wb") as stream:
+        stream.write(b"\0" * BIG.header_size)
+        base, parts = image(stream, picture(), resolution(MPP))
+        offsets = np.full(len(parts), 8, np.uint64)
+        offsets[1:3] = offset - 2**20, offset
+        base.tags[tw.TILE_OFFSETS] = ("long8", offsets)
+        tw.write_directories(stream, [base], BIG)
+    with pytest.raises(BrokenSlide):
+        deidentify(source, copy)
+    assert not copy.exists()
+
+
 def test_what_aperio_tells_of_optics_stays_and_names_hide_in_none_of_it(tmp_path: Path) -> None:
     source, copy = tmp_path / "slide.svs", tmp_path / "copy.svs"
     text = (
