@@ -181,7 +181,8 @@ def _tell_cohort(report: PrepareReport, config: PrepareConfig) -> None:
     rows = {"prepared": f"{len(report.prepared)} slides{kept}", "patches": report.n_patches, "slides by split": splits}
     rows["read"] = str(report.reading)
     if report.staged:
-        rows["staged"] = f"{report.staged} slides were copied whole: their formats can't be read in place"
+        counted = "1 slide was" if report.staged == 1 else f"{report.staged} slides were"
+        rows["staged"] = f"{counted} copied whole: their format can't be read in place"
     pictures = f"{report.out}/{config.organisation}/*/{config.spec.hash}/overview.png"
     facts(
         "Prepared cohort",
