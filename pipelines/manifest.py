@@ -243,10 +243,10 @@ def _repeats(rows: list[ManifestRow]) -> Iterator[ManifestError]:
 
 
 def _leaks(rows: list[ManifestRow]) -> Iterator[ManifestError]:
-    """One case in two splits would let a model be tested on a patient that it has seen."""
+    """One case in two splits would let a model be tested on a patient that it has seen; P1 and p1 are one."""
     split_of: dict[str, tuple[str, int]] = {}
     for row in rows:
-        split, line = split_of.setdefault(row.case, (row.split, row.line))
+        split, line = split_of.setdefault(row.case.casefold(), (row.split, row.line))
         if split != row.split:
             cause = (
                 f"belongs to case {row.case}, which is in split {split!r} in line {line} and in {row.split!r} in line {row.line}"

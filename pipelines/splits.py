@@ -50,8 +50,8 @@ class SplitShares:
         return cls(shares=tuple(shares), seed=seed)
 
     def of(self, case: str) -> str:
-        """The split of a case: the first 53 bits of a SHA-256 over seed and case, held against the cumulated shares."""
-        digest = hashlib.sha256(f"{self.seed}:{case}".encode()).digest()
+        """The split of a case: 53 bits of a SHA-256 over seed and case, in lower case, held against the cumulated shares."""
+        digest = hashlib.sha256(f"{self.seed}:{case.casefold()}".encode()).digest()
         at = (int.from_bytes(digest[:8], "big") >> 11) / 2**53
         bounds = accumulate(share for _, share in self.shares)
         return next((name for (name, _), bound in zip(self.shares, bounds, strict=True) if at < bound), self.shares[-1][0])

@@ -39,6 +39,10 @@ def _names(uris: Sequence[str]) -> list[str]:
             "slide,case,split\na.svs,p1,train\nb.svs,p1,test\n",
             "case p1, which is in split 'train' in line 2 and in 'test' in line 3",
         ),
+        (
+            "slide,case,split\na.svs,P1,train\nb.svs,p1,test\n",
+            "case p1, which is in split 'train' in line 2 and in 'test' in line 3",
+        ),
         ("slide\na.svs\n./a.svs\n", "a.svs stands in lines 2 and 3"),
         ("slide\na.svs\nb/.././a.svs\n", "a.svs stands in lines 2 and 3"),
         ("slide,mpp\na.svs,0.25\nb.svs,forty\n", "b.svs has the mpp 'forty' in line 3"),
@@ -203,6 +207,7 @@ def test_splits_follow_the_case(tmp_path: Path) -> None:
     for name, share in SHARES.shares:
         assert splits.count(name) / len(splits) == pytest.approx(share, abs=0.04)
     assert len({(row.case, row.split) for row in many.values()}) == 2000  # a case is in one split
+    assert all(SHARES.of(f"P{k}") == SHARES.of(f"p{k}") for k in range(100))
     other = _read(tmp_path, table(100), shares=SplitShares(shares=SHARES.shares, seed=1))
     assert [row.split for row in other] != [row.split for row in few.values()]
 
