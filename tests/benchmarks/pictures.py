@@ -120,8 +120,8 @@ def main() -> None:
     parser.add_argument("--to", type=Path, default=FOLDER, help="where the pictures go")
     given = parser.parse_args()
     given.to.mkdir(parents=True, exist_ok=True)
-    slide_picture().quantize(128).save(given.to / "slide.png", optimize=True)
-    artefacts_picture().quantize(128).save(given.to / "artefacts.png", optimize=True)
+    slide_picture().save(given.to / "slide.png", optimize=True)
+    artefacts_picture().save(given.to / "artefacts.png", optimize=True)
     stain_picture().savefig(given.to / "stain.png", dpi=80)
     if given.json:
         for name in PLOTS:
