@@ -120,7 +120,9 @@ else:
 def test_a_fork_reads_local_files_and_does_not_wait_for_stores(tmp_path: Path, before: str, after: str) -> None:
     """The threads of a store do not live on in a fork; a fork of a process that used none has its own."""
     code = FORK.format(before=before, after=after)
-    subprocess.run([sys.executable, "-W", "ignore::DeprecationWarning", "-c", code, str(tmp_path)], check=True)
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", code, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(
