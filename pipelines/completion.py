@@ -21,9 +21,6 @@ from pipelines.slides.slide import find_file, is_dicom
 BESIDE_SHARDS = (addresses.quality, addresses.fingerprint, addresses.overview)
 """What else a prepared slide has."""
 
-OF_SEVERAL_FILES = (".vms", ".vmu")
-"""Hamamatsu's formats whose named file only lists the others, which lie beside it."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Completion:
@@ -62,7 +59,7 @@ def slide_version(uri: str) -> str:
     file = find_file(uri)
     if file is None:
         return json.dumps(storage.versions(uri))
-    if is_dicom(file.head) or file.name.lower().endswith(OF_SEVERAL_FILES):
+    if is_dicom(file.head):
         return json.dumps(storage.versions(file.uri.rpartition("/")[0]))
     return file.version
 

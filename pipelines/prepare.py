@@ -18,7 +18,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from typing import Any
 
@@ -85,9 +85,7 @@ class SlideOutcome:
         row: of the cohort table, None where the slide failed.
         thumbnail_sha256: of what it looks like.
         kept: whether an earlier run had finished it.
-        requests: range requests that it took.
-        bytes_fetched: bytes that came.
-        bytes_needed: bytes that were asked for; fetched / needed is the read amplification.
+        read: what reading it took.
         kind: class of the error, empty where there is none.
         error: for people.
         trace: for engineers.
@@ -98,9 +96,7 @@ class SlideOutcome:
     row: dict[str, Any] | None = None
     thumbnail_sha256: str = ""
     kept: bool = False
-    requests: int = 0
-    bytes_fetched: int = 0
-    bytes_needed: int = 0
+    read: ReadCounts = field(default_factory=ReadCounts)
     kind: str = ""
     error: str = ""
     trace: str = ""
@@ -132,12 +128,7 @@ class PrepareReport:
     @property
     def reading(self) -> ReadCounts:
         """Requests and bytes of this run."""
-        outcomes = [*self.prepared, *self.failed]
-        return ReadCounts(
-            requests=sum(at.requests for at in outcomes),
-            fetched=sum(at.bytes_fetched for at in outcomes),
-            needed=sum(at.bytes_needed for at in outcomes),
-        )
+        return sum((at.read for at in [*self.prepared, *self.failed]), ReadCounts())
 
     @property
     def errors(self) -> dict[str, int]:
@@ -204,7 +195,7 @@ def prepare_slide(row: ManifestRow, config: PrepareConfig) -> SlideOutcome:
     """
     with storage.metered() as meter:
         outcome = _prepare_slide(row, config)
-    return replace(outcome, requests=meter.requests, bytes_fetched=meter.fetched, bytes_needed=meter.needed)
+    return replace(outcome, read=ReadCounts(requests=meter.requests, fetched=meter.fetched, needed=meter.needed))
 
 
 def _prepare_slide(row: ManifestRow, config: PrepareConfig) -> SlideOutcome:

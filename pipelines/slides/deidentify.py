@@ -26,8 +26,8 @@ import tifffile
 from pipelines.slides.dicom_attributes import clean_series
 from pipelines.slides.errors import BrokenSlide, SlideError, UnsupportedSlide
 from pipelines.slides.geometry import Size
-from pipelines.slides.slide import open_slide
-from pipelines.slides.tiff import CODECS, MOST_PAGES, SAME_SHAPE, is_tiff, refuse_truncated
+from pipelines.slides.slide import is_dicom, open_slide
+from pipelines.slides.tiff import CODECS, MOST_PAGES, chain_levels, is_tiff, refuse_truncated, same_pyramid
 
 DESCRIPTION, SUB_IFDS, NDPI_FORMAT, NDPI_LENS = 270, 330, 65420, 65421
 NUMERIC_TAGS = frozenset(
@@ -136,7 +136,7 @@ def _clean(source: Path, target: Path) -> DeidentifyReport:
         head = stream.read(132)
     if is_tiff(head):
         return _clean_tiff(source, target)
-    if head[128:] == b"DICM":
+    if is_dicom(head):
         raise UnsupportedSlide(source.name, "is one file of a DICOM series", "give the folder with the whole series")
     raise _not_yet(source.name)
 
@@ -235,7 +235,7 @@ def _levels(name: str, tiff: tifffile.TiffFile) -> tuple[list[tifffile.TiffPage]
         if not tiff.tiff.is_ndpi:  # offsets beyond 4 GB would be lost
             raise UnsupportedSlide(name, "is an NDPI under another name", "name it .ndpi")
         base = pages[0]
-        kept = [page for page in pages if float(page.tags.valueof(NDPI_LENS, default=0)) > 0 and _is_alike(base, page)]
+        kept = [page for page in pages if float(page.tags.valueof(NDPI_LENS, default=0)) > 0 and same_pyramid(base, page)]
         subs = []
     else:
         tiled = [page for page in pages if page.is_tiled]
@@ -243,31 +243,17 @@ def _levels(name: str, tiff: tifffile.TiffFile) -> tuple[list[tifffile.TiffPage]
             raise _not_yet(name)
         base = max(tiled, key=lambda page: page.imagewidth * page.imagelength)
         kept = _pyramid(tiff, base, tiled)
-        sub_levels = [page for page in base.pages or () if page.is_tiled and _is_alike(base, page)]
+        sub_levels = [page for page in base.pages or () if page.is_tiled and same_pyramid(base, page)]
         subs = [page for page in sub_levels if _is_reduced(page) or (tiff.is_ome and not int(page.subfiletype))]
     if any(int(page.compression) not in CODECS for page in (*kept, *subs)):
         raise _not_yet(name)
     return kept, subs
 
 
-def _pyramid(tiff: tifffile.TiffFile, base: tifffile.TiffPage, tiled: Sequence[tifffile.TiffPage]) -> list[tifffile.TiffPage]:
-    """The base and its levels in the main chain, by the rules of `tiff`: Aperio marks none; elsewhere they are marked as reduced,
-    and of several full images alike, each is followed by its own. What the file calls a label or macro is none."""
-    aperio, others = _text(base).startswith("Aperio"), _ome_names(tiff)
-    kept, follows_base = [], True
-    for page in tiled:
-        full = page is base or not (aperio or _is_reduced(page))
-        if full and _is_alike(base, page):
-            follows_base = page is base
-        level = follows_base and not full and _is_alike(base, page) and _told_name(page, others) not in ("label", "macro")
-        if page is base or level:
-            kept.append(page)
-    return kept
-
-
-def _is_alike(base: tifffile.TiffPage, page: tifffile.TiffPage) -> bool:
-    across, down = base.imagewidth / page.imagewidth, base.imagelength / page.imagelength
-    return across >= 1 and abs(across - down) <= SAME_SHAPE * across
+def _pyramid(tiff: tifffile.TiffFile, base: tifffile.TiffPage, tiled: list[tifffile.TiffPage]) -> list[tifffile.TiffPage]:
+    """The base and its levels in the main chain; what the file calls a label or macro is none."""
+    levels, others = chain_levels(base, tiled), _ome_names(tiff)
+    return [page for page in tiled if page is base or (page in levels and _told_name(page, others) not in ("label", "macro"))]
 
 
 def _is_reduced(page: tifffile.TiffPage) -> bool:

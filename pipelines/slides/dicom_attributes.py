@@ -25,6 +25,7 @@ from pydicom.uid import UID_dictionary
 
 from pipelines.slides.dicom_index import DAMAGE, WSI_STORAGE
 from pipelines.slides.errors import BrokenSlide, UnsupportedSlide
+from pipelines.slides.slide import is_dicom
 
 KEPT_KEYWORDS = (
     *("FileMetaInformationGroupLength", "FileMetaInformationVersion", "SpecificCharacterSet", "ImageType", "Modality"),
@@ -111,7 +112,7 @@ def _is_dicom(path: Path) -> bool:
     if not path.is_file():
         return False
     with path.open("rb") as stream:
-        return stream.read(132)[128:] == b"DICM"
+        return is_dicom(stream.read(132))
 
 
 def _kind(header: pydicom.Dataset) -> str:

@@ -20,7 +20,7 @@ from pydicom.errors import BytesLengthException, InvalidDicomError
 from pipelines import storage
 from pipelines.slides import jpeg
 from pipelines.slides.geometry import Size
-from pipelines.slides.slide import SlideFile
+from pipelines.slides.slide import SlideFile, is_dicom
 from pipelines.slides.tiled import TileIndex, TileStore
 from pipelines.slides.tiles import TileGrid
 
@@ -130,7 +130,7 @@ def read_instance(file: SlideFile) -> Instance | None:
         BrokenHeader: a DICOM file that breaks off; pydicom would take what there is for all of it.
         SlideNotFound: the store fails, which says nothing of the file.
     """
-    if file.head[128:132] != b"DICM" or DEFLATED in file.head[:1024]:
+    if not is_dicom(file.head) or DEFLATED in file.head[:1024]:
         return None
     try:
         with file.open() as stream:

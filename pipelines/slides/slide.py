@@ -51,7 +51,7 @@ class SlideFile:
         uri: where it is.
         name: last part of the URI.
         size: bytes.
-        version: changes with the content: size and mtime, or ETag; of all its files where the slide is a MIRAX.
+        version: changes with the content: size and mtime, or ETag; of all its files where the slide is a MIRAX or VMS.
         head: the first bytes, at most `ranges.BLOCK` of them.
     """
 
@@ -95,9 +95,16 @@ class SlideFile:
 
 
 def _companions(uri: str) -> str:
-    """Versions of a MIRAX slide's data files, which lie in a folder of the same name; empty for other formats."""
-    folder, suffix = uri[: -len(".mrxs")], uri[-len(".mrxs") :]
-    return json.dumps(storage.versions(folder)) if suffix.lower() == ".mrxs" else ""
+    """Versions of a slide's further files: in a folder of its name (MIRAX), or beside it with names that begin as its own does
+    (Hamamatsu VMS and VMU); empty for other formats."""
+    stem, _, suffix = uri.rpartition(".")
+    if suffix.lower() == "mrxs":
+        return json.dumps(storage.versions(stem))
+    if suffix.lower() in ("vms", "vmu"):
+        return json.dumps(
+            {at: version for at, version in storage.versions(uri.rpartition("/")[0]).items() if at.startswith(stem)}
+        )
+    return ""
 
 
 @dataclass(frozen=True, kw_only=True)

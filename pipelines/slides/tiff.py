@@ -192,28 +192,35 @@ def _levels(tiff: tifffile.TiffFile, base: tifffile.TiffPage, pages: list[tifffi
     image. SubIFDs of an OME-TIFF hold nothing but levels (OME-TIFF specification, "Sub-resolutions").
     """
     if tiff.is_ome and base.pages:
-        pages = [page for page in base.pages if page.is_tiled]
-    elif not str(base.description or "").startswith("Aperio"):
-        pages = _reduced(base, pages)
+        shown = [page for page in base.pages if page.is_tiled and same_pyramid(base, page)]
+    else:
+        shown = chain_levels(base, pages)
     found = {base.imagewidth: base}
-    for page in pages:
-        if _same_pyramid(base, page):
-            found.setdefault(page.imagewidth, page)
+    for page in shown:
+        found.setdefault(page.imagewidth, page)
     return [found[width] for width in sorted(found, reverse=True)]
+
+
+def chain_levels(base: tifffile.TiffPage, pages: list[tifffile.TiffPage]) -> list[tifffile.TiffPage]:
+    """Tiled pages that are levels of `base`, in their order; `base` itself may be among them."""
+    if not str(base.description or "").startswith("Aperio"):
+        pages = _reduced(base, pages)
+    return [page for page in pages if same_pyramid(base, page)]
 
 
 def _reduced(base: tifffile.TiffPage, pages: list[tifffile.TiffPage]) -> list[tifffile.TiffPage]:
     """Pages marked as reduced images (NewSubfileType 1) of `base`: of several full images alike, each is followed by its own."""
     found, full = [], base
     for page in (page for page in pages if not page.is_mask):
-        if not page.is_reduced and _same_pyramid(base, page):
+        if not page.is_reduced and same_pyramid(base, page):
             full = page
         elif page.is_reduced and full is base:
             found.append(page)
     return found
 
 
-def _same_pyramid(base: tifffile.TiffPage, page: tifffile.TiffPage) -> bool:
+def same_pyramid(base: tifffile.TiffPage, page: tifffile.TiffPage) -> bool:
+    """Whether a page has the shape of `base` and is no larger."""
     across, down = base.imagewidth / page.imagewidth, base.imagelength / page.imagelength
     return across >= 1 and abs(across - down) <= SAME_SHAPE * across
 

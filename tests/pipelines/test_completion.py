@@ -163,6 +163,15 @@ def test_a_run_killed_over_another_ones_cohort_is_noticed(config: PrepareConfig,
     assert len(load_shards(config.out)) == 2
 
 
+def test_a_vms_slide_is_all_files_that_bear_its_name(tmp_path: Path) -> None:
+    for name in ("a.vms", "a_map2.jpg", "b.vms"):
+        (tmp_path / name).write_bytes(b"x" * 200)
+    before = {name: slide_version(str(tmp_path / name)) for name in ("a.vms", "b.vms")}
+    (tmp_path / "a_map2.jpg").write_bytes(b"y" * 300)
+    assert slide_version(str(tmp_path / "a.vms")) != before["a.vms"]
+    assert slide_version(str(tmp_path / "b.vms")) == before["b.vms"]
+
+
 def test_one_file_of_a_series_stands_for_all(small_slide: Callable[[str], Path], tmp_path: Path) -> None:
     for path in sorted(small_slide("dicom-jpeg").glob("*.dcm")):
         (tmp_path / path.name).write_bytes(path.read_bytes())
