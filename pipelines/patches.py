@@ -92,6 +92,8 @@ class ReadCounts:
         return self.fetched / self.needed if self.needed else 0.0
 
     def __str__(self) -> str:
+        if not self.requests:
+            return "nothing"
         return f"{self.requests:,} requests, {self.fetched:,} bytes, {self.amplification:.2f} x what was needed"
 
 

@@ -176,3 +176,4 @@ def test_reading_is_counted(generated_slide: Path) -> None:
     assert 1.0 <= counts.amplification < 1.1
     assert len(table) <= counts.requests < counts.needed / 20_000
     assert (counts + counts).requests == 2 * counts.requests
+    assert str(ReadCounts()) == "nothing"
