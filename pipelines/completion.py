@@ -3,8 +3,8 @@
 OUT/{organisation}/prepared/{key}.json
 
 The key is a digest of all that a slide's shard table follows from: where the slide is and its version there, PatchSpec,
-resolution given by hand, and the code. What changes any of these changes the key, and the slide is prepared anew. The record
-holds no name of a slide and nothing of the manifest: labels, cases and splits can change without any slide being read again.
+resolution given by hand, and `index.INDEX_VERSION`. What changes any of these changes the key, and the slide is prepared anew. The
+record holds no name of a slide and nothing of the manifest: labels, cases and splits can change without any slide being read again.
 """
 
 from __future__ import annotations
@@ -12,10 +12,9 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass
-from functools import lru_cache
-from pathlib import Path
 
 from pipelines import addresses, storage
+from pipelines.index import INDEX_VERSION
 from pipelines.slides.slide import find_file, is_dicom
 
 BESIDE_SHARDS = (addresses.quality, addresses.fingerprint, addresses.overview)
@@ -65,8 +64,8 @@ def slide_version(uri: str) -> str:
 
 
 def completion_key(*parts: object) -> str:
-    """32 hex digits over the parts and the code."""
-    return hashlib.sha256(json.dumps([*map(str, parts), _code_digest()]).encode()).hexdigest()[:32]
+    """32 hex digits over the parts and the version of indexing."""
+    return hashlib.sha256(json.dumps([*map(str, parts), INDEX_VERSION]).encode()).hexdigest()[:32]
 
 
 def find_completion(root: str, organisation: str, key: str, spec_hash: str) -> Completion | None:
@@ -95,13 +94,3 @@ def _at(root: str, address: str) -> str:
 
 def _uri(root: str, organisation: str, key: str) -> str:
     return storage.join(root, organisation, "prepared", f"{key}.json")
-
-
-@lru_cache(maxsize=1)
-def _code_digest() -> str:
-    """SHA-256 over this package's source: a cohort is never half of one version's making and half of another's."""
-    folder = Path(__file__).parent
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*.py")):
-        digest.update(f"{path.relative_to(folder)}\0".encode() + path.read_bytes())
-    return digest.hexdigest()

@@ -30,6 +30,9 @@ from pipelines.slides.slide import Slide
 from pipelines.stain import fit_slide_stain, sample_patches
 from pipelines.tissue import tissue_mask
 
+INDEX_VERSION = 1
+"""Part of every completion record's key (`completion.py`): slides are indexed again where it changed. Raise it together with the
+digests in `tests/pipelines/test_index_version.py` when the same slide gives other shards, quality or fingerprint than before."""
 THUMBNAIL_SIDE = 2048
 """Longer side in pixels of the thumbnail that tissue is found on: 30 um a pixel on a 60 mm slide."""
 

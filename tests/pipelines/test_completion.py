@@ -92,9 +92,9 @@ def test_what_is_damaged_is_done_again(config: PrepareConfig, pattern: str, dama
     assert sorted(_kept(config), key=bool) == [False, True]
 
 
-def test_other_code_does_it_again(config: PrepareConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_index_version_does_it_again(config: PrepareConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     _kept(config)
-    monkeypatch.setattr(completion, "_code_digest", lambda: "another version")
+    monkeypatch.setattr(completion, "INDEX_VERSION", completion.INDEX_VERSION + 1)
     assert _kept(config) == [False, False]
 
 
