@@ -30,7 +30,9 @@ class Health(BaseModel):
     version: str
 
 
-def create_app(settings: Settings, *, queue_of: Callable[[Settings], CaseQueue] = open_queue) -> FastAPI:
+def create_app(
+    settings: Settings, *, queue_of: Callable[[Settings], CaseQueue] = open_queue
+) -> FastAPI:
     """The application.
 
     Args:
@@ -41,7 +43,9 @@ def create_app(settings: Settings, *, queue_of: Callable[[Settings], CaseQueue] 
     def open_context() -> Context:
         upgrade_to_head(settings.database_url)
         remove_abandoned(settings.uploads)
-        return Context(settings=settings, database=Database(settings.database_url), queue=queue_of(settings))
+        return Context(
+            settings=settings, database=Database(settings.database_url), queue=queue_of(settings)
+        )
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

@@ -17,7 +17,14 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from pydantic import ValidationError
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -38,7 +45,9 @@ errors = Console(stderr=True)
 
 Out = Annotated[str, typer.Option(help="Folder or URI (file://, s3://) to write to.")]
 Data = Annotated[str, typer.Option(help="Prepared cohort: the --out of `acinus prepare`.")]
-Encoder = Annotated[str, typer.Option(help="Encoder: the `encoder` folder that `acinus pretrain` wrote.")]
+Encoder = Annotated[
+    str, typer.Option(help="Encoder: the `encoder` folder that `acinus pretrain` wrote.")
+]
 Seed = Annotated[int, typer.Option(help="Source of all randomness.")]
 Split = Annotated[str | None, typer.Option(help="Only slides of this split; all where not given.")]
 
@@ -51,14 +60,27 @@ def main() -> NoReturn:
     from pipelines.storage import StorageError
     from training.errors import TrainingError
 
-    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it would log of damaged files, our errors say
+    logging.getLogger("tifffile").setLevel(
+        logging.CRITICAL
+    )  # what it would log of damaged files, our errors say
     try:
         app(standalone_mode=True)
     except ValidationError as error:  # of clinical variables and settings
         for at in error.errors():
-            errors.print(f"[red]{' '.join(map(str, at['loc']))}: {at['msg']}[/red]", highlight=False, soft_wrap=True)
+            errors.print(
+                f"[red]{' '.join(map(str, at['loc']))}: {at['msg']}[/red]",
+                highlight=False,
+                soft_wrap=True,
+            )
         sys.exit(1)
-    except (SlideError, CohortError, StorageError, TrainingError, ServiceError, FileNotFoundError) as error:
+    except (
+        SlideError,
+        CohortError,
+        StorageError,
+        TrainingError,
+        ServiceError,
+        FileNotFoundError,
+    ) as error:
         if os.environ.get("ACINUS_TRACEBACK"):
             errors.print_exception()
         errors.print(f"[red]{error}[/red]", highlight=False, soft_wrap=True)
@@ -68,7 +90,13 @@ def main() -> NoReturn:
 
 def progress() -> Progress:
     """The one look of progress bars."""
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
     return Progress(*columns, console=console)
 
 
@@ -84,10 +112,15 @@ def facts(title: str, rows: dict[str, Any]) -> None:
 
 @app.command()
 def synth(
-    out: Annotated[Path, typer.Option(help="Local folder to write slides, annotations and manifest.csv to.")],
+    out: Annotated[
+        Path, typer.Option(help="Local folder to write slides, annotations and manifest.csv to.")
+    ],
     slides: Annotated[int, typer.Option(help="Number of slides.")] = 12,
     test_slides: Annotated[int, typer.Option(help="How many of them are of split `test`.")] = 3,
-    tiles: Annotated[Path | None, typer.Option(help="Class folders of real tiles; generated H&E where not given.")] = None,
+    tiles: Annotated[
+        Path | None,
+        typer.Option(help="Class folders of real tiles; generated H&E where not given."),
+    ] = None,
     core_length: Annotated[int, typer.Option(help="Length of a core in tiles of 172 um.")] = 14,
     seed: Seed = 0,
 ) -> None:
@@ -105,7 +138,14 @@ def synth(
     with progress() as bar:
         task = bar.add_task("slides", total=slides)
         manifest = synthesise(config, on_slide=lambda done: bar.update(task, completed=done))
-    facts("Cohort", {"tissue": "real tiles" if tiles else "generated H&E", "slides": slides, "manifest": manifest})
+    facts(
+        "Cohort",
+        {
+            "tissue": "real tiles" if tiles else "generated H&E",
+            "slides": slides,
+            "manifest": manifest,
+        },
+    )
 
 
 @app.command()
@@ -118,22 +158,41 @@ def prepare(
     ],
     out: Out,
     size: Annotated[int, typer.Option(help="Side of a patch in pixels.")] = 224,
-    mpp: Annotated[float | None, typer.Option(help="Micrometres per pixel of slides that do not tell theirs.")] = None,
+    mpp: Annotated[
+        float | None, typer.Option(help="Micrometres per pixel of slides that do not tell theirs.")
+    ] = None,
     patch_mpp: Annotated[float, typer.Option(help="Micrometres per pixel of a patch.")] = 0.5,
     overlap: Annotated[int, typer.Option(help="Pixels that neighbouring patches share.")] = 0,
-    min_tissue: Annotated[float, typer.Option(help="Least share of tissue in a patch, 0 to 1.")] = 0.25,
-    icc: Annotated[bool, typer.Option("--icc", help="Bring colours to sRGB by each slide's ICC profile.")] = False,
-    stain: Annotated[str, typer.Option(help="Normalise stain: macenko or reinhard, fitted once a slide.")] = "",
+    min_tissue: Annotated[
+        float, typer.Option(help="Least share of tissue in a patch, 0 to 1.")
+    ] = 0.25,
+    icc: Annotated[
+        bool, typer.Option("--icc", help="Bring colours to sRGB by each slide's ICC profile.")
+    ] = False,
+    stain: Annotated[
+        str, typer.Option(help="Normalise stain: macenko or reinhard, fitted once a slide.")
+    ] = "",
     mpp_from_objective: Annotated[
-        bool, typer.Option("--mpp-from-objective", help="Where no mpp is told, take 10 um divided by the magnification.")
+        bool,
+        typer.Option(
+            "--mpp-from-objective",
+            help="Where no mpp is told, take 10 um divided by the magnification.",
+        ),
     ] = False,
     organisation: Annotated[str, typer.Option(help="Owner of the derived objects.")] = "local",
     split: Annotated[
-        str | None, typer.Option(help="Assign splits by case where the manifest has none: train=0.7,validation=0.15,test=0.15.")
+        str | None,
+        typer.Option(
+            help="Assign splits by case where the manifest has none: train=0.7,validation=0.15,test=0.15."
+        ),
     ] = None,
     seed: Seed = 0,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Redo only what is missing, failed, or whose slide, mpp or spec changed.")
+        bool,
+        typer.Option(
+            "--resume",
+            help="Redo only what is missing, failed, or whose slide, mpp or spec changed.",
+        ),
     ] = False,
 ) -> None:
     """Index slides: tissue, patches, shards, and a picture per slide. Attempts every slide; exits with 1 if any failed."""
@@ -147,11 +206,15 @@ def prepare(
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--split") from None
     if stain not in STAINS:
-        raise typer.BadParameter(f"{stain!r} is none of {', '.join(filter(None, STAINS))}", param_hint="--stain")
+        raise typer.BadParameter(
+            f"{stain!r} is none of {', '.join(filter(None, STAINS))}", param_hint="--stain"
+        )
     config = PrepareConfig(
         manifest=manifest,
         out=out,
-        spec=PatchSpec(size=size, mpp=patch_mpp, overlap=overlap, min_tissue=min_tissue, icc=icc, stain=stain),
+        spec=PatchSpec(
+            size=size, mpp=patch_mpp, overlap=overlap, min_tissue=min_tissue, icc=icc, stain=stain
+        ),
         organisation=organisation,
         mpp=mpp,
         mpp_from_objective=mpp_from_objective,
@@ -165,7 +228,12 @@ def prepare(
         def on_slide(outcome: SlideOutcome, total: int) -> None:
             nonlocal failures
             failures += bool(outcome.error)
-            bar.update(task, total=total, advance=1, description=f"slides, {failures} failed" if failures else "slides")
+            bar.update(
+                task,
+                total=total,
+                advance=1,
+                description=f"slides, {failures} failed" if failures else "slides",
+            )
 
         report = run(config, on_slide=on_slide)
     _tell_cohort(report, config)
@@ -178,7 +246,11 @@ def _tell_cohort(report: PrepareReport, config: PrepareConfig) -> None:
     """What was prepared, and where it lies."""
     kept = f", {report.kept} of them kept from an earlier run" if report.kept else ""
     splits = ", ".join(f"{name} {count}" for name, count in report.splits.items() if name) or "none"
-    rows = {"prepared": f"{len(report.prepared)} slides{kept}", "patches": report.n_patches, "slides by split": splits}
+    rows = {
+        "prepared": f"{len(report.prepared)} slides{kept}",
+        "patches": report.n_patches,
+        "slides by split": splits,
+    }
     rows["read"] = str(report.reading)
     if report.staged:
         counted = "1 slide was" if report.staged == 1 else f"{report.staged} slides were"
@@ -186,7 +258,12 @@ def _tell_cohort(report: PrepareReport, config: PrepareConfig) -> None:
     pictures = f"{report.out}/{config.organisation}/*/{config.spec.hash}/overview.png"
     facts(
         "Prepared cohort",
-        {**rows, "failed": f"{len(report.failed)} slides", "report": f"{report.out}/report.json", "pictures": pictures},
+        {
+            **rows,
+            "failed": f"{len(report.failed)} slides",
+            "report": f"{report.out}/report.json",
+            "pictures": pictures,
+        },
     )
 
 
@@ -200,10 +277,13 @@ def _tell_failed_slides(report: PrepareReport) -> None:
     errors.print(table)
     for outcome in report.failed[:FAILURES_SHOWN]:
         place = f"line {outcome.line}: " if outcome.line else ""
-        errors.print(f"{place}{outcome.error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        errors.print(
+            f"{place}{outcome.error}", style="red", markup=False, highlight=False, soft_wrap=True
+        )
     if (more := len(report.failed) - FAILURES_SHOWN) > 0:
         errors.print(
-            f"and {more} more, all with their causes in the report; mend them and run again with --resume", highlight=False
+            f"and {more} more, all with their causes in the report; mend them and run again with --resume",
+            highlight=False,
         )
 
 
@@ -212,7 +292,9 @@ def pretrain(
     data: Data,
     out: Out,
     recipe: Annotated[str, typer.Option(help="Name of a recipe in training/recipes.py.")] = "demo",
-    steps: Annotated[int | None, typer.Option(help="Training steps; the recipe's own where not given.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Training steps; the recipe's own where not given.")
+    ] = None,
     workers: Annotated[int, typer.Option(help="Ray Train workers.")] = 2,
     split: Split = "train",
     seed: Seed = 0,
@@ -222,18 +304,32 @@ def pretrain(
     from training.pretrain import pretrain as run
     from training.progress import ProgressReport
 
-    config = PretrainConfig(data=data, out=out, recipe=recipe, steps=steps, workers=workers, split=split, seed=seed)
+    config = PretrainConfig(
+        data=data, out=out, recipe=recipe, steps=steps, workers=workers, split=split, seed=seed
+    )
     with progress() as bar:
         task = bar.add_task("steps", total=steps)
 
         def on_progress(at: ProgressReport) -> None:
-            bar.update(task, completed=at.step, total=at.steps, description=f"steps, loss {at.loss:.3f}")
+            bar.update(
+                task, completed=at.step, total=at.steps, description=f"steps, loss {at.loss:.3f}"
+            )
 
         report = run(config, on_progress=on_progress)
-    rows = {"encoder": report.encoder, "hash": report.hash, "steps": report.steps, "resumed from": report.resumed_from}
+    rows = {
+        "encoder": report.encoder,
+        "hash": report.hash,
+        "steps": report.steps,
+        "resumed from": report.resumed_from,
+    }
     facts(
         "Encoder",
-        {**rows, "patches/s": f"{report.patches_per_second:.0f}", "read": str(report.read), "loss curve": report.loss_curve},
+        {
+            **rows,
+            "patches/s": f"{report.patches_per_second:.0f}",
+            "read": str(report.read),
+            "loss curve": report.loss_curve,
+        },
     )
 
 
@@ -250,14 +346,20 @@ def probe(
     from training.probe import ProbeConfig
     from training.probe import probe as run
 
-    config = ProbeConfig(tiles=tiles, encoder=encoder, out=out, tile_mpp=tile_mpp, folds=folds, seed=seed)
+    config = ProbeConfig(
+        tiles=tiles, encoder=encoder, out=out, tile_mpp=tile_mpp, folds=folds, seed=seed
+    )
     with progress() as bar:
         task = bar.add_task("tiles", total=None)
-        report = run(config, on_tile=lambda done, total: bar.update(task, completed=done, total=total))
+        report = run(
+            config, on_tile=lambda done, total: bar.update(task, completed=done, total=total)
+        )
     table = Table(title="Balanced accuracy, mean ± spread over folds", title_justify="left")
     for column in ("", "this encoder", "random weights", "chance"):
         table.add_column(column)
-    table.add_row("linear probe", str(report.linear), str(report.random_linear), f"{report.chance:.3f}")
+    table.add_row(
+        "linear probe", str(report.linear), str(report.random_linear), f"{report.chance:.3f}"
+    )
     table.add_row("kNN", str(report.knn), str(report.random_knn), f"{report.chance:.3f}")
     console.print(table)
     console.print(report.caveat)
@@ -277,10 +379,14 @@ def fit_slide(
     from training.fit_slide import FitSlideConfig
     from training.fit_slide import fit_slide as run
 
-    config = FitSlideConfig(data=data, encoder=encoder, out=out, folds=folds, split=split, seed=seed)
+    config = FitSlideConfig(
+        data=data, encoder=encoder, out=out, folds=folds, split=split, seed=seed
+    )
     with progress() as bar:
         task = bar.add_task("shards embedded", total=None)
-        report = run(config, on_shard=lambda done, total: bar.update(task, completed=done, total=total))
+        report = run(
+            config, on_shard=lambda done, total: bar.update(task, completed=done, total=total)
+        )
     rows: dict[str, Any] = {
         "slide model": report.model,
         "hash": report.model_hash,
@@ -289,9 +395,13 @@ def fit_slide(
     }
     if report.patch_score:
         score = report.patch_score
-        rows["patches, balanced accuracy"] = f"{score.balanced_accuracy:.3f} (chance {score.chance:.3f}), held out by case"
+        rows["patches, balanced accuracy"] = (
+            f"{score.balanced_accuracy:.3f} (chance {score.chance:.3f}), held out by case"
+        )
     if report.slide_score and report.slide_score.attention_kappa is not None:
-        rows["slides, quadratic kappa"] = f"{report.slide_score.attention_kappa:.3f} on {report.slide_score.slides} slides"
+        rows["slides, quadratic kappa"] = (
+            f"{report.slide_score.attention_kappa:.3f} on {report.slide_score.slides} slides"
+        )
     facts("Slide model", {**rows, "pictures": "\n".join(report.figures)})
     _tell_failures(report.failed, report.remarks)
 
@@ -311,16 +421,30 @@ def fit_risk(
     from training.fit_risk import fit_risk as run
 
     config = FitRiskConfig(
-        data=data, encoder=encoder, slide_model=slide_model, out=out, patients=patients, split=split, seed=seed
+        data=data,
+        encoder=encoder,
+        slide_model=slide_model,
+        out=out,
+        patients=patients,
+        split=split,
+        seed=seed,
     )
     with progress() as bar:
         task = bar.add_task("shards embedded", total=None)
-        report = run(config, on_shard=lambda done, total: bar.update(task, completed=done, total=total))
+        report = run(
+            config, on_shard=lambda done, total: bar.update(task, completed=done, total=total)
+        )
     score = report.score
-    rows: dict[str, Any] = {"risk model": report.model, "hash": report.model_hash, "outcomes": "SIMULATED"}
+    rows: dict[str, Any] = {
+        "risk model": report.model,
+        "hash": report.model_hash,
+        "outcomes": "SIMULATED",
+    }
     rows["patients"] = f"{report.patients}, {report.events} events, on {report.slides} slides"
     if score.concordance is not None and score.concordance_of_truth is not None:
-        rows["concordance, held out"] = f"{score.concordance:.3f} (true hazards: {score.concordance_of_truth:.3f})"
+        rows["concordance, held out"] = (
+            f"{score.concordance:.3f} (true hazards: {score.concordance_of_truth:.3f})"
+        )
     facts("Risk model", {**rows, "pictures": "\n".join(report.figures)})
     _tell_failures(report.failed, report.remarks)
 
@@ -337,14 +461,23 @@ def _tell_failures(failed: list[str], remarks: list[str]) -> None:
 @app.command()
 def analyse(
     slide: Annotated[str, typer.Argument(help="Slide: path or URI; a folder for a DICOM series.")],
-    models: Annotated[str, typer.Option(help="Model set: folder with encoder, slide_model and risk_model.")],
+    models: Annotated[
+        str, typer.Option(help="Model set: folder with encoder, slide_model and risk_model.")
+    ],
     out: Out,
     age: Annotated[float | None, typer.Option(help="Years at biopsy.")] = None,
     psa: Annotated[float | None, typer.Option(help="PSA before biopsy, ng/mL.")] = None,
     t_stage: Annotated[str | None, typer.Option(help="Clinical T stage, such as T2b.")] = None,
-    gleason_primary: Annotated[int | None, typer.Option(help="Primary pattern of the pathologist; else the image's.")] = None,
-    gleason_secondary: Annotated[int | None, typer.Option(help="Secondary pattern, likewise.")] = None,
-    mpp: Annotated[float | None, typer.Option(help="Micrometres per pixel of a slide that does not tell its own.")] = None,
+    gleason_primary: Annotated[
+        int | None, typer.Option(help="Primary pattern of the pathologist; else the image's.")
+    ] = None,
+    gleason_secondary: Annotated[
+        int | None, typer.Option(help="Secondary pattern, likewise.")
+    ] = None,
+    mpp: Annotated[
+        float | None,
+        typer.Option(help="Micrometres per pixel of a slide that does not tell its own."),
+    ] = None,
 ) -> None:
     """Analyse one slide on this machine and write report.json, heatmap.png and report.pdf: what the service does, without it."""
     from app.analyses.status import Step
@@ -353,7 +486,11 @@ def analyse(
     from app.reports.terminal import risk_table
 
     clinical = ClinicalVariables(
-        age=age, psa=psa, t_stage=t_stage, gleason_primary=gleason_primary, gleason_secondary=gleason_secondary
+        age=age,
+        psa=psa,
+        t_stage=t_stage,
+        gleason_primary=gleason_primary,
+        gleason_secondary=gleason_secondary,
     )
     with progress() as bar:
         task = bar.add_task("starting", total=None)
@@ -363,7 +500,10 @@ def analyse(
 
         result = run(slide, clinical, models, out, mpp=mpp, on_progress=on_progress)
     console.print(risk_table(result.report))
-    facts("Written", {"report": result.report_json, "heatmap": result.heatmap, "PDF": result.report_pdf})
+    facts(
+        "Written",
+        {"report": result.report_json, "heatmap": result.heatmap, "PDF": result.report_pdf},
+    )
 
 
 @app.command()
@@ -375,8 +515,15 @@ def serve(
     from app.serve import run
     from app.settings import Settings
 
-    given: dict[str, Any] = {name: value for name, value in (("models", models), ("port", port)) if value is not None}
-    run(Settings(**given), on_ready=lambda address: console.print(f"Acinus answers at {address} (API: {address}/docs)"))
+    given: dict[str, Any] = {
+        name: value for name, value in (("models", models), ("port", port)) if value is not None
+    }
+    run(
+        Settings(**given),
+        on_ready=lambda address: console.print(
+            f"Acinus answers at {address} (API: {address}/docs)"
+        ),
+    )
 
 
 if __name__ == "__main__":

@@ -130,11 +130,16 @@ def clinical_sentence(error: BaseException) -> str:
 
 
 def _answer(status: int, error: str, message: str, analysis: str | None = None) -> JSONResponse:
-    return JSONResponse(ErrorBody(error=error, message=message, analysis=analysis).model_dump(), status_code=status)
+    return JSONResponse(
+        ErrorBody(error=error, message=message, analysis=analysis).model_dump(), status_code=status
+    )
 
 
 def _of_field(location: tuple[int | str, ...]) -> str:
-    return " ".join(str(part) for part in location if part not in {"body", "query", "path"}) or "the request"
+    return (
+        " ".join(str(part) for part in location if part not in {"body", "query", "path"})
+        or "the request"
+    )
 
 
 def install_handlers(app: FastAPI) -> None:
@@ -143,7 +148,12 @@ def install_handlers(app: FastAPI) -> None:
     @app.exception_handler(ServiceError)
     async def service_error(_request: Request, error: ServiceError) -> JSONResponse:
         if error.status >= 500:
-            log.error("request failed", error=type(error).__name__, analysis=error.analysis, exc_info=error)
+            log.error(
+                "request failed",
+                error=type(error).__name__,
+                analysis=error.analysis,
+                exc_info=error,
+            )
         return _answer(error.status, type(error).__name__, error.message, error.analysis)
 
     @app.exception_handler(SlideError)
@@ -154,11 +164,19 @@ def install_handlers(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def invalid(_request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
-        return _answer(422, "InvalidRequest", f"The value of {_of_field(first['loc'])} cannot be used: {first['msg']}.")
+        return _answer(
+            422,
+            "InvalidRequest",
+            f"The value of {_of_field(first['loc'])} cannot be used: {first['msg']}.",
+        )
 
     @app.exception_handler(HTTPException)
     async def http_error(_request: Request, error: HTTPException) -> JSONResponse:
-        return _answer(error.status_code, "NotFound" if error.status_code == 404 else "HTTPError", str(error.detail))
+        return _answer(
+            error.status_code,
+            "NotFound" if error.status_code == 404 else "HTTPError",
+            str(error.detail),
+        )
 
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> JSONResponse:

@@ -31,7 +31,11 @@ class IngressDeployment:
         self._executor = executor
         listening = listen(settings.host, settings.port)
         config = uvicorn.Config(
-            create_app(settings), log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=GRACE_SECONDS
+            create_app(settings),
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=GRACE_SECONDS,
         )
         self._server = Server(config)
         self._serving = asyncio.create_task(self._server.serve(sockets=[listening]))

@@ -12,10 +12,23 @@ from typing import Any
 
 import structlog
 
-PATIENT_KEYS = frozenset({"age", "psa", "t_stage", "gleason_primary", "gleason_secondary", "covariates", "file_name", "filename"})
+PATIENT_KEYS = frozenset(
+    {
+        "age",
+        "psa",
+        "t_stage",
+        "gleason_primary",
+        "gleason_secondary",
+        "covariates",
+        "file_name",
+        "filename",
+    }
+)
 
 
-def drop_patient_data(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+def drop_patient_data(
+    _logger: Any, _method: str, event: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
     """Remove values that must not be in a log, whoever put them there."""
     for key in PATIENT_KEYS & event.keys():
         event[key] = "[withheld]"

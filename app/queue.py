@@ -24,7 +24,9 @@ class CaseQueue:
 
     def __init__(self, settings: Settings) -> None:
         DBOS.migrate(settings.workflow_database_url)
-        self._client = DBOSClient(system_database_url=settings.workflow_database_url, application_name=APPLICATION)
+        self._client = DBOSClient(
+            system_database_url=settings.workflow_database_url, application_name=APPLICATION
+        )
 
     def enqueue(self, organisation_id: str, analysis_id: str) -> None:
         """Put an analysis on the queue; doing it again changes nothing."""

@@ -44,7 +44,9 @@ def build(args: dict[str, Any] | Settings) -> Any:
 
     def deployed(kind: type, name: str, *, cpus: float, **options: Any) -> Any:
         resources = {"num_cpus": cpus, **options.pop("resources", {})}
-        return serve.deployment(name=name, ray_actor_options=resources, graceful_shutdown_timeout_s=10, **options)(kind)
+        return serve.deployment(
+            name=name, ray_actor_options=resources, graceful_shutdown_timeout_s=10, **options
+        )(kind)
 
     encoder = deployed(
         deployments.EncoderDeployment,
@@ -54,8 +56,12 @@ def build(args: dict[str, Any] | Settings) -> Any:
         num_replicas=settings.encoder_replicas,
         max_ongoing_requests=2,  # one shard is fetched while another is computed; the rest waits where it can be rerouted
     ).bind(settings)
-    slide_risk = deployed(deployments.SlideRiskDeployment, "SlideRisk", cpus=0.5, max_ongoing_requests=4).bind(settings)
-    executor = deployed(deployments.CaseExecutorDeployment, "CaseExecutor", cpus=0.5, health_check_period_s=2)
+    slide_risk = deployed(
+        deployments.SlideRiskDeployment, "SlideRisk", cpus=0.5, max_ongoing_requests=4
+    ).bind(settings)
+    executor = deployed(
+        deployments.CaseExecutorDeployment, "CaseExecutor", cpus=0.5, health_check_period_s=2
+    )
     ingress = deployed(
         IngressDeployment,
         "Ingress",

@@ -26,7 +26,9 @@ def _sqlite_url(file_name: str) -> Any:
 class Settings(BaseSettings):
     """What an operator can set; see each field's description."""
 
-    model_config = SettingsConfigDict(env_prefix="ACINUS_", frozen=True, extra="forbid", validate_default=True)
+    model_config = SettingsConfigDict(
+        env_prefix="ACINUS_", frozen=True, extra="forbid", validate_default=True
+    )
 
     data_root: Path = Field(
         default_factory=lambda: Path.home() / ".acinus",
@@ -53,20 +55,35 @@ class Settings(BaseSettings):
         pattern=r"^[a-z0-9][a-z0-9-]{0,62}$",
         description="The organisation every request belongs to until accounts exist; the first folder of every object's key.",
     )
-    host: str = Field(default="127.0.0.1", description="Address the HTTP service listens on; 0.0.0.0 for every interface.")
+    host: str = Field(
+        default="127.0.0.1",
+        description="Address the HTTP service listens on; 0.0.0.0 for every interface.",
+    )
     port: int = Field(default=8000, ge=1, le=65535, description="Port the HTTP service listens on.")
     max_upload_bytes: int = Field(
-        default=16 * GIB, gt=0, description="Largest slide accepted by upload, in bytes; larger ones are refused as they arrive."
+        default=16 * GIB,
+        gt=0,
+        description="Largest slide accepted by upload, in bytes; larger ones are refused as they arrive.",
     )
-    concurrent_cases: int = Field(default=2, ge=1, description="How many analyses the one executor works on at the same time.")
+    concurrent_cases: int = Field(
+        default=2, ge=1, description="How many analyses the one executor works on at the same time."
+    )
     shards_in_flight: int = Field(
-        default=4, ge=1, description="How many shards of one analysis are at the encoder at the same time."
+        default=4,
+        ge=1,
+        description="How many shards of one analysis are at the encoder at the same time.",
     )
     encoder_replicas: int = Field(default=1, ge=1, description="Ray Serve replicas of the encoder.")
-    encoder_gpus: float = Field(default=0.0, ge=0.0, description="GPUs of one encoder replica; 0 computes on CPU.")
-    ingress_replicas: int = Field(default=1, ge=1, description="Nodes that take requests; one HTTP server each.")
+    encoder_gpus: float = Field(
+        default=0.0, ge=0.0, description="GPUs of one encoder replica; 0 computes on CPU."
+    )
+    ingress_replicas: int = Field(
+        default=1, ge=1, description="Nodes that take requests; one HTTP server each."
+    )
     torch_threads: int = Field(
-        default_factory=lambda: os.cpu_count() or 1, ge=1, description="Threads of one encoder or model replica on CPU."
+        default_factory=lambda: os.cpu_count() or 1,
+        ge=1,
+        description="Threads of one encoder or model replica on CPU.",
     )
     executor_id: str = Field(
         default="case-executor",

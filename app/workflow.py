@@ -58,7 +58,9 @@ class CaseWorkflow(DBOSConfiguredInstance):
     @DBOS.workflow(name=WORKFLOW, max_recovery_attempts=100)
     async def run(self, organisation_id: str, analysis_id: str) -> str:
         """Analyse one case; returns its final status. The two ids are all that the workflow database learns about a case."""
-        place = Place(root=self._settings.storage_root, organisation=organisation_id, analysis_id=analysis_id)
+        place = Place(
+            root=self._settings.storage_root, organisation=organisation_id, analysis_id=analysis_id
+        )
         try:
             if await asyncio.to_thread(self._begin, place):
                 return Status.DONE.value
@@ -72,7 +74,9 @@ class CaseWorkflow(DBOSConfiguredInstance):
             return Status.FAILED.value
         return Status.DONE.value
 
-    async def _step(self, step: Step, place: Place, work: Callable[..., Awaitable[T]], *args: Any) -> T:
+    async def _step(
+        self, step: Step, place: Place, work: Callable[..., Awaitable[T]], *args: Any
+    ) -> T:
         """Run one step: its result is kept, and it is not run again once that has happened.
 
         Unexpected errors are tried again for half a minute: a replica that died comes back, and a service that is being shut down
@@ -86,7 +90,12 @@ class CaseWorkflow(DBOSConfiguredInstance):
             except EXPECTED:
                 raise
             except Exception:
-                log.exception("step failed", step=step.value, analysis=place.analysis_id, organisation=place.organisation)
+                log.exception(
+                    "step failed",
+                    step=step.value,
+                    analysis=place.analysis_id,
+                    organisation=place.organisation,
+                )
                 raise
 
         options = StepOptions(
@@ -100,12 +109,16 @@ class CaseWorkflow(DBOSConfiguredInstance):
         return await DBOS.run_step_async(options, noted)
 
     async def _ingest(self, place: Place) -> IngestedSlide:
-        return await asyncio.to_thread(ingest, self._settings, self._database, place.organisation, place.analysis_id)
+        return await asyncio.to_thread(
+            ingest, self._settings, self._database, place.organisation, place.analysis_id
+        )
 
     async def _index(self, place: Place, slide: IngestedSlide) -> IndexedSlide:
         facts = await self._models.facts()
         mpp = (await asyncio.to_thread(self._row, place)).mpp
-        indexed = await asyncio.to_thread(analyse.index, slide.uri, place, facts.spec, slide_id=slide.slide_id, mpp=mpp)
+        indexed = await asyncio.to_thread(
+            analyse.index, slide.uri, place, facts.spec, slide_id=slide.slide_id, mpp=mpp
+        )
         await asyncio.to_thread(self._note, place, shards_total=indexed.n_shards)
         return indexed
 
@@ -125,8 +138,15 @@ class CaseWorkflow(DBOSConfiguredInstance):
     async def _report(self, place: Place, indexed: IndexedSlide) -> None:
         result = await asyncio.to_thread(analyse.render, place, indexed)
         document = result.report.model_dump(mode="json")
-        await asyncio.to_thread(self._note, place, status=Status.DONE, step=None, result=document, finished_at=now())
-        log.info("analysis done", analysis=place.analysis_id, organisation=place.organisation, slide=indexed.slide_id)
+        await asyncio.to_thread(
+            self._note, place, status=Status.DONE, step=None, result=document, finished_at=now()
+        )
+        log.info(
+            "analysis done",
+            analysis=place.analysis_id,
+            organisation=place.organisation,
+            slide=indexed.slide_id,
+        )
 
     def _begin(self, place: Place) -> bool:
         """Count the attempt: the one thing that happens each time a process takes the workflow up.
@@ -141,7 +161,12 @@ class CaseWorkflow(DBOSConfiguredInstance):
             row.attempts += 1
             row.status, row.started_at = Status.RUNNING, row.started_at or now()
             attempts = row.attempts
-        log.info("analysis taken up", analysis=place.analysis_id, organisation=place.organisation, attempt=attempts)
+        log.info(
+            "analysis taken up",
+            analysis=place.analysis_id,
+            organisation=place.organisation,
+            attempt=attempts,
+        )
         if attempts > MOST_ATTEMPTS:
             raise AnalysisAbandoned(
                 f"The analysis was interrupted {attempts - 1} times and given up; our engineers can find the cause in the log.",
@@ -167,7 +192,13 @@ class CaseWorkflow(DBOSConfiguredInstance):
 
     def _fail(self, place: Place, error: Exception) -> None:
         name = type(error).__name__ if isinstance(error, EXPECTED) else "InternalError"
-        log.error("analysis failed", analysis=place.analysis_id, organisation=place.organisation, error=name, exc_info=error)
+        log.error(
+            "analysis failed",
+            analysis=place.analysis_id,
+            organisation=place.organisation,
+            error=name,
+            exc_info=error,
+        )
         row = self._row(place)
         if row.uploaded:  # an original that could not be de-identified is not kept
             store.remove(row.source_uri)
@@ -208,7 +239,9 @@ class CaseExecutor:
         )
         CaseWorkflow(settings, self._database, self._models)
         await asyncio.to_thread(DBOS.launch)
-        await DBOS.register_queue_async(QUEUE, worker_concurrency=settings.concurrent_cases, polling_interval_sec=0.25)
+        await DBOS.register_queue_async(
+            QUEUE, worker_concurrency=settings.concurrent_cases, polling_interval_sec=0.25
+        )
         await asyncio.to_thread(self._queue_waiting)
         log.info("executor started", executor=settings.executor_id)
 

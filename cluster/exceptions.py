@@ -27,12 +27,18 @@ def apply(path: Path, app: App, rules: Sequence[NagPack]) -> None:
         for resource in violation.violating_resources
     }
     for entry in yaml.safe_load(path.read_text()) or []:
-        construct, rule, reason = (str(entry.get(field) or "").strip() for field in ("construct", "rule", "reason"))
+        construct, rule, reason = (
+            str(entry.get(field) or "").strip() for field in ("construct", "rule", "reason")
+        )
         if not reason:
-            raise ExceptionsError(f"{path.name}: {construct} {rule} has no reason; say why the finding is accepted")
+            raise ExceptionsError(
+                f"{path.name}: {construct} {rule} has no reason; say why the finding is accepted"
+            )
         pack = pack_of.get((construct, rule))
         if pack is None:
-            raise ExceptionsError(f"{path.name}: {construct} {rule} excuses no finding; remove the entry")
+            raise ExceptionsError(
+                f"{path.name}: {construct} {rule} excuses no finding; remove the entry"
+            )
         node = app.node.find_child(construct.split("/")[0])
         for name in construct.split("/")[1:]:
             node = node.node.find_child(name)

@@ -49,7 +49,10 @@ def build(outdir: str, exceptions: Path = EXCEPTIONS) -> App:
 def main() -> int:
     """Synthesise and print where the templates lie."""
     if shutil.which(os.environ.get("JSII_NODE", "node")) is None:
-        print("cluster.stacks: the CDK runs in Node.js, which is not on PATH; install a supported release", file=sys.stderr)  # noqa: T201
+        print(
+            "cluster.stacks: the CDK runs in Node.js, which is not on PATH; install a supported release",
+            file=sys.stderr,
+        )  # noqa: T201
         return 1
     folder = os.environ.get("CDK_OUTDIR", "cdk.out")
     build(folder).synth()

@@ -21,7 +21,9 @@ PRIVATE: dict[str, Any] = {
     "removal_policy": RemovalPolicy.RETAIN,
     "versioned": True,
 }
-SIX_YEARS = Duration.days(6 * 365 + 2)  # 164.316(b)(2)(i): how long records of who did what are kept
+SIX_YEARS = Duration.days(
+    6 * 365 + 2
+)  # 164.316(b)(2)(i): how long records of who did what are kept
 
 
 class Storage(Stack):
@@ -31,7 +33,12 @@ class Storage(Stack):
     data: s3.Bucket
 
     def __init__(self, scope: Construct, name: str) -> None:
-        super().__init__(scope, name, description="Acinus: slides and everything derived from them", termination_protection=True)
+        super().__init__(
+            scope,
+            name,
+            description="Acinus: slides and everything derived from them",
+            termination_protection=True,
+        )
         self.key = kms.Key(
             self,
             "Key",
@@ -44,7 +51,11 @@ class Storage(Stack):
             self,
             "AccessLog",
             encryption=s3.BucketEncryption.S3_MANAGED,
-            lifecycle_rules=[s3.LifecycleRule(expiration=SIX_YEARS, noncurrent_version_expiration=Duration.days(30))],
+            lifecycle_rules=[
+                s3.LifecycleRule(
+                    expiration=SIX_YEARS, noncurrent_version_expiration=Duration.days(30)
+                )
+            ],
             **PRIVATE,
         )
         self.data = s3.Bucket(
@@ -62,5 +73,12 @@ class Storage(Stack):
             ],
             **PRIVATE,
         )
-        CfnOutput(self, "DataBucket", value=self.data.bucket_name, description="Root of all storage URIs: s3://<this>/")
-        CfnOutput(self, "DataKey", value=self.key.key_arn, description="Key that encrypts the data bucket")
+        CfnOutput(
+            self,
+            "DataBucket",
+            value=self.data.bucket_name,
+            description="Root of all storage URIs: s3://<this>/",
+        )
+        CfnOutput(
+            self, "DataKey", value=self.key.key_arn, description="Key that encrypts the data bucket"
+        )

@@ -32,6 +32,8 @@ def fingerprint(organisation: str, slide_id: str, spec_hash: str) -> str:
     return f"{patches(organisation, slide_id, spec_hash)}/fingerprint.json"
 
 
-def embeddings(organisation: str, slide_id: str, spec_hash: str, encoder_hash: str, shard: str) -> str:
+def embeddings(
+    organisation: str, slide_id: str, spec_hash: str, encoder_hash: str, shard: str
+) -> str:
     """safetensors: the embeddings of one shard, named by `pipelines.shards.shard_name`."""
     return f"{patches(organisation, slide_id, spec_hash)}/{encoder_hash}/{shard}.safetensors"

@@ -53,12 +53,21 @@ def read_regions(uri: str) -> list[Region]:
     try:
         content = json.loads(storage.read_bytes(uri))
     except FileNotFoundError as error:
-        raise ManifestError(name, "is not there", "correct the annotation column or leave it empty") from error
+        raise ManifestError(
+            name, "is not there", "correct the annotation column or leave it empty"
+        ) from error
     except ValueError as error:
-        raise ManifestError(name, f"is no GeoJSON ({error})", "export the annotations from QuPath as GeoJSON") from error
+        raise ManifestError(
+            name, f"is no GeoJSON ({error})", "export the annotations from QuPath as GeoJSON"
+        ) from error
     features = content.get("features", [content]) if isinstance(content, dict) else content
-    if not (isinstance(features, list) and all(isinstance(at, dict) and at.get("type") == "Feature" for at in features)):
-        raise ManifestError(name, "holds no GeoJSON features", "export the annotations from QuPath as GeoJSON")
+    if not (
+        isinstance(features, list)
+        and all(isinstance(at, dict) and at.get("type") == "Feature" for at in features)
+    ):
+        raise ManifestError(
+            name, "holds no GeoJSON features", "export the annotations from QuPath as GeoJSON"
+        )
     regions = [_region(name, number, feature) for number, feature in enumerate(features, start=1)]
     return [region for region in regions if region is not None]
 
@@ -73,11 +82,18 @@ def write_regions(uri: str, regions: Sequence[Region]) -> None:
         }
         for region in regions
     ]
-    storage.write_bytes(uri, json.dumps({"type": "FeatureCollection", "features": features}, indent=1).encode())
+    storage.write_bytes(
+        uri, json.dumps({"type": "FeatureCollection", "features": features}, indent=1).encode()
+    )
 
 
 def patch_labels(
-    regions: Sequence[Region], x: NDArray[np.integer], y: NDArray[np.integer], side: float, *, min_share: float = 0.5
+    regions: Sequence[Region],
+    x: NDArray[np.integer],
+    y: NDArray[np.integer],
+    side: float,
+    *,
+    min_share: float = 0.5,
 ) -> NDArray[np.int8]:
     """Index into PATTERNS of each patch, or UNLABELLED.
 
@@ -98,7 +114,11 @@ def patch_labels(
             continue
         parts = shapely.get_parts(shapely.union_all(outlines))
         part, patch = tree.query(parts, predicate="intersects")
-        np.add.at(covered[index], patch, shapely.area(shapely.intersection(parts[part], patches[patch])) / side**2)
+        np.add.at(
+            covered[index],
+            patch,
+            shapely.area(shapely.intersection(parts[part], patches[patch])) / side**2,
+        )
     highest = len(PATTERNS) - 1 - covered[::-1].argmax(axis=0)
     return np.where(covered.max(axis=0) >= min_share - 1e-9, highest, UNLABELLED).astype(np.int8)
 
@@ -118,7 +138,9 @@ def _region(name: str, number: int, feature: dict[str, Any]) -> Region | None:
     except (ShapelyError, KeyError, TypeError, ValueError, AttributeError) as error:
         cause = f"has an unreadable outline in feature {number} ({type(error).__name__}: {error})"
         raise ManifestError(name, cause, "export the annotations from QuPath again") from error
-    areas = [part for part in shapely.get_parts(outline) if part.geom_type in {"Polygon", "MultiPolygon"}]
+    areas = [
+        part for part in shapely.get_parts(outline) if part.geom_type in {"Polygon", "MultiPolygon"}
+    ]
     if not areas:
         raise ManifestError(
             name,

@@ -26,7 +26,10 @@ SCHEMA = pa.schema(
         ("slide_id", pa.string()),
         ("uri", pa.string()),
         ("vendor", pa.string()),
-        ("staged", pa.bool_()),  # copied from object storage whole, since its format can't be read in place
+        (
+            "staged",
+            pa.bool_(),
+        ),  # copied from object storage whole, since its format can't be read in place
         ("icc", pa.string()),  # digest of its ICC profile, empty where it has none
         ("case", pa.string()),
         ("split", pa.string()),
@@ -71,9 +74,13 @@ def load_cohort(out: str, *, split: str | None = None) -> pa.Table:
     try:
         table = from_parquet(storage.read_bytes(storage.join(out, "cohort.parquet")), SCHEMA)
     except FileNotFoundError as error:
-        raise CohortError(f"{out} holds no prepared cohort; run `acinus prepare MANIFEST --out {out}`") from error
+        raise CohortError(
+            f"{out} holds no prepared cohort; run `acinus prepare MANIFEST --out {out}`"
+        ) from error
     if not len(table):
-        raise CohortError(f"{out} holds no slide: all failed to be prepared; {out}/report.json tells why")
+        raise CohortError(
+            f"{out} holds no slide: all failed to be prepared; {out}/report.json tells why"
+        )
     chosen = table if split is None else table.filter(pc.equal(table["split"], split))
     if not len(chosen):
         known = ", ".join(sorted(set(table["split"].to_pylist()))) or "none"
@@ -92,12 +99,16 @@ def load_shards(out: str, *, split: str | None = None) -> pa.Table:
     tables = []
     for row in load_cohort(out, split=split).to_pylist():
         address = addresses.shard_table(
-            row["organisation_id"], row["slide_id"], PatchSpec.from_dict(json.loads(row["spec"])).hash
+            row["organisation_id"],
+            row["slide_id"],
+            PatchSpec.from_dict(json.loads(row["spec"])).hash,
         )
         content = storage.read_bytes(storage.join(out, *address.split("/")))
         if hashlib.sha256(content).hexdigest() != row["shards_sha256"]:
             cause = f"{out} is half of another preparation: the shards of slide {row['slide_id']} are not those of the cohort"
-            raise CohortError(f"{cause}; let `acinus prepare --resume` come to its end, and keep one folder a preparation")
+            raise CohortError(
+                f"{cause}; let `acinus prepare --resume` come to its end, and keep one folder a preparation"
+            )
         tables.append(from_parquet(content, shards.SCHEMA))
     return pa.concat_tables(tables)
 

@@ -72,20 +72,29 @@ def find_completion(root: str, organisation: str, key: str, spec_hash: str) -> C
     """The record of a key, if what it tells of is there and whole."""
     try:
         done = Completion(**json.loads(storage.read_bytes(_uri(root, organisation, key))))
-        intact = _sha256_of_shards(root, organisation, done.slide_id, spec_hash) == done.shards_sha256
+        intact = (
+            _sha256_of_shards(root, organisation, done.slide_id, spec_hash) == done.shards_sha256
+        )
     except (FileNotFoundError, ValueError, TypeError):  # none, or cut off by a power failure
         return None
-    there = (storage.exists(_at(root, address(organisation, done.slide_id, spec_hash))) for address in BESIDE_SHARDS)
+    there = (
+        storage.exists(_at(root, address(organisation, done.slide_id, spec_hash)))
+        for address in BESIDE_SHARDS
+    )
     return done if intact and all(there) else None
 
 
 def record_completion(root: str, organisation: str, key: str, done: Completion) -> None:
     """Write a slide's record, after everything that it tells of."""
-    storage.write_bytes(_uri(root, organisation, key), json.dumps(asdict(done), sort_keys=True).encode())
+    storage.write_bytes(
+        _uri(root, organisation, key), json.dumps(asdict(done), sort_keys=True).encode()
+    )
 
 
 def _sha256_of_shards(root: str, organisation: str, slide_id: str, spec_hash: str) -> str:
-    return hashlib.sha256(storage.read_bytes(_at(root, addresses.shard_table(organisation, slide_id, spec_hash)))).hexdigest()
+    return hashlib.sha256(
+        storage.read_bytes(_at(root, addresses.shard_table(organisation, slide_id, spec_hash)))
+    ).hexdigest()
 
 
 def _at(root: str, address: str) -> str:

@@ -11,7 +11,9 @@ from urllib.parse import quote, unquote
 
 from pipelines import storage
 
-SUFFIXES = frozenset({".bif", ".mrxs", ".ndpi", ".scn", ".svs", ".svslide", ".tif", ".tiff", ".vms", ".vmu"})
+SUFFIXES = frozenset(
+    {".bif", ".mrxs", ".ndpi", ".scn", ".svs", ".svslide", ".tif", ".tiff", ".vms", ".vmu"}
+)
 """Of slides in one file, or of the file to open where a slide has several."""
 DICOM_SUFFIXES = frozenset({".dcm", ".dicom"})
 
@@ -29,7 +31,11 @@ def find_slides(place: str) -> list[str]:
             are the same to a pattern, since scanners write `.SVS` too.
     """
     uri = storage.as_uri(place).replace(quote("*"), "*").rstrip("/")
-    if PurePosixPath(unquote(uri)).suffix.lower() in SUFFIXES and not is_pattern(uri) and storage.exists(uri):
+    if (
+        PurePosixPath(unquote(uri)).suffix.lower() in SUFFIXES
+        and not is_pattern(uri)
+        and storage.exists(uri)
+    ):
         return [uri]
     fixed = uri.split("*", 1)[0].rpartition("/")[0] if is_pattern(uri) else uri
     wanted = _matcher(uri if is_pattern(uri) else f"{uri}/**")
@@ -49,4 +55,6 @@ def _matcher(pattern: str) -> re.Pattern[str]:
     """`**/` is any number of folders, `*` any characters but `/`."""
     parts = re.split(r"(\*\*/|\*+)", unquote(pattern))
     meaning = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*"}
-    return re.compile("".join(meaning.get(part) or re.escape(part) for part in parts), re.IGNORECASE | re.DOTALL)
+    return re.compile(
+        "".join(meaning.get(part) or re.escape(part) for part in parts), re.IGNORECASE | re.DOTALL
+    )

@@ -56,7 +56,9 @@ def extremes(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.u
     return np.minimum(np.minimum(red, green), blue), np.maximum(np.maximum(red, green), blue)
 
 
-def absorbance(pixels: NDArray[np.uint8], glass: tuple[float, float, float] | None) -> NDArray[np.float32]:
+def absorbance(
+    pixels: NDArray[np.uint8], glass: tuple[float, float, float] | None
+) -> NDArray[np.float32]:
     """Natural-log absorbance (Beer-Lambert) relative to the glass, at least 0.
 
     Args:
@@ -67,5 +69,8 @@ def absorbance(pixels: NDArray[np.uint8], glass: tuple[float, float, float] | No
         float32 [3, ...]: red, green, blue.
     """
     levels = np.maximum(np.arange(256), 1)
-    tables = [np.maximum(-np.log(levels / channel), 0).astype(np.float32) for channel in glass or USUAL_GLASS]
+    tables = [
+        np.maximum(-np.log(levels / channel), 0).astype(np.float32)
+        for channel in glass or USUAL_GLASS
+    ]
     return np.stack([table[pixels[..., k]] for k, table in enumerate(tables)])

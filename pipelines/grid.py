@@ -48,9 +48,18 @@ class PatchSpec:
 
     def __post_init__(self) -> None:
         if self.stain not in STAINS:
-            raise ValueError(f"{self}: stain must be one of {', '.join(filter(None, STAINS))}, or empty")
-        if not (self.size >= 16 and self.mpp > 0 and 0 <= self.overlap < self.size and 0 <= self.min_tissue <= 1):
-            raise ValueError(f"{self}: size >= 16, mpp > 0, 0 <= overlap < size and 0 <= min_tissue <= 1 are needed")
+            raise ValueError(
+                f"{self}: stain must be one of {', '.join(filter(None, STAINS))}, or empty"
+            )
+        if not (
+            self.size >= 16
+            and self.mpp > 0
+            and 0 <= self.overlap < self.size
+            and 0 <= self.min_tissue <= 1
+        ):
+            raise ValueError(
+                f"{self}: size >= 16, mpp > 0, 0 <= overlap < size and 0 <= min_tissue <= 1 are needed"
+            )
 
     @cached_property
     def hash(self) -> str:
@@ -102,9 +111,15 @@ def choose_level(slide: Slide, spec: PatchSpec) -> tuple[Level, int, int]:
     fitting = [level for level in slide.levels if level.downsample <= wanted * (1 + NATIVE)]
     if not fitting:
         cause = f"was scanned at {slide.mpp:.3g} um per pixel, coarser than the wanted {spec.mpp:g}"
-        raise UnsupportedSlide(slide.name, cause, "scan it at a higher magnification or use a model for a coarser mpp")
+        raise UnsupportedSlide(
+            slide.name, cause, "scan it at a higher magnification or use a model for a coarser mpp"
+        )
     stored = max(fitting, key=lambda at: at.downsample)
-    scale = next(at for at in slide.scales(stored.index) if at == 1 or stored.downsample * at <= wanted * (1 + NATIVE))
+    scale = next(
+        at
+        for at in slide.scales(stored.index)
+        if at == 1 or stored.downsample * at <= wanted * (1 + NATIVE)
+    )
     level = stored.shrunk(scale)
     read_size = round(spec.size * wanted / level.downsample)
     return level, scale, spec.size if abs(read_size / spec.size - 1) <= NATIVE else read_size
@@ -125,10 +140,16 @@ def patch_grid(slide: Slide, tissue: NDArray[np.bool_], spec: PatchSpec) -> Patc
     stride = max(1, round((spec.size - spec.overlap) * read_size / spec.size))
     left = np.arange(0, level.size.width - read_size + 1, stride)
     top = np.arange(0, level.size.height - read_size + 1, stride)
-    share = _tissue_share(tissue, left / level.size.width, top / level.size.height, read_size, level)
+    share = _tissue_share(
+        tissue, left / level.size.width, top / level.size.height, read_size, level
+    )
     row, column = np.nonzero(share >= max(spec.min_tissue, 1e-9))
     if not len(row):
-        raise NoTissue(slide.name, f"has no patch with {spec.min_tissue:.0%} tissue", "check the tissue mask or lower min_tissue")
+        raise NoTissue(
+            slide.name,
+            f"has no patch with {spec.min_tissue:.0%} tissue",
+            "check the tissue mask or lower min_tissue",
+        )
     read_x, read_y = left[column], top[row]
     return PatchGrid(
         level=level,
@@ -144,7 +165,11 @@ def patch_grid(slide: Slide, tissue: NDArray[np.bool_], spec: PatchSpec) -> Patc
 
 
 def _tissue_share(
-    tissue: NDArray[np.bool_], left: NDArray[np.float64], top: NDArray[np.float64], read_size: int, level: Level
+    tissue: NDArray[np.bool_],
+    left: NDArray[np.float64],
+    top: NDArray[np.float64],
+    read_size: int,
+    level: Level,
 ) -> NDArray[np.float64]:
     """Share of tissue in each lattice cell, float64 [rows, columns], by a summed-area table."""
     height, width = tissue.shape
@@ -153,6 +178,13 @@ def _tissue_share(
     x0 = np.minimum(np.floor(left * width).astype(int), width - 1)
     y0 = np.minimum(np.floor(top * height).astype(int), height - 1)
     x1 = np.clip(np.ceil((left + read_size / level.size.width) * width).astype(int), x0 + 1, width)
-    y1 = np.clip(np.ceil((top + read_size / level.size.height) * height).astype(int), y0 + 1, height)
-    inside = table[y1[:, None], x1] - table[y0[:, None], x1] - table[y1[:, None], x0] + table[y0[:, None], x0]
+    y1 = np.clip(
+        np.ceil((top + read_size / level.size.height) * height).astype(int), y0 + 1, height
+    )
+    inside = (
+        table[y1[:, None], x1]
+        - table[y0[:, None], x1]
+        - table[y1[:, None], x0]
+        + table[y0[:, None], x0]
+    )
     return inside / ((y1 - y0)[:, None] * (x1 - x0))

@@ -87,10 +87,14 @@ class IndexedSlide:
         top = np.concatenate([np.array(y) for y in self.shards["y"].to_pylist()]) * scale
         side = first["read_size"] * first["downsample"] * scale
         boxes = np.stack([left, top, left + side, top + side], axis=1)
-        return overview_picture(self.thumbnail, self.tissue, boxes, self.found, mpp=self.thumbnail_mpp)
+        return overview_picture(
+            self.thumbnail, self.tissue, boxes, self.found, mpp=self.thumbnail_mpp
+        )
 
 
-def index_slide(slide: Slide, spec: PatchSpec, *, organisation: str, shard_side: int = SIDE) -> IndexedSlide:
+def index_slide(
+    slide: Slide, spec: PatchSpec, *, organisation: str, shard_side: int = SIDE
+) -> IndexedSlide:
     """Find the tissue of an open slide, judge it, and cut it into shards.
 
     No patch is laid on an artefact: tissue that is nearer to one than half a patch does not count.
@@ -106,7 +110,11 @@ def index_slide(slide: Slide, spec: PatchSpec, *, organisation: str, shard_side:
     usable = tissue & ~found.within(spec.size * spec.mpp / 2 / thumbnail_mpp)
     grid = patch_grid(slide, usable, spec)
     sample, glass = _sample(slide, grid, spec, found.glass)
-    stain = fit_slide_stain(slide.name, sample, method=spec.stain, glass=glass).to_bytes() if spec.stain else b""
+    stain = (
+        fit_slide_stain(slide.name, sample, method=spec.stain, glass=glass).to_bytes()
+        if spec.stain
+        else b""
+    )
     return IndexedSlide(
         slide_id=slide.identity,
         vendor=slide.vendor,
@@ -119,7 +127,9 @@ def index_slide(slide: Slide, spec: PatchSpec, *, organisation: str, shard_side:
         found=found,
         quality=assess(tissue, found, patch_quality(sample, glass=glass), mpp=thumbnail_mpp),
         fingerprint=fingerprint(slide, sample, glass=glass),
-        shards=shard_rows(slide, grid, spec, organisation=organisation, side=shard_side, stain=stain),
+        shards=shard_rows(
+            slide, grid, spec, organisation=organisation, side=shard_side, stain=stain
+        ),
     )
 
 
@@ -155,7 +165,10 @@ def write_index(indexed: IndexedSlide, root: str, *, organisation: str, spec: Pa
         addresses.overview: indexed.picture(),
     }
     for address, content in written.items():
-        storage.write_bytes(storage.join(root, *address(organisation, indexed.slide_id, spec.hash).split("/")), content)
+        storage.write_bytes(
+            storage.join(root, *address(organisation, indexed.slide_id, spec.hash).split("/")),
+            content,
+        )
 
 
 def _json(values: dict[str, Any]) -> bytes:

@@ -80,7 +80,11 @@ def read_manifest(place: str, *, shares: SplitShares | None = None) -> list[Mani
         return _read_table(storage.as_uri(place), shares)
     rows = [ManifestRow(line=0, uri=uri, case=slide_name(uri)) for uri in find_slides(place)]
     if not rows:
-        raise ManifestError(place, "has no slide", "give a manifest (.csv, .parquet), or a folder or pattern with slides")
+        raise ManifestError(
+            place,
+            "has no slide",
+            "give a manifest (.csv, .parquet), or a folder or pattern with slides",
+        )
     if shares is not None:
         cause = "tells no case of its slides: slides of one patient could part between splits"
         raise ManifestError(place, cause, "list slides and cases in a manifest")
@@ -106,7 +110,9 @@ def _read_table(manifest: str, shares: SplitShares | None) -> list[ManifestRow]:
 def _together(manifest: str, problems: list[ManifestError]) -> ManifestError:
     if len(problems) == 1:
         return problems[0]
-    told = [f"\n  {problem.slide} {problem.cause}; {problem.remedy}" for problem in problems[:MOST_TOLD]]
+    told = [
+        f"\n  {problem.slide} {problem.cause}; {problem.remedy}" for problem in problems[:MOST_TOLD]
+    ]
     more = f"\n  and {len(problems) - MOST_TOLD} more" if len(problems) > MOST_TOLD else ""
     cause = f"has {len(problems)} mistakes:{''.join(told)}{more}\n"
     return ManifestError(slide_name(manifest), cause, "mend these lines")
@@ -119,7 +125,11 @@ def _table_rows(manifest: str, shares: SplitShares | None) -> Iterator[tuple[int
         data = storage.read_bytes(manifest)
     except FileNotFoundError:  # its text holds the path
         raise ManifestError(name, "is not there", "check the path of the manifest") from None
-    lines = _parquet_lines(name, data) if manifest.lower().endswith(".parquet") else _csv_lines(name, data)
+    lines = (
+        _parquet_lines(name, data)
+        if manifest.lower().endswith(".parquet")
+        else _csv_lines(name, data)
+    )
     header_line, header = next(lines, (1, []))
     columns = [str(column).strip() for column in header]
     unknown = [column for column in columns if column not in COLUMNS]
@@ -128,13 +138,23 @@ def _table_rows(manifest: str, shares: SplitShares | None) -> Iterator[tuple[int
         cause = "has no column 'slide'"
         if unknown or repeated:
             cause = f"has the {'unknown' if unknown else 'repeated'} column {(unknown or repeated)[0]!r}"
-        raise ManifestError(name, f"{cause} in line {header_line}", f"use the columns {', '.join(COLUMNS)}, each once")
+        raise ManifestError(
+            name,
+            f"{cause} in line {header_line}",
+            f"use the columns {', '.join(COLUMNS)}, each once",
+        )
     if shares is not None and "split" in columns:
-        raise ManifestError(name, "has a column 'split' already", "delete the column or don't ask for splits by share")
+        raise ManifestError(
+            name,
+            "has a column 'split' already",
+            "delete the column or don't ask for splits by share",
+        )
     for line, cells in lines:
         if len(cells) != len(columns):
             cause = f"has {len(cells)} cells in line {line} for {len(columns)} columns"
-            raise ManifestError(name, cause, "quote cells that hold the separator, and leave none out")
+            raise ManifestError(
+                name, cause, "quote cells that hold the separator, and leave none out"
+            )
         yield line, dict(zip(columns, cells, strict=True))
 
 
@@ -142,11 +162,15 @@ def _csv_lines(name: str, data: bytes) -> Iterator[tuple[int, list[Any]]]:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ManifestError(name, "is not UTF-8 text", "save it as CSV UTF-8, or as Parquet") from error
+        raise ManifestError(
+            name, "is not UTF-8 text", "save it as CSV UTF-8, or as Parquet"
+        ) from error
     first = text.lstrip().split("\n", 1)[0]
     separator = next((at for at in (",", ";", "\t") if at in first), ",")
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
-    behind = 0  # a quoted cell can hold line ends: a row begins behind the last line of the row before
+    behind = (
+        0  # a quoted cell can hold line ends: a row begins behind the last line of the row before
+    )
     try:
         for cells in reader:
             if any(cell.strip() for cell in cells):
@@ -154,33 +178,49 @@ def _csv_lines(name: str, data: bytes) -> Iterator[tuple[int, list[Any]]]:
             behind = reader.line_num
     except csv.Error as error:
         cause = f"can't be read as a table from line {behind + 1} on ({error})"
-        raise ManifestError(name, cause, "close each quotation mark, or save the table as Parquet") from error
+        raise ManifestError(
+            name, cause, "close each quotation mark, or save the table as Parquet"
+        ) from error
 
 
 def _parquet_lines(name: str, data: bytes) -> Iterator[tuple[int, list[Any]]]:
     try:
         table = pa.parquet.read_table(io.BytesIO(data))
     except pa.ArrowException as error:
-        raise ManifestError(name, f"can't be read as Parquet ({error})", "write it again") from error
+        raise ManifestError(
+            name, f"can't be read as Parquet ({error})", "write it again"
+        ) from error
     yield 1, table.column_names
-    for line, values in enumerate(zip(*(column.to_pylist() for column in table.columns), strict=True), start=2):
+    for line, values in enumerate(
+        zip(*(column.to_pylist() for column in table.columns), strict=True), start=2
+    ):
         yield line, list(values)
 
 
-def _rows(manifest: str, line: int, values: dict[str, Any], shares: SplitShares | None) -> list[ManifestRow]:
+def _rows(
+    manifest: str, line: int, values: dict[str, Any], shares: SplitShares | None
+) -> list[ManifestRow]:
     """The slides of one line: one, or as many as a pattern matches."""
     text = {name: _text(values.get(name)) for name in COLUMNS}
     if not text["slide"]:
         cause = f"names no slide in line {line}"
-        raise ManifestError(slide_name(manifest), cause, "fill the column 'slide' or delete the line")
+        raise ManifestError(
+            slide_name(manifest), cause, "fill the column 'slide' or delete the line"
+        )
     uri = _resolve(manifest, text["slide"])
     name = slide_name(uri)
     if any(ord(character) < 32 for cell in text.values() for character in cell):
-        raise ManifestError(slide_name(manifest), f"has a line break within a cell in line {line}", "put each slide on one line")
+        raise ManifestError(
+            slide_name(manifest),
+            f"has a line break within a cell in line {line}",
+            "put each slide on one line",
+        )
     if shares is not None:
         if not text["case"]:
             cause = f"has no case in line {line}: slides of one patient could part between splits"
-            raise ManifestError(name, cause, "fill the column 'case' before asking for splits by share")
+            raise ManifestError(
+                name, cause, "fill the column 'case' before asking for splits by share"
+            )
         text["split"] = shares.of(text["case"])
     row = ManifestRow(
         line=line,
@@ -198,7 +238,9 @@ def _rows(manifest: str, line: int, values: dict[str, Any], shares: SplitShares 
         raise ManifestError(name, cause, "give each annotated slide a line of its own")
     found = find_slides(row.uri)
     if not found:
-        raise ManifestError(name, f"matches no slide in line {line}", "mend the pattern or delete the line")
+        raise ManifestError(
+            name, f"matches no slide in line {line}", "mend the pattern or delete the line"
+        )
     return [replace(row, uri=uri, case=row.case or slide_name(uri)) for uri in found]
 
 
@@ -215,7 +257,11 @@ def _mpp(name: str, line: int, text: str) -> float | None:
     try:
         mpp = float(text)
     except ValueError as error:
-        raise ManifestError(name, f"has the mpp {text!r} in line {line}", "give a number of micrometres, such as 0.25") from error
+        raise ManifestError(
+            name,
+            f"has the mpp {text!r} in line {line}",
+            "give a number of micrometres, such as 0.25",
+        ) from error
     low, high = PLAUSIBLE_MPP
     if not low <= mpp <= high:  # NaN is not either
         cause = f"has the mpp {text} in line {line}, outside {low:g} to {high:g}"
@@ -239,7 +285,9 @@ def _repeats(rows: list[ManifestRow]) -> Iterator[ManifestError]:
     for row in rows:
         first = seen.setdefault(row.uri, row.line)
         if first != row.line:
-            yield ManifestError(slide_name(row.uri), f"stands in lines {first} and {row.line}", "delete one of them")
+            yield ManifestError(
+                slide_name(row.uri), f"stands in lines {first} and {row.line}", "delete one of them"
+            )
 
 
 def _leaks(rows: list[ManifestRow]) -> Iterator[ManifestError]:
@@ -248,7 +296,7 @@ def _leaks(rows: list[ManifestRow]) -> Iterator[ManifestError]:
     for row in rows:
         split, line = split_of.setdefault(row.case.casefold(), (row.split, row.line))
         if split != row.split:
-            cause = (
-                f"belongs to case {row.case}, which is in split {split!r} in line {line} and in {row.split!r} in line {row.line}"
+            cause = f"belongs to case {row.case}, which is in split {split!r} in line {line} and in {row.split!r} in line {row.line}"
+            yield ManifestError(
+                slide_name(row.uri), cause, "put all slides of a case into one split"
             )
-            yield ManifestError(slide_name(row.uri), cause, "put all slides of a case into one split")

@@ -76,23 +76,31 @@ class PatchOrder:
         if not np.sum(counts):
             raise ValueError("the shards hold no patch; prepare the cohort again")
         per_epoch = -(-len(counts) // self.group)
-        bounds = np.arange(per_epoch + 1) * len(counts) // per_epoch  # as even as can be, so that ranks stay abreast
+        bounds = (
+            np.arange(per_epoch + 1) * len(counts) // per_epoch
+        )  # as even as can be, so that ranks stay abreast
         for epoch in count():
             shards = self.epoch(epoch, len(counts))
             sizes = np.add.reduceat(counts[shards], bounds[:-1], dtype=np.int64)
             # Numbered on from the epoch before: with fewer groups than ranks, everyone still gets some.
-            for index in range((self.rank - epoch * per_epoch) % self.world_size, per_epoch, self.world_size):
+            for index in range(
+                (self.rank - epoch * per_epoch) % self.world_size, per_epoch, self.world_size
+            ):
                 size = int(sizes[index])
                 if consumed >= size:
                     consumed -= size
                     continue
                 members = shards[bounds[index] : bounds[index + 1]]
-                yield ShardGroup(epoch * per_epoch + index, epoch, index, members, size, skip=consumed)
+                yield ShardGroup(
+                    epoch * per_epoch + index, epoch, index, members, size, skip=consumed
+                )
                 consumed = 0
 
     def shuffled(self, group: ShardGroup) -> NDArray[np.int64]:
         """The order [n_patches - skip] in which the patches of a group, numbered in reading order, are consumed."""
-        random = np.random.default_rng([self.seed, group.epoch, 1 + group.index])  # index 0 would repeat the epoch's own stream
+        random = np.random.default_rng(
+            [self.seed, group.epoch, 1 + group.index]
+        )  # index 0 would repeat the epoch's own stream
         return random.permutation(group.n_patches)[group.skip :].astype(np.int64)
 
     def until(self, counts: NDArray[np.integer], *, consumed: int, wanted: int) -> list[ShardGroup]:

@@ -25,7 +25,12 @@ Colour = tuple[int, int, int]
 
 
 def overview_picture(
-    thumbnail: NDArray[np.uint8], tissue: NDArray[np.bool_], boxes: NDArray[np.float64], found: Artefacts, *, mpp: float
+    thumbnail: NDArray[np.uint8],
+    tissue: NDArray[np.bool_],
+    boxes: NDArray[np.float64],
+    found: Artefacts,
+    *,
+    mpp: float,
 ) -> bytes:
     """Draw the picture.
 
@@ -39,7 +44,11 @@ def overview_picture(
     Returns:
         PNG bytes: the thumbnail with a legend below it.
     """
-    shown = {"pen": (found.pen | found.faint, PEN), "coverslip edge": (found.edge, EDGE), "bubble": (found.bubble, BUBBLE)}
+    shown = {
+        "pen": (found.pen | found.faint, PEN),
+        "coverslip edge": (found.edge, EDGE),
+        "bubble": (found.bubble, BUBBLE),
+    }
     shown = {name: (mask, colour) for name, (mask, colour) in shown.items() if mask.any()}
     pixels = thumbnail.copy()
     for mask, colour in shown.values():
@@ -49,7 +58,11 @@ def overview_picture(
     draw = ImageDraw.Draw(drawing)
     for left, top, right, bottom in boxes.tolist():
         draw.rectangle((left, top, right, bottom), outline=PATCH)
-    legend = _legend({"tissue": TISSUE, "patch": PATCH} | {name: colour for name, (_, colour) in shown.items()}, drawing, mpp=mpp)
+    legend = _legend(
+        {"tissue": TISSUE, "patch": PATCH} | {name: colour for name, (_, colour) in shown.items()},
+        drawing,
+        mpp=mpp,
+    )
     picture = Image.new("RGB", (drawing.width, drawing.height + legend.height), (255, 255, 255))
     picture.paste(drawing, (0, 0))
     picture.paste(legend, (0, drawing.height))

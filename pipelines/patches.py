@@ -43,7 +43,19 @@ AHEAD = 2
 """Shards fetched while one is decoded: enough for 20 ms of latency a request."""
 
 CARRIED = (
-    *("organisation_id", "slide_id", "spec_hash", "shard", "n_patches", "patch_size", "read_size", "x", "y", "read_x", "read_y"),
+    *(
+        "organisation_id",
+        "slide_id",
+        "spec_hash",
+        "shard",
+        "n_patches",
+        "patch_size",
+        "read_size",
+        "x",
+        "y",
+        "read_x",
+        "read_y",
+    ),
     *("level_width", "level_height", "tile_width", "tile_height", "tile", "tile_codec", "stain"),
     *("mpp", "level", "scale", "downsample", "icc"),
 )
@@ -51,11 +63,15 @@ CARRIED = (
 FETCHED = pa.schema(
     [
         pa.field("tile_data", pa.large_list(pa.large_binary())),  # streams in the order of `tile`
-        pa.field("pixels", pa.large_binary()),  # uint8 [n_patches, size, size, 3] where transport is pixels
+        pa.field(
+            "pixels", pa.large_binary()
+        ),  # uint8 [n_patches, size, size, 3] where transport is pixels
         pa.field("profile", pa.binary()),  # ICC profile to be applied
         pa.field("requests", pa.int64()),
         pa.field("bytes_fetched", pa.int64()),
-        pa.field("bytes_needed", pa.int64()),  # of the tiles themselves: fetched / needed is the read amplification
+        pa.field(
+            "bytes_needed", pa.int64()
+        ),  # of the tiles themselves: fetched / needed is the read amplification
     ]
 )
 """Columns that `fetch_shards` adds."""
@@ -83,7 +99,9 @@ class ReadCounts:
 
     def __add__(self, other: ReadCounts) -> ReadCounts:
         return ReadCounts(
-            requests=self.requests + other.requests, fetched=self.fetched + other.fetched, needed=self.needed + other.needed
+            requests=self.requests + other.requests,
+            fetched=self.fetched + other.fetched,
+            needed=self.needed + other.needed,
         )
 
     @property
@@ -111,7 +129,9 @@ class PatchBatch(TypedDict):
     patch: NDArray[np.uint8]
 
 
-def read_patches(shards: pa.Table, *, concurrency: int | None = None, patches_per_task: int = PATCHES_PER_TASK) -> Dataset:
+def read_patches(
+    shards: pa.Table, *, concurrency: int | None = None, patches_per_task: int = PATCHES_PER_TASK
+) -> Dataset:
     """Stream shards as a Ray dataset.
 
     Args:
@@ -123,13 +143,19 @@ def read_patches(shards: pa.Table, *, concurrency: int | None = None, patches_pe
         A dataset with one row a shard: the columns `CARRIED` and `FETCHED`. Give its blocks (pyarrow) to `decode_patches`.
     """
     tasks = _split_for_tasks(shards, patches_per_task)
-    most = None if concurrency is None else max(1, min(concurrency, len(tasks)))  # Ray warns of more than there are tasks
-    dataset = read_datasource(ShardSource(tasks), override_num_blocks=max(1, len(tasks)), concurrency=most)
+    most = (
+        None if concurrency is None else max(1, min(concurrency, len(tasks)))
+    )  # Ray warns of more than there are tasks
+    dataset = read_datasource(
+        ShardSource(tasks), override_num_blocks=max(1, len(tasks)), concurrency=most
+    )
     dataset.context.execution_options.preserve_order = True
     return dataset
 
 
-def stream_patches(shards: pa.Table, *, ahead: int = AHEAD, out: NDArray[np.uint8] | None = None) -> Iterator[PatchBatch]:
+def stream_patches(
+    shards: pa.Table, *, ahead: int = AHEAD, out: NDArray[np.uint8] | None = None
+) -> Iterator[PatchBatch]:
     """Decode shard after shard in this thread while the next are fetched in others: the stream without Ray.
 
     Args:
@@ -187,16 +213,23 @@ def decode_patches(rows: pa.Table, *, out: NDArray[np.uint8] | None = None) -> P
     counts = rows["n_patches"].to_pylist()
     sizes = set(rows["patch_size"].to_pylist())
     if len(sizes) != 1:
-        raise ValueError(f"shards with patches of {sorted(sizes)} px can't be decoded into one batch; keep them apart")
+        raise ValueError(
+            f"shards with patches of {sorted(sizes)} px can't be decoded into one batch; keep them apart"
+        )
     size = sizes.pop()
     patch = np.empty((sum(counts), size, size, 3), np.uint8) if out is None else out[: sum(counts)]
     if patch.shape != (sum(counts), size, size, 3) or not patch.flags.c_contiguous:
-        raise ValueError(f"out has shape {patch.shape}; at least {(sum(counts), size, size, 3)}, C-contiguous, is needed")
+        raise ValueError(
+            f"out has shape {patch.shape}; at least {(sum(counts), size, size, 3)}, C-contiguous, is needed"
+        )
     start = 0
     for k, count in enumerate(counts):
         _decode_shard(rows.slice(k, 1), patch[start : start + count])
         start += count
-    places = {name: np.concatenate([_values(rows[name], k) for k in range(len(counts))]) for name in ("x", "y")}
+    places = {
+        name: np.concatenate([_values(rows[name], k) for k in range(len(counts))])
+        for name in ("x", "y")
+    }
     return PatchBatch(
         slide_id=np.repeat(np.array(rows["slide_id"].to_pylist(), dtype=object), counts),
         shard=np.repeat(np.array(rows["shard"].to_pylist(), np.int32), counts),
@@ -211,7 +244,15 @@ def _values(column: pa.ChunkedArray, k: int) -> NDArray[Any]:
 
 
 _SCALARS = (
-    *("slide_id", "read_size", "level_width", "level_height", "tile_width", "tile_height", "tile_codec"),
+    *(
+        "slide_id",
+        "read_size",
+        "level_width",
+        "level_height",
+        "tile_width",
+        "tile_height",
+        "tile_codec",
+    ),
     *("profile", "stain"),
 )
 
@@ -226,7 +267,9 @@ def _decode_shard(row: pa.Table, out: NDArray[np.uint8]) -> None:
         try:
             icc.to_srgb(out, first["profile"])
         except ValueError as error:
-            raise BrokenSlide(first["slide_id"], str(error), "prepare it without ICC correction") from error
+            raise BrokenSlide(
+                first["slide_id"], str(error), "prepare it without ICC correction"
+            ) from error
     if first["stain"]:
         _stain_fit(first["stain"]).apply(out)
 
@@ -237,8 +280,13 @@ def _stain_fit(content: bytes) -> StainFit:
 
 
 def _decode_tiles(row: pa.Table, first: dict[str, Any], out: NDArray[np.uint8]) -> None:
-    grid = TileGrid(level=Size(first["level_width"], first["level_height"]), tile=Size(first["tile_width"], first["tile_height"]))
-    streams = dict(zip(_values(row["tile"], 0).tolist(), _streams(row["tile_data"][0].values), strict=True))
+    grid = TileGrid(
+        level=Size(first["level_width"], first["level_height"]),
+        tile=Size(first["tile_width"], first["tile_height"]),
+    )
+    streams = dict(
+        zip(_values(row["tile"], 0).tolist(), _streams(row["tile_data"][0].values), strict=True)
+    )
     side = first["read_size"]
     native = out if side == out.shape[1] else np.empty((len(out), side, side, 3), np.uint8)
     x, y = _values(row["read_x"], 0).astype(np.int64), _values(row["read_y"], 0).astype(np.int64)
@@ -252,7 +300,9 @@ def _streams(tiles: pa.LargeBinaryArray) -> list[memoryview]:
     """Views of the array's values."""
     _, bounds, data = tiles.buffers()
     at = np.frombuffer(bounds, np.int64, len(tiles) + 1, tiles.offset * 8)
-    return PackedTiles(data=memoryview(data).cast("B") if data is not None else memoryview(b""), bounds=at).streams()
+    return PackedTiles(
+        data=memoryview(data).cast("B") if data is not None else memoryview(b""), bounds=at
+    ).streams()
 
 
 def resample(native: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
@@ -272,16 +322,23 @@ def _fetch(row: dict[str, Any]) -> pa.RecordBatch:
             lengths = np.array(row["tile_length"], np.int64)
             names = ("uri", "codec", "header", "items", "sparse", "version")
             store = TileStore(**{name: row[f"tile_{name}"] for name in names})
-            tiles = fetch_tiles(row["slide_id"], store, np.array(row["tile_offset"], np.int64), lengths)
+            tiles = fetch_tiles(
+                row["slide_id"], store, np.array(row["tile_offset"], np.int64), lengths
+            )
             needed = int(lengths.sum())
         profile = _profile(row["slide_uri"], row["tile_version"]) if row["icc"] else b""
     count = len(tiles.bounds) - 1
     buffers = [None, pa.py_buffer(tiles.bounds), pa.py_buffer(tiles.data)]
     data = pa.LargeListArray.from_arrays(
-        pa.array([0, count], pa.int64()), pa.LargeBinaryArray.from_buffers(pa.large_binary(), count, buffers)
+        pa.array([0, count], pa.int64()),
+        pa.LargeBinaryArray.from_buffers(pa.large_binary(), count, buffers),
     )
     scalars = {"requests": meter.requests, "bytes_fetched": meter.fetched, "bytes_needed": needed}
-    values = {"tile_data": data, "pixels": pa.array([pixels], pa.large_binary()), "profile": pa.array([profile], pa.binary())}
+    values = {
+        "tile_data": data,
+        "pixels": pa.array([pixels], pa.large_binary()),
+        "profile": pa.array([profile], pa.binary()),
+    }
     values |= {name: pa.array([value], pa.int64()) for name, value in scalars.items()}
     return pa.RecordBatch.from_arrays([values[name] for name in FETCHED.names], schema=FETCHED)
 
@@ -298,9 +355,16 @@ def _read_pixels(row: dict[str, Any]) -> bytes:
     side, size = row["read_size"], row["patch_size"]
     with open_slide(row["slide_uri"], mpp=row["mpp"]) as slide:
         if slide.version != row["tile_version"]:
-            raise BrokenSlide(row["slide_id"], "has been replaced by another file since it was indexed", "prepare it again")
+            raise BrokenSlide(
+                row["slide_id"],
+                "has been replaced by another file since it was indexed",
+                "prepare it again",
+            )
         native = np.stack(
-            [slide.read_region(Point(x, y), row["level"], Size(side, side)) for x, y in zip(row["x"], row["y"], strict=True)]
+            [
+                slide.read_region(Point(x, y), row["level"], Size(side, side))
+                for x, y in zip(row["x"], row["y"], strict=True)
+            ]
         )
     if side == size:
         return native.tobytes()
@@ -366,14 +430,22 @@ class ShardSource(Datasource):
         return sum(_task_bytes(task) for task in self._tasks)
 
     def get_read_tasks(
-        self, parallelism: int, per_task_row_limit: int | None = None, data_context: object | None = None
+        self,
+        parallelism: int,
+        per_task_row_limit: int | None = None,
+        data_context: object | None = None,
     ) -> list[ReadTask]:
         """One task a table: `parallelism` is met by `override_num_blocks`."""
         del parallelism, data_context
         return [
             ReadTask(
                 partial(_read_task, task),
-                BlockMetadata(num_rows=len(task), size_bytes=_task_bytes(task), exec_stats=None, input_files=None),
+                BlockMetadata(
+                    num_rows=len(task),
+                    size_bytes=_task_bytes(task),
+                    exec_stats=None,
+                    input_files=None,
+                ),
                 per_task_row_limit=per_task_row_limit,
             )
             for task in self._tasks
@@ -382,5 +454,12 @@ class ShardSource(Datasource):
 
 def _task_bytes(task: pa.Table) -> int:
     tiles = sum(sum(lengths) for lengths in task["tile_length"].to_pylist())
-    pixels = zip(task["n_patches"].to_pylist(), task["patch_size"].to_pylist(), task["transport"].to_pylist(), strict=True)
-    return tiles + sum(count * size * size * 3 for count, size, transport in pixels if transport == PIXELS)
+    pixels = zip(
+        task["n_patches"].to_pylist(),
+        task["patch_size"].to_pylist(),
+        task["transport"].to_pylist(),
+        strict=True,
+    )
+    return tiles + sum(
+        count * size * size * 3 for count, size, transport in pixels if transport == PIXELS
+    )

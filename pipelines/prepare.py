@@ -28,7 +28,13 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from pipelines import cohort, storage
-from pipelines.completion import Completion, completion_key, find_completion, record_completion, slide_version
+from pipelines.completion import (
+    Completion,
+    completion_key,
+    find_completion,
+    record_completion,
+    slide_version,
+)
 from pipelines.grid import PatchSpec
 from pipelines.index import IndexedSlide, index_slide, write_index
 from pipelines.manifest import ManifestRow, read_manifest
@@ -138,11 +144,19 @@ class PrepareReport:
     @property
     def splits(self) -> dict[str, int]:
         """Prepared slides by split."""
-        return dict(sorted(Counter(outcome.row["split"] for outcome in self.prepared if outcome.row).items()))
+        return dict(
+            sorted(
+                Counter(outcome.row["split"] for outcome in self.prepared if outcome.row).items()
+            )
+        )
 
     def to_json(self) -> bytes:
         """`report.json`: counts first, then every failure, then every prepared slide."""
-        slides = {"total": len(self.prepared) + len(self.failed), "prepared": len(self.prepared), "failed": len(self.failed)}
+        slides = {
+            "total": len(self.prepared) + len(self.failed),
+            "prepared": len(self.prepared),
+            "failed": len(self.failed),
+        }
         counts = {
             "slides": {**slides, "kept": self.kept, "staged": self.staged},
             "reading": {**asdict(self.reading), "amplification": self.reading.amplification},
@@ -150,12 +164,17 @@ class PrepareReport:
             "splits": self.splits,
             "errors": self.errors,
         }
-        outcomes = {"failed": [asdict(at) for at in self.failed], "prepared": [asdict(at) for at in self.prepared]}
+        outcomes = {
+            "failed": [asdict(at) for at in self.failed],
+            "prepared": [asdict(at) for at in self.prepared],
+        }
         return json.dumps({"out": self.out, **counts, **outcomes}, indent=1).encode()
 
 
 def prepare(
-    config: PrepareConfig, *, on_slide: Callable[[SlideOutcome, int], None] = lambda _outcome, _total: None
+    config: PrepareConfig,
+    *,
+    on_slide: Callable[[SlideOutcome, int], None] = lambda _outcome, _total: None,
 ) -> PrepareReport:
     """Prepare a cohort: attempt every slide, keep every success, record each failure.
 
@@ -195,7 +214,10 @@ def prepare_slide(row: ManifestRow, config: PrepareConfig) -> SlideOutcome:
     """
     with storage.metered() as meter:
         outcome = _prepare_slide(row, config)
-    return replace(outcome, read=ReadCounts(requests=meter.requests, fetched=meter.fetched, needed=meter.needed))
+    return replace(
+        outcome,
+        read=ReadCounts(requests=meter.requests, fetched=meter.fetched, needed=meter.needed),
+    )
 
 
 def _prepare_slide(row: ManifestRow, config: PrepareConfig) -> SlideOutcome:
@@ -210,7 +232,11 @@ def _prepare_slide(row: ManifestRow, config: PrepareConfig) -> SlideOutcome:
             config.mpp_from_objective,
             config.shard_side,
         )
-        done = find_completion(config.out, config.organisation, key, config.spec.hash) if config.resume else None
+        done = (
+            find_completion(config.out, config.organisation, key, config.spec.hash)
+            if config.resume
+            else None
+        )
         kept = done is not None
         if done is None:
             done = _store(_index(row, config), key, config)
@@ -228,11 +254,15 @@ def _prepare_slide(row: ManifestRow, config: PrepareConfig) -> SlideOutcome:
 
 
 def _index(row: ManifestRow, config: PrepareConfig) -> IndexedSlide:
-    with open_slide(row.uri, mpp=row.mpp, mpp_from_objective=config.mpp_from_objective and config.mpp is None) as slide:
+    with open_slide(
+        row.uri, mpp=row.mpp, mpp_from_objective=config.mpp_from_objective and config.mpp is None
+    ) as slide:
         if slide.resolution is None:
             check_mpp(slide.name, config.mpp)
             slide.resolution = config.mpp
-        return index_slide(slide, config.spec, organisation=config.organisation, shard_side=config.shard_side)
+        return index_slide(
+            slide, config.spec, organisation=config.organisation, shard_side=config.shard_side
+        )
 
 
 def _store(indexed: IndexedSlide, key: str, config: PrepareConfig) -> Completion:
@@ -267,10 +297,18 @@ def _writing(out: str) -> Iterator[None]:
 
 def _failed(row: ManifestRow, error: Exception) -> SlideOutcome:
     trace = "".join(traceback.format_exception(error))
-    return SlideOutcome(line=row.line, slide=slide_name(row.uri), kind=type(error).__name__, error=str(error), trace=trace)
+    return SlideOutcome(
+        line=row.line,
+        slide=slide_name(row.uri),
+        kind=type(error).__name__,
+        error=str(error),
+        trace=trace,
+    )
 
 
-def _run_on_ray(rows: list[ManifestRow], config: PrepareConfig) -> Iterator[tuple[int, SlideOutcome]]:
+def _run_on_ray(
+    rows: list[ManifestRow], config: PrepareConfig
+) -> Iterator[tuple[int, SlideOutcome]]:
     """Places in the manifest and outcomes, as slides finish; as many in flight as twice the CPUs: a long manifest would fill
     the scheduler."""
     ensure_ray()
@@ -279,7 +317,9 @@ def _run_on_ray(rows: list[ManifestRow], config: PrepareConfig) -> Iterator[tupl
     waiting = iter(enumerate(rows))
     running: dict[ray.ObjectRef, int] = {}
     while True:
-        running.update({task.remote(row, config): place for place, row in islice(waiting, most - len(running))})
+        running.update(
+            {task.remote(row, config): place for place, row in islice(waiting, most - len(running))}
+        )
         if not running:
             return
         done, _ = ray.wait(list(running))
@@ -287,7 +327,9 @@ def _run_on_ray(rows: list[ManifestRow], config: PrepareConfig) -> Iterator[tupl
         try:
             outcome = _outcome(done[0], rows[place])
         except OutputError:
-            if running:  # what is under way may still find room; nobody writes there when this run has ended
+            if (
+                running
+            ):  # what is under way may still find room; nobody writes there when this run has ended
                 ray.wait(list(running), num_returns=len(running))
             raise
         yield place, outcome
@@ -300,7 +342,10 @@ def _outcome(task: ray.ObjectRef, row: ManifestRow) -> SlideOutcome:
         raise error.cause from None
     except RayError as error:
         cause = f"ended the process that read it {ATTEMPTS} times ({type(error).__name__})"
-        return _failed(row, BrokenSlide(slide_name(row.uri), cause, "export it again, or give workers more memory"))
+        return _failed(
+            row,
+            BrokenSlide(slide_name(row.uri), cause, "export it again, or give workers more memory"),
+        )
 
 
 def _cohort_row(row: ManifestRow, done: Completion, config: PrepareConfig) -> dict[str, Any]:
@@ -324,7 +369,9 @@ def _cohort_row(row: ManifestRow, done: Completion, config: PrepareConfig) -> di
     }
 
 
-def _refuse_same_slide(rows: list[ManifestRow], outcomes: list[SlideOutcome]) -> tuple[list[SlideOutcome], list[ManifestRow]]:
+def _refuse_same_slide(
+    rows: list[ManifestRow], outcomes: list[SlideOutcome]
+) -> tuple[list[SlideOutcome], list[ManifestRow]]:
     """The same slide under two names would be counted twice, or be in two splits: the first counts.
 
     Returns:
@@ -344,5 +391,12 @@ def _refuse_same_slide(rows: list[ManifestRow], outcomes: list[SlideOutcome]) ->
             continue
         if named is not row:
             doubled[first.uri] = first
-        kept.append(_failed(row, ManifestError(outcome.slide, f"is the same slide as {first.place}", "delete one of them")))
+        kept.append(
+            _failed(
+                row,
+                ManifestError(
+                    outcome.slide, f"is the same slide as {first.place}", "delete one of them"
+                ),
+            )
+        )
     return kept, list(doubled.values())

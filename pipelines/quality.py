@@ -192,7 +192,9 @@ def artefacts(thumbnail: NDArray[np.uint8], *, mpp: float) -> Artefacts:
     return Artefacts(glass=glass, pen=pen, faint=faint & ~pen, edge=edge, bubble=bubble, void=void)
 
 
-def patch_quality(patches: NDArray[np.uint8], *, glass: tuple[float, float, float] | None = None) -> PatchQuality:
+def patch_quality(
+    patches: NDArray[np.uint8], *, glass: tuple[float, float, float] | None = None
+) -> PatchQuality:
     """Measure patches at full resolution: 0.5 ms for one of 224 px (`python -m tests.benchmarks.quality`).
 
     Focus is the variance of the Laplacian of luminance (Pech-Pacheco 2000), divided by the variance of luminance: the quotient
@@ -204,8 +206,12 @@ def patch_quality(patches: NDArray[np.uint8], *, glass: tuple[float, float, floa
         glass: colour of the slide's glass.
     """
     count = len(patches)
-    found = PatchQuality(**{name: np.zeros(count, np.float32) for name in ("focus", "blank", "saturated", "pen")})
-    for k, patch in enumerate(patches):  # one at a time: the intermediates stay in the processor's cache
+    found = PatchQuality(
+        **{name: np.zeros(count, np.float32) for name in ("focus", "blank", "saturated", "pen")}
+    )
+    for k, patch in enumerate(
+        patches
+    ):  # one at a time: the intermediates stay in the processor's cache
         found.focus[k] = _focus(patch)
         found.saturated[k] = (extremes(patch[::2, ::2])[0] >= BURNT).mean()
         colours = absorbance(_block_means(patch), glass)
@@ -227,7 +233,10 @@ def assess(tissue: Mask, found: Artefacts, patches: PatchQuality, *, mpp: float)
     """
     whole = _with_hidden(tissue, found)
     area_of_all = max(1, int(whole.sum()))
-    hidden = {name: float((_coarse(getattr(found, name)) & whole).sum()) / area_of_all for name in ("pen", "edge", "bubble")}
+    hidden = {
+        name: float((_coarse(getattr(found, name)) & whole).sum()) / area_of_all
+        for name in ("pen", "edge", "bubble")
+    }
     sampled = {
         "blurred": _share(patches.blurred),
         "blank": _share(patches.blank > 0.9),
@@ -235,7 +244,9 @@ def assess(tissue: Mask, found: Artefacts, patches: PatchQuality, *, mpp: float)
     }
     area = float((tissue & ~found.mask).sum()) * (mpp / 1000) ** 2
     shares = {**hidden, **sampled}
-    sentences = [_SENTENCES[name].format(share) for name, share in shares.items() if share >= LIMITED]
+    sentences = [
+        _SENTENCES[name].format(share) for name, share in shares.items() if share >= LIMITED
+    ]
     if area < LEAST_TISSUE_MM2:
         sentences.append(f"There are only {area:.2f} square millimetres of tissue.")
     poor = max(shares.values()) >= POOR or sum(hidden.values()) >= POOR
@@ -258,7 +269,9 @@ _SENTENCES = {
 }
 
 
-def _coloured_ink(colours: NDArray[np.float32], total: NDArray[np.float32], *, mpp: float) -> tuple[Mask, Mask, Mask]:
+def _coloured_ink(
+    colours: NDArray[np.float32], total: NDArray[np.float32], *, mpp: float
+) -> tuple[Mask, Mask, Mask]:
     """Strokes of green or blue, of red, and of faint red ink: cores that are large enough, with the fainter pixels on them."""
     least = (STROKE_UM / mpp) ** 2
     cool = _grown(_larger(_cool(colours, total, COOL_CORE), least), _cool(colours, total, COOL[0]))
@@ -279,14 +292,21 @@ def _cool(colours: NDArray[np.float32], total: NDArray[np.float32], over_green: 
     return (red - green > over_green) & (red > COOL[1] * total) & (total > COOL[2])
 
 
-def _warm(colours: NDArray[np.float32], total: NDArray[np.float32], limits: tuple[float, float, float]) -> Mask:
+def _warm(
+    colours: NDArray[np.float32], total: NDArray[np.float32], limits: tuple[float, float, float]
+) -> Mask:
     red, green, blue = colours
     return (blue > limits[0] * green) & (red < limits[1] * green) & (total > limits[2])
 
 
 def _grey(colours: NDArray[np.float32]) -> Mask:
     red, green, blue = colours
-    return (blue >= GREY[0] * green) & (red >= GREY[1] * green) & (red <= GREY[2] * green) & (blue <= GREY[3] * green)
+    return (
+        (blue >= GREY[0] * green)
+        & (red >= GREY[1] * green)
+        & (red <= GREY[2] * green)
+        & (blue <= GREY[3] * green)
+    )
 
 
 def _lines(dark: Mask, total: NDArray[np.float32], *, mpp: float) -> tuple[Mask, Mask]:
@@ -301,7 +321,11 @@ def _lines(dark: Mask, total: NDArray[np.float32], *, mpp: float) -> tuple[Mask,
             bubble[place] |= region.image_filled
             continue
         length = region.axis_major_length
-        if length * mpp > EDGE_LENGTH_UM and region.area / length * mpp < BLACK_WIDTH_UM and region.intensity_max > DARK_CORE:
+        if (
+            length * mpp > EDGE_LENGTH_UM
+            and region.area / length * mpp < BLACK_WIDTH_UM
+            and region.intensity_max > DARK_CORE
+        ):
             edge[place] |= region.image
     return edge, bubble & ~edge
 
@@ -309,7 +333,10 @@ def _lines(dark: Mask, total: NDArray[np.float32], *, mpp: float) -> tuple[Mask,
 def _is_bubble(region: Any, *, mpp: float) -> bool:
     """A closed rim round a disc: most of what it fills is not itself dark, and the whole is round."""
     filled = region.area_filled
-    if filled < 2 * region.area or min(np.ptp(region.bbox[0::2]), np.ptp(region.bbox[1::2])) * mpp < BUBBLE_UM:
+    if (
+        filled < 2 * region.area
+        or min(np.ptp(region.bbox[0::2]), np.ptp(region.bbox[1::2])) * mpp < BUBBLE_UM
+    ):
         return False
     disc = regionprops(np.pad(region.image_filled, 1).astype(np.uint8))[0]
     ellipse = np.pi / 4 * disc.axis_major_length * disc.axis_minor_length
@@ -337,11 +364,18 @@ def _grown(seeds: Mask, candidates: Mask) -> Mask:
 def _wider(mask: Mask, width: float) -> Mask:
     """Opening with a disc of this diameter, by distances; the picture's border does not count as an end."""
     radius = width / 2
-    square = max(1, int(radius * 2**0.5))  # fits into the disc; looking for it first is cheap, and most slides have none
+    square = max(
+        1, int(radius * 2**0.5)
+    )  # fits into the disc; looking for it first is cheap, and most slides have none
     if not ndimage.minimum_filter(mask, size=square, mode="nearest").any():
         return np.zeros_like(mask)
     margin = int(radius) + 1
-    inner = ndimage.distance_transform_edt(np.pad(mask, margin, mode="edge"))[margin:-margin, margin:-margin] > radius
+    inner = (
+        ndimage.distance_transform_edt(np.pad(mask, margin, mode="edge"))[
+            margin:-margin, margin:-margin
+        ]
+        > radius
+    )
     return mask & _within(inner, radius)
 
 

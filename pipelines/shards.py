@@ -40,15 +40,21 @@ SCHEMA = pa.schema(
         pa.field("patch_size", pa.int32(), nullable=False),
         pa.field("mpp", pa.float64(), nullable=False),  # of level 0
         pa.field("level", pa.int32(), nullable=False),
-        pa.field("scale", pa.int32(), nullable=False),  # by what the level is shrunk while it is decoded
-        pa.field("downsample", pa.float64(), nullable=False),  # of the shrunk level, as are all places and sizes below
+        pa.field(
+            "scale", pa.int32(), nullable=False
+        ),  # by what the level is shrunk while it is decoded
+        pa.field(
+            "downsample", pa.float64(), nullable=False
+        ),  # of the shrunk level, as are all places and sizes below
         pa.field("read_size", pa.int32(), nullable=False),
         pa.field("x", pa.list_(pa.int32()), nullable=False),
         pa.field("y", pa.list_(pa.int32()), nullable=False),
         pa.field("read_x", pa.list_(pa.int32()), nullable=False),
         pa.field("read_y", pa.list_(pa.int32()), nullable=False),
         pa.field("icc", pa.bool_(), nullable=False),
-        pa.field("stain", pa.binary(), nullable=False),  # `pipelines.stain.StainFit`, empty where stain is left as it is
+        pa.field(
+            "stain", pa.binary(), nullable=False
+        ),  # `pipelines.stain.StainFit`, empty where stain is left as it is
         pa.field("transport", pa.string(), nullable=False),
         pa.field("level_width", pa.int32(), nullable=False),
         pa.field("level_height", pa.int32(), nullable=False),
@@ -62,13 +68,21 @@ SCHEMA = pa.schema(
         pa.field("tile_header", pa.binary(), nullable=False),
         pa.field("tile_items", pa.bool_(), nullable=False),
         pa.field("tile_sparse", pa.bool_(), nullable=False),
-        pa.field("tile_version", pa.string(), nullable=False),  # of the object at `tile_uri`, or at `slide_uri` for pixels
+        pa.field(
+            "tile_version", pa.string(), nullable=False
+        ),  # of the object at `tile_uri`, or at `slide_uri` for pixels
     ]
 )
 
 
 def shard_rows(
-    slide: Slide, grid: PatchGrid, spec: PatchSpec, *, organisation: str, side: int = SIDE, stain: bytes = b""
+    slide: Slide,
+    grid: PatchGrid,
+    spec: PatchSpec,
+    *,
+    organisation: str,
+    side: int = SIDE,
+    stain: bytes = b"",
 ) -> pa.Table:
     """Cut a slide's patches into shards of at most `side` x `side` places of the lattice.
 
@@ -95,7 +109,9 @@ def shard_rows(
     bounds = np.append(first, len(order))
     columns = {
         **{name: _lists(values, bounds, pa.int32()) for name, values in places.items()},
-        **_source(slide, grid, shard, places["read_x"].astype(np.int64), places["read_y"].astype(np.int64)),
+        **_source(
+            slide, grid, shard, places["read_x"].astype(np.int64), places["read_y"].astype(np.int64)
+        ),
         "shard": pa.array(np.arange(len(first), dtype=np.int32)),
         "n_patches": pa.array(counts.astype(np.int32)),
     }
@@ -119,7 +135,20 @@ def shard_rows(
 
 
 DECISIVE = (
-    *("patch_size", "mpp", "level", "scale", "downsample", "read_size", "x", "y", "read_x", "read_y", "icc", "tile_codec"),
+    *(
+        "patch_size",
+        "mpp",
+        "level",
+        "scale",
+        "downsample",
+        "read_size",
+        "x",
+        "y",
+        "read_x",
+        "read_y",
+        "icc",
+        "tile_codec",
+    ),
     "stain",
 )
 """Columns that the pixels of a shard's patches follow from, once the slide is known."""
@@ -143,24 +172,39 @@ def _table(values: dict[str, Any], rows: int) -> pa.Table:
 
 
 def _lists(values: NDArray[Any], bounds: NDArray[Any], kind: pa.DataType) -> pa.ListArray:
-    return pa.ListArray.from_arrays(pa.array(bounds.astype(np.int32)), pa.array(values, kind), type=pa.list_(kind))
+    return pa.ListArray.from_arrays(
+        pa.array(bounds.astype(np.int32)), pa.array(values, kind), type=pa.list_(kind)
+    )
 
 
 def _source(
-    slide: Slide, grid: PatchGrid, shard: NDArray[np.int64], read_x: NDArray[np.int64], read_y: NDArray[np.int64]
+    slide: Slide,
+    grid: PatchGrid,
+    shard: NDArray[np.int64],
+    read_x: NDArray[np.int64],
+    read_y: NDArray[np.int64],
 ) -> dict[str, Any]:
     """Where the pixels of every shard come from; `shard` numbers each patch's shard, ascending."""
     rows = int(shard[-1]) + 1
     if not isinstance(slide, TiledSlide):
-        empty = {name: _lists(np.zeros(0), np.zeros(rows + 1), kind) for name, kind in _TILE_LISTS.items()}
+        empty = {
+            name: _lists(np.zeros(0), np.zeros(rows + 1), kind)
+            for name, kind in _TILE_LISTS.items()
+        }
         return {"transport": PIXELS, **_NO_TILES, **empty, "tile_version": slide.version}
     index = slide.indexes[grid.level.index].scaled(grid.scale)
     patch, tile = index.grid.touched(read_x, read_y, Size(grid.read_size, grid.read_size))
     pairs = np.sort(shard[patch] * len(index.offsets) + tile)
-    pairs = pairs[np.flatnonzero(np.diff(pairs, prepend=-1))]  # each tile once a shard; np.unique would hash, three times slower
+    pairs = pairs[
+        np.flatnonzero(np.diff(pairs, prepend=-1))
+    ]  # each tile once a shard; np.unique would hash, three times slower
     owner, tile = np.divmod(pairs, len(index.offsets))
     if not index.store.sparse and (missing := np.count_nonzero(index.lengths[tile] <= 0)):
-        raise BrokenSlide(slide.name, f"has no data for {missing} tiles with tissue", "scan or export the slide again")
+        raise BrokenSlide(
+            slide.name,
+            f"has no data for {missing} tiles with tissue",
+            "scan or export the slide again",
+        )
     bounds = np.searchsorted(owner, np.arange(rows + 1))
     lists = {"tile": tile, "tile_offset": index.offsets[tile], "tile_length": index.lengths[tile]}
     return {

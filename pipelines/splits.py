@@ -26,7 +26,11 @@ class SplitShares:
     def __post_init__(self) -> None:
         names = [name for name, _ in self.shares]
         total = sum(share for _, share in self.shares)
-        if not all(names) or len(set(names)) != len(names) or min(share for _, share in self.shares) <= 0:
+        if (
+            not all(names)
+            or len(set(names)) != len(names)
+            or min(share for _, share in self.shares) <= 0
+        ):
             raise ValueError(f"{self}: each split needs a name of its own and a share above 0")
         if not math.isclose(total, 1.0, abs_tol=1e-6):
             raise ValueError(f"shares of splits are {total:g} together; they must be 1")
@@ -46,7 +50,9 @@ class SplitShares:
             except ValueError:
                 equals = ""
             if not equals:
-                raise ValueError(f"{part!r} is not NAME=SHARE; write for example train=0.7,validation=0.15,test=0.15")
+                raise ValueError(
+                    f"{part!r} is not NAME=SHARE; write for example train=0.7,validation=0.15,test=0.15"
+                )
         return cls(shares=tuple(shares), seed=seed)
 
     def of(self, case: str) -> str:
@@ -54,4 +60,7 @@ class SplitShares:
         digest = hashlib.sha256(f"{self.seed}:{case.casefold()}".encode()).digest()
         at = (int.from_bytes(digest[:8], "big") >> 11) / 2**53
         bounds = accumulate(share for _, share in self.shares)
-        return next((name for (name, _), bound in zip(self.shares, bounds, strict=True) if at < bound), self.shares[-1][0])
+        return next(
+            (name for (name, _), bound in zip(self.shares, bounds, strict=True) if at < bound),
+            self.shares[-1][0],
+        )

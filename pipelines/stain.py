@@ -57,7 +57,9 @@ TARGET_MAXIMA = (1.9705, 1.0308)
 # Reinhard 2001, in the colour space of Ruderman 1998: decorrelated logarithms of cone responses.
 TO_CONES = np.array([[0.3811, 0.5783, 0.0402], [0.1967, 0.7244, 0.0782], [0.0241, 0.1288, 0.8444]])
 """RGB to LMS, equation 4 of Reinhard 2001."""
-TO_LAB = np.diag([3**-0.5, 6**-0.5, 2**-0.5]) @ np.array([[1.0, 1.0, 1.0], [1.0, 1.0, -2.0], [1.0, -1.0, 0.0]])
+TO_LAB = np.diag([3**-0.5, 6**-0.5, 2**-0.5]) @ np.array(
+    [[1.0, 1.0, 1.0], [1.0, 1.0, -2.0], [1.0, -1.0, 0.0]]
+)
 """Logarithms of LMS to l, alpha, beta, equation 6 of Reinhard 2001."""
 TARGET_MEAN = (8.74108109, -0.12440419, 0.0444982)
 TARGET_DEVIATION = (0.6135447, 0.10989545, 0.0286032)
@@ -78,7 +80,9 @@ class StainFit(ABC):
     def _normalised(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Normalised colours, not yet rounded, float32 [3, n], of uint8 [n, 3]."""
 
-    def apply(self, patches: NDArray[np.uint8], out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+    def apply(
+        self, patches: NDArray[np.uint8], out: NDArray[np.uint8] | None = None
+    ) -> NDArray[np.uint8]:
         """Normalise patches.
 
         A patch's result does not depend on the batch that it comes in.
@@ -110,7 +114,9 @@ class StainFit(ABC):
     def from_bytes(content: bytes) -> StainFit:
         """The inverse of `to_bytes`."""
         values = json.loads(content)
-        return METHODS[values.pop("method")](**{name: tuple(value) for name, value in values.items()})
+        return METHODS[values.pop("method")](
+            **{name: tuple(value) for name, value in values.items()}
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +140,11 @@ class MacenkoFit(StainFit):
         unmix = np.linalg.pinv(np.array([self.haematoxylin, self.eosin]).T)
         matrix = np.array(TARGET_STAINS).T @ np.diag(np.array(TARGET_MAXIMA) / self.maxima) @ unmix
         offset = np.log(LIGHT) * (1 - matrix.sum(axis=1, keepdims=True))
-        return np.log(np.arange(256) + 1.0).astype(np.float32), matrix.astype(np.float32), offset.astype(np.float32)
+        return (
+            np.log(np.arange(256) + 1.0).astype(np.float32),
+            matrix.astype(np.float32),
+            offset.astype(np.float32),
+        )
 
     def _normalised(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         table, matrix, offset = self._map
@@ -153,16 +163,26 @@ class MacenkoFit(StainFit):
             raise UnfitStain(f"{len(stained)} stained pixels where {LEAST_PIXELS} are needed")
         _, vectors = np.linalg.eigh(np.cov(stained.T))
         plane = vectors[:, [2, 1]]  # the two directions of largest variance
-        plane = plane * np.where(plane.sum(axis=0) < 0, -1, 1)  # density is positive; the solver's sign is arbitrary
+        plane = plane * np.where(
+            plane.sum(axis=0) < 0, -1, 1
+        )  # density is positive; the solver's sign is arbitrary
         across = stained @ plane
-        angles = np.percentile(np.arctan2(across[:, 1], across[:, 0]), [ANGLE_PERCENTILE, 100 - ANGLE_PERCENTILE])
+        angles = np.percentile(
+            np.arctan2(across[:, 1], across[:, 0]), [ANGLE_PERCENTILE, 100 - ANGLE_PERCENTILE]
+        )
         low, high = (plane @ (np.cos(angle), np.sin(angle)) for angle in angles)
-        haematoxylin, eosin = (low, high) if low[0] > high[0] else (high, low)  # haematoxylin absorbs more red
+        haematoxylin, eosin = (
+            (low, high) if low[0] > high[0] else (high, low)
+        )  # haematoxylin absorbs more red
         concentrations = density @ np.linalg.pinv(np.array([haematoxylin, eosin]).T).T
         maxima = np.percentile(concentrations, MAXIMUM_PERCENTILE, axis=0)
         if not (np.ptp(angles) > 1e-3 and (maxima > 0).all()):
             raise UnfitStain("the pixels are of one stain only")
-        return cls(haematoxylin=_triple(haematoxylin), eosin=_triple(eosin), maxima=(float(maxima[0]), float(maxima[1])))
+        return cls(
+            haematoxylin=_triple(haematoxylin),
+            eosin=_triple(eosin),
+            maxima=(float(maxima[0]), float(maxima[1])),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,20 +202,27 @@ class ReinhardFit(StainFit):
     method = "reinhard"
 
     @cached_property
-    def _map(self) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    def _map(
+        self,
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
         """RGB to cones, matrix, offsets, cones to RGB: log of the normalised cones is matrix @ log + offset."""
         scale = np.array(TARGET_DEVIATION) / self.deviation
         from_lab = np.linalg.inv(TO_LAB)
         matrix = from_lab @ np.diag(scale) @ TO_LAB
         offset = from_lab @ (np.array(TARGET_MEAN) - scale * self.mean)
-        to_cones, from_cones = TO_CONES.astype(np.float32), np.linalg.inv(TO_CONES).astype(np.float32)
+        to_cones, from_cones = (
+            TO_CONES.astype(np.float32),
+            np.linalg.inv(TO_CONES).astype(np.float32),
+        )
         return to_cones, matrix.astype(np.float32), offset[:, None].astype(np.float32), from_cones
 
     @cached_property
     def _share(self) -> NDArray[np.float32]:
         """How much of a colour is normalised: the sum of three levels' entries, cut off at 0 and 1; float32 [3, 256]."""
         levels = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, axis=1)
-        return absorbance(levels, self.glass) / np.float32(BLANK) - np.array([[1], [0], [0]], np.float32)
+        return absorbance(levels, self.glass) / np.float32(BLANK) - np.array(
+            [[1], [0], [0]], np.float32
+        )
 
     def _normalised(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         to_cones, matrix, offset, from_cones = self._map
@@ -208,7 +235,10 @@ class ReinhardFit(StainFit):
         cones += offset
         np.exp(cones, out=cones)
         colours = from_cones @ cones
-        share, green, blue = (table.take(channel, mode="clip") for table, channel in zip(self._share, channels, strict=True))
+        share, green, blue = (
+            table.take(channel, mode="clip")
+            for table, channel in zip(self._share, channels, strict=True)
+        )
         share += green
         share += blue
         np.clip(share, 0, 1, out=share)
@@ -226,10 +256,15 @@ class ReinhardFit(StainFit):
         deviation = lab.std(axis=0)
         if deviation.min() < 1e-4:
             raise UnfitStain("the pixels have one colour only")
-        return cls(mean=_triple(lab.mean(axis=0)), deviation=_triple(deviation), glass=glass or USUAL_GLASS)
+        return cls(
+            mean=_triple(lab.mean(axis=0)), deviation=_triple(deviation), glass=glass or USUAL_GLASS
+        )
 
 
-METHODS: dict[str, type[MacenkoFit] | type[ReinhardFit]] = {"macenko": MacenkoFit, "reinhard": ReinhardFit}
+METHODS: dict[str, type[MacenkoFit] | type[ReinhardFit]] = {
+    "macenko": MacenkoFit,
+    "reinhard": ReinhardFit,
+}
 """By the name a PatchSpec may carry."""
 
 
@@ -267,7 +302,9 @@ def tissue_pixels(patches: NDArray[np.uint8], *, glass: Triple | None = None) ->
     return pixels[absorbance(pixels, glass).sum(axis=0) >= BLANK]
 
 
-def fit_slide_stain(name: str, patches: NDArray[np.uint8], *, method: str, glass: Triple | None = None) -> StainFit:
+def fit_slide_stain(
+    name: str, patches: NDArray[np.uint8], *, method: str, glass: Triple | None = None
+) -> StainFit:
     """Fit a method to the tissue of a slide's sampled patches: the same patches always give the same fit.
 
     Args:

@@ -67,9 +67,19 @@ def _store(root: str) -> LocalStore | S3Store:
         config["endpoint"] = endpoint
     allow_http = config.get("endpoint", "").startswith("http://")
     # A wait is drawn between the first and `base` times the last: by 2, waits would hardly grow, by 4 a minute has 14 tries.
-    backoff = {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=10), "base": 4}
-    retries = {"max_retries": 1000, "retry_timeout": PATIENCE, "backoff": backoff}  # time alone decides
-    return S3Store(bucket, config=config, client_options={"allow_http": allow_http}, retry_config=retries)
+    backoff = {
+        "init_backoff": timedelta(milliseconds=100),
+        "max_backoff": timedelta(seconds=10),
+        "base": 4,
+    }
+    retries = {
+        "max_retries": 1000,
+        "retry_timeout": PATIENCE,
+        "backoff": backoff,
+    }  # time alone decides
+    return S3Store(
+        bucket, config=config, client_options={"allow_http": allow_http}, retry_config=retries
+    )
 
 
 @lru_cache(maxsize=1)
@@ -88,14 +98,22 @@ def locate(uri: str) -> tuple[LocalStore | S3Store, str]:
     uri = as_uri(uri)
     parts = urlsplit(uri)
     if parts.scheme not in ("file", "s3"):
-        raise StorageError(f"{uri}: scheme {parts.scheme!r} is not supported; use a local path, file:// or s3://")
+        raise StorageError(
+            f"{uri}: scheme {parts.scheme!r} is not supported; use a local path, file:// or s3://"
+        )
     if parts.scheme == "s3" and ("?" in uri or "#" in uri):
-        raise StorageError(f"{uri}: an S3 URI has neither query nor fragment; write '?' and '#' of a key as %3F and %23")
+        raise StorageError(
+            f"{uri}: an S3 URI has neither query nor fragment; write '?' and '#' of a key as %3F and %23"
+        )
     key = unquote(parts.path).lstrip("/")
     if key and not {"", ".", ".."}.isdisjoint(key.removesuffix("/").split("/")):
-        raise StorageError(f"{uri}: has an empty part, '.' or '..' in its path; write the path without")
+        raise StorageError(
+            f"{uri}: has an empty part, '.' or '..' in its path; write the path without"
+        )
     if _first_user() != os.getpid():
-        raise StorageError(f"{uri}: stores can't be used in a fork of a process that has; start workers by spawn or forkserver")
+        raise StorageError(
+            f"{uri}: stores can't be used in a fork of a process that has; start workers by spawn or forkserver"
+        )
     return _store("file://" if parts.scheme == "file" else f"s3://{parts.netloc}"), key
 
 
@@ -170,7 +188,9 @@ def read_head(uri: str, count: int) -> tuple[bytes, dict[str, Any]]:
     return head, meta
 
 
-def read_ranges(uri: str, starts: Sequence[int], ends: Sequence[int], *, version: str = "") -> list[memoryview]:
+def read_ranges(
+    uri: str, starts: Sequence[int], ends: Sequence[int], *, version: str = ""
+) -> list[memoryview]:
     """Byte ranges `[start, end)` of one object, in the order asked for; of one version of it, see `read_into`.
 
     Raises:
@@ -197,7 +217,9 @@ def object_version(meta: Mapping[str, Any]) -> str:
     return f"{meta.get('version')}:{meta['e_tag']}"
 
 
-def read_into(uri: str, starts: Sequence[int], targets: Sequence[memoryview], *, version: str = "") -> None:
+def read_into(
+    uri: str, starts: Sequence[int], targets: Sequence[memoryview], *, version: str = ""
+) -> None:
     """Fill each target with the bytes of one object from `start` on.
 
     Ranges that lie within `COALESCE_GAP` of each other travel in one request, `IN_FLIGHT` requests at a time.
@@ -241,7 +263,13 @@ def _runs(starts: Sequence[int], lengths: Sequence[int]) -> list[Run]:
     return runs
 
 
-def _read_local(path: Path, runs: Sequence[Run], starts: Sequence[int], targets: Sequence[memoryview], version: str) -> None:
+def _read_local(
+    path: Path,
+    runs: Sequence[Run],
+    starts: Sequence[int],
+    targets: Sequence[memoryview],
+    version: str,
+) -> None:
     """Scattered reads: the system copies each byte once, to where it is wanted."""
     handle = os.open(path, os.O_RDONLY)
     try:
@@ -299,7 +327,13 @@ def _fetchers() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="fetch")
 
 
-def _read_remote(uri: str, runs: Sequence[Run], starts: Sequence[int], targets: Sequence[memoryview], version: str) -> None:
+def _read_remote(
+    uri: str,
+    runs: Sequence[Run],
+    starts: Sequence[int],
+    targets: Sequence[memoryview],
+    version: str,
+) -> None:
     store, key = locate(uri)
     e_tag = version.partition(":")[2]
     matching: dict[str, Any] = {"if_match": e_tag} if e_tag not in ("", "None") else {}
@@ -307,7 +341,9 @@ def _read_remote(uri: str, runs: Sequence[Run], starts: Sequence[int], targets: 
     def read(run: Run) -> None:
         first, end, members = run
         try:
-            block = memoryview(obstore.get(store, key, options={"range": (first, end), **matching}).bytes())
+            block = memoryview(
+                obstore.get(store, key, options={"range": (first, end), **matching}).bytes()
+            )
         except obstore.exceptions.PreconditionError:  # its text holds the path
             raise ObjectChanged("has been replaced") from None
         if len(block) < end - first:
@@ -320,7 +356,13 @@ def _read_remote(uri: str, runs: Sequence[Run], starts: Sequence[int], targets: 
         list(_fetchers().map(read, runs))
 
 
-def _copy(block: memoryview, first: int, members: list[int], starts: Sequence[int], targets: Sequence[memoryview]) -> None:
+def _copy(
+    block: memoryview,
+    first: int,
+    members: list[int],
+    starts: Sequence[int],
+    targets: Sequence[memoryview],
+) -> None:
     for k in members:
         targets[k][:] = block[starts[k] - first : starts[k] - first + len(targets[k])]
 

@@ -72,7 +72,9 @@ class SynthConfig:
 TileSource = Callable[[str, np.random.Generator], NDArray[np.uint8]]
 
 
-def synthesise(config: SynthConfig, *, on_slide: Callable[[int], None] = lambda _count: None) -> str:
+def synthesise(
+    config: SynthConfig, *, on_slide: Callable[[int], None] = lambda _count: None
+) -> str:
     """Write slides, annotations and `manifest.csv` into `config.out`.
 
     Returns:
@@ -89,7 +91,9 @@ def synthesise(config: SynthConfig, *, on_slide: Callable[[int], None] = lambda 
         split = "test" if k >= config.slides - config.test_slides else "train"
         label, patterns = _label_of(k, split, config)
         name = f"slide-{k:03d}"
-        _write_slide(out / name, patterns, sources[split], config, np.random.default_rng((config.seed, k)))
+        _write_slide(
+            out / name, patterns, sources[split], config, np.random.default_rng((config.seed, k))
+        )
         rows.append([f"{name}.svs", f"case-{k:03d}", split, label, f"{name}.geojson"])
         on_slide(k + 1)
     manifest = out / "manifest.csv"
@@ -108,7 +112,11 @@ def _tile_source(config: SynthConfig, split: str) -> TileSource:
     if config.tiles is None:
         pool = {
             pattern: [
-                generate_tile(pattern, np.random.default_rng((config.seed, number, split == "test", k)), side=TILE)
+                generate_tile(
+                    pattern,
+                    np.random.default_rng((config.seed, number, split == "test", k)),
+                    side=TILE,
+                )
                 for k in range(6)
             ]
             for number, pattern in enumerate(PATTERNS)
@@ -117,7 +125,9 @@ def _tile_source(config: SynthConfig, split: str) -> TileSource:
         pool = {pattern: _read_tiles(Path(config.tiles), pattern, split) for pattern in PATTERNS}
 
     def tile(pattern: str, rng: np.random.Generator) -> NDArray[np.uint8]:
-        chosen = np.rot90(pool[pattern][int(rng.integers(len(pool[pattern])))], int(rng.integers(4)))
+        chosen = np.rot90(
+            pool[pattern][int(rng.integers(len(pool[pattern])))], int(rng.integers(4))
+        )
         return chosen[:, ::-1] if rng.integers(2) else chosen
 
     return tile
@@ -126,13 +136,21 @@ def _tile_source(config: SynthConfig, split: str) -> TileSource:
 def _read_tiles(folder: Path, pattern: str, split: str) -> list[NDArray[np.uint8]]:
     paths = sorted((folder / pattern.capitalize().replace("_", "")).glob("*.jpg"))
     if not paths:
-        raise FileNotFoundError(f"{folder} has no tiles of {pattern}: folder {pattern.capitalize().replace('_', '')}")
+        raise FileNotFoundError(
+            f"{folder} has no tiles of {pattern}: folder {pattern.capitalize().replace('_', '')}"
+        )
     held_out = round(len(paths) * TEST_SHARE)
     chosen = paths[:held_out] if split == "test" else paths[held_out:]
     return [np.asarray(Image.open(path).convert("RGB").resize((TILE, TILE))) for path in chosen]
 
 
-def _write_slide(stem: Path, patterns: Sequence[str], source: TileSource, config: SynthConfig, rng: np.random.Generator) -> None:
+def _write_slide(
+    stem: Path,
+    patterns: Sequence[str],
+    source: TileSource,
+    config: SynthConfig,
+    rng: np.random.Generator,
+) -> None:
     core = (CORE_WIDTH * TILE, config.core_length * TILE)
     height = core[1] + 2 * MARGIN
     width = config.cores * (core[0] + MARGIN) + MARGIN
@@ -151,14 +169,20 @@ def _write_slide(stem: Path, patterns: Sequence[str], source: TileSource, config
         _ragged_edges(pixels[:, left : left + core[0]], rng)
     metadata = SvsMetadata(
         mpp=config.tile_mpp,
-        fields=(("Filename", f"DOE^JANE {stem.name}"), ("Date", "01/02/24"), ("User", "technician")),
+        fields=(
+            ("Filename", f"DOE^JANE {stem.name}"),
+            ("Date", "01/02/24"),
+            ("User", "technician"),
+        ),
         label=f"DOE JANE\n{stem.name}",
     )
     write_svs(stem.with_suffix(".svs"), pixels, metadata)
     write_regions(str(stem.with_suffix(".geojson")), regions)
 
 
-def _segments(patterns: Sequence[str], length: int, rng: np.random.Generator) -> list[tuple[str, int, int]]:
+def _segments(
+    patterns: Sequence[str], length: int, rng: np.random.Generator
+) -> list[tuple[str, int, int]]:
     """Divide a core among its patterns in random order: (pattern, first row, row after the last)."""
     order = [patterns[k] for k in rng.permutation(len(patterns))]
     bounds = np.rint(np.linspace(0, length, len(order) + 1)).astype(int).tolist()

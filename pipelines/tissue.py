@@ -33,7 +33,9 @@ MAX_HOLE_UM = 300.0
 """Holes with less area than a square of this side belong to tissue: lumina of glands."""
 
 
-def tissue_mask(slide: str, thumbnail: NDArray[np.uint8], *, mpp: float, found: Artefacts | None = None) -> NDArray[np.bool_]:
+def tissue_mask(
+    slide: str, thumbnail: NDArray[np.uint8], *, mpp: float, found: Artefacts | None = None
+) -> NDArray[np.bool_]:
     """Mask of tissue, without what artefacts hide.
 
     Args:
@@ -51,7 +53,9 @@ def tissue_mask(slide: str, thumbnail: NDArray[np.uint8], *, mpp: float, found: 
     found = found or artefacts(thumbnail, mpp=mpp)
     if found.glass is None and np.median(thumbnail.mean(axis=2)) < DARK_BACKGROUND:
         raise NoTissue(
-            slide, "has a dark background as in fluorescence, not the bright one of H&E", "give a brightfield H&E slide"
+            slide,
+            "has a dark background as in fluorescence, not the bright one of H&E",
+            "give a brightfield H&E slide",
         )
     hidden = found.within(FRINGE)
     colours = absorbance(thumbnail, found.glass)
@@ -61,8 +65,14 @@ def tissue_mask(slide: str, thumbnail: NDArray[np.uint8], *, mpp: float, found: 
     mask = ndimage.binary_closing(_pieces(signal), iterations=2)
     mask = remove_small_objects(mask, max_size=max(1, round((MIN_PIECE_UM / mpp) ** 2)))
     if not mask.any():
-        raise NoTissue(slide, "shows no stained tissue", "check that it is an H&E slide and was scanned in focus")
-    filled: NDArray[np.bool_] = remove_small_holes(mask, max_size=max(1, round((MAX_HOLE_UM / mpp) ** 2)))
+        raise NoTissue(
+            slide,
+            "shows no stained tissue",
+            "check that it is an H&E slide and was scanned in focus",
+        )
+    filled: NDArray[np.bool_] = remove_small_holes(
+        mask, max_size=max(1, round((MAX_HOLE_UM / mpp) ** 2))
+    )
     return filled & ~hidden
 
 

@@ -16,7 +16,9 @@ from pipelines.slides.dicom_index import WSI_STORAGE
 from tests import tiff_writer as tw
 from tests.tiff_slides import MPP, TILE, Encode, Pixels, j2k_rgb, jpeg_rgb, jpeg_ycc, pyramid
 
-JPEG, JPEG_LS, JPEG_2000, NATIVE = (f"1.2.840.10008.1.2{end}" for end in (".4.50", ".4.80", ".4.91", ".1"))
+JPEG, JPEG_LS, JPEG_2000, NATIVE = (
+    f"1.2.840.10008.1.2{end}" for end in (".4.50", ".4.80", ".4.91", ".1")
+)
 
 
 def jpegls(pixels: Pixels) -> bytes:
@@ -64,11 +66,27 @@ class DicomSlide:
         dataset.TotalPixelMatrixColumns, dataset.TotalPixelMatrixRows = width, height
         dataset.TotalPixelMatrixFocalPlanes = dataset.NumberOfOpticalPaths = 1
         dataset.Rows = dataset.Columns = TILE
-        dataset.SamplesPerPixel, dataset.PhotometricInterpretation, dataset.PlanarConfiguration = 3, self.colour, 0
-        dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 8, 8, 7, 0
-        dataset.ImagedVolumeWidth, dataset.ImagedVolumeHeight = width * MPP * 2**k / 1000, height * MPP * 2**k / 1000
+        dataset.SamplesPerPixel, dataset.PhotometricInterpretation, dataset.PlanarConfiguration = (
+            3,
+            self.colour,
+            0,
+        )
+        dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = (
+            8,
+            8,
+            7,
+            0,
+        )
+        dataset.ImagedVolumeWidth, dataset.ImagedVolumeHeight = (
+            width * MPP * 2**k / 1000,
+            height * MPP * 2**k / 1000,
+        )
         dataset.ImagedVolumeDepth = 0.001
-        dataset.VolumetricProperties, dataset.SpecimenLabelInImage, dataset.BurnedInAnnotation = "VOLUME", "NO", "NO"
+        dataset.VolumetricProperties, dataset.SpecimenLabelInImage, dataset.BurnedInAnnotation = (
+            "VOLUME",
+            "NO",
+            "NO",
+        )
         dataset.FocusMethod, dataset.ExtendedDepthOfField = "AUTO", "NO"
         dataset.LossyImageCompression = "01" if self.syntax in (JPEG, JPEG_2000) else "00"
         dataset.ImageOrientationSlide = [0, -1, 0, -1, 0, 0]
@@ -100,14 +118,22 @@ class DicomSlide:
             dataset.PixelData = b"".join(frames)
             dataset["PixelData"].VR = "OB"
         elif self.table == "extended":
-            dataset.PixelData, dataset.ExtendedOffsetTable, dataset.ExtendedOffsetTableLengths = encapsulate_extended(frames)
+            dataset.PixelData, dataset.ExtendedOffsetTable, dataset.ExtendedOffsetTableLengths = (
+                encapsulate_extended(frames)
+            )
         else:
-            dataset.PixelData = encapsulate(frames, fragments_per_frame=self.fragments, has_bot=self.table == "basic")
+            dataset.PixelData = encapsulate(
+                frames, fragments_per_frame=self.fragments, has_bot=self.table == "basic"
+            )
 
 
 def _optical_path(icc: bytes) -> Dataset:
     path, light = Dataset(), Dataset()
-    light.CodeValue, light.CodingSchemeDesignator, light.CodeMeaning = "111744", "DCM", "Brightfield illumination"
+    light.CodeValue, light.CodingSchemeDesignator, light.CodeMeaning = (
+        "111744",
+        "DCM",
+        "Brightfield illumination",
+    )
     path.IlluminationTypeCodeSequence = Items([light])
     path.OpticalPathIdentifier, path.ObjectiveLensPower = "0", 20
     if icc:
@@ -117,7 +143,10 @@ def _optical_path(icc: bytes) -> Dataset:
 
 def _position(x: int, y: int) -> Dataset:
     group, position = Dataset(), Dataset()
-    position.ColumnPositionInTotalImagePixelMatrix, position.RowPositionInTotalImagePixelMatrix = x + 1, y + 1
+    position.ColumnPositionInTotalImagePixelMatrix, position.RowPositionInTotalImagePixelMatrix = (
+        x + 1,
+        y + 1,
+    )
     position.XOffsetInSlideCoordinateSystem = position.YOffsetInSlideCoordinateSystem = (
         position.ZOffsetInSlideCoordinateSystem
     ) = 0
@@ -127,8 +156,12 @@ def _position(x: int, y: int) -> Dataset:
 
 SERIES: dict[str, DicomSlide] = {
     "dicom-jpeg": DicomSlide(encode=jpeg_ycc, syntax=JPEG, colour="YBR_FULL_422"),
-    "dicom-jpeg-extended": DicomSlide(encode=jpeg_ycc, syntax=JPEG, colour="YBR_FULL_422", table="extended"),
-    "dicom-jpeg-no-table": DicomSlide(encode=jpeg_ycc, syntax=JPEG, colour="YBR_FULL_422", table="none"),
+    "dicom-jpeg-extended": DicomSlide(
+        encode=jpeg_ycc, syntax=JPEG, colour="YBR_FULL_422", table="extended"
+    ),
+    "dicom-jpeg-no-table": DicomSlide(
+        encode=jpeg_ycc, syntax=JPEG, colour="YBR_FULL_422", table="none"
+    ),
     "dicom-jpeg-rgb": DicomSlide(encode=jpeg_rgb, syntax=JPEG),
     "dicom-jpeg2000": DicomSlide(encode=j2k_rgb, syntax=JPEG_2000, colour="YBR_ICT"),
     "dicom-jpegls": DicomSlide(encode=jpegls, syntax=JPEG_LS),

@@ -20,7 +20,19 @@ from pipelines.annotations import PATTERNS
 from pipelines.slides.synthetic import generate_tile
 from tests import dicom_slides, tiff_slides, vendor_slides
 from tests import tiff_writer as tw
-from tests.tiff_slides import JPEG, MPP, TILE, YCBCR, Pixels, Tags, TiffSlide, abbreviated, jpeg_tables, jpeg_ycc, pyramid
+from tests.tiff_slides import (
+    JPEG,
+    MPP,
+    TILE,
+    YCBCR,
+    Pixels,
+    Tags,
+    TiffSlide,
+    abbreviated,
+    jpeg_tables,
+    jpeg_ycc,
+    pyramid,
+)
 from tests.tiff_writer import Directory, TiffForm
 
 GLASS = (243, 241, 244)
@@ -77,10 +89,14 @@ def write_ome_jpeg(path: Path, pixels: Pixels) -> None:
 
 
 def _tiff(name: str) -> Format:
-    vendor = {"svs": "aperio", "ome": "ome-tiff", "philips": "philips"}.get(name.partition("-")[0], "generic-tiff")
+    vendor = {"svs": "aperio", "ome": "ome-tiff", "philips": "philips"}.get(
+        name.partition("-")[0], "generic-tiff"
+    )
     lossless = name.startswith(("tiff-deflate", "tiff-lzw", "tiff-raw", "ome"))
     suffix = "svs" if vendor == "aperio" else "ome.tiff" if vendor == "ome-tiff" else "tiff"
-    return Format(write=tiff_slides.WRITERS[name], file=f"slide.{suffix}", lossless=lossless, vendor=vendor)
+    return Format(
+        write=tiff_slides.WRITERS[name], file=f"slide.{suffix}", lossless=lossless, vendor=vendor
+    )
 
 
 def _vendor(name: str) -> Format:
@@ -91,12 +107,16 @@ def _vendor(name: str) -> Format:
         "scn": ("scn", "leica"),
         "trestle": ("tif", "trestle"),
     }[name]
-    return Format(write=vendor_slides.WRITERS[name], file=f"slide.{suffix}", direct=False, vendor=vendor)
+    return Format(
+        write=vendor_slides.WRITERS[name], file=f"slide.{suffix}", direct=False, vendor=vendor
+    )
 
 
 def _dicom(name: str) -> Format:
     lossless = name in ("dicom-jpegls", "dicom-raw")
-    return Format(write=dicom_slides.SERIES[name].write, file="series", lossless=lossless, vendor="dicom")
+    return Format(
+        write=dicom_slides.SERIES[name].write, file="series", lossless=lossless, vendor="dicom"
+    )
 
 
 FORMATS: dict[str, Format] = {
@@ -125,7 +145,9 @@ HUGE_QUALITY = 93
 """JPEG quality at which a tile of generated tissue takes 24 kB, and one of a huge slide 17 kB on average: as in scans."""
 
 
-def write_huge_tiff(path: Path, *, gigabytes: float, mpp: float = 0.25, tile: int = 256, aperio: bool = False) -> None:
+def write_huge_tiff(
+    path: Path, *, gigabytes: float, mpp: float = 0.25, tile: int = 256, aperio: bool = False
+) -> None:
     """Write a valid BigTIFF of `gigabytes` (10^9 bytes) that takes about 20 MB of disk: most of it is a hole.
 
     Level 0 has as many JPEG tiles (4:2:0) as would fill the file, with strips of tissue between glass; every level is a quarter
@@ -204,15 +226,21 @@ class _HugeSlide:
         row, column = np.indices(here.shape)
         number = np.where(here, row % period * period + column % period, period**2).ravel()
         place = np.arange(number.size) * copies // number.size
-        return np.array(starts, np.int64)[place] + (np.cumsum(lengths) - lengths)[number], lengths[number]
+        return np.array(starts, np.int64)[place] + (np.cumsum(lengths) - lengths)[number], lengths[
+            number
+        ]
 
     def write_rendered(self, stream: IO[bytes], shrink: int) -> Ranges:
         """A level with mixed tiles: each is written."""
         side = self.side // shrink
         block = np.arange(side) * len(self.here) // side
         shown = self.here[np.ix_(block, block)][..., None]
-        pixels = np.where(shown, self._texture(shrink, side)[:side, :side], np.array(GLASS, np.uint8))
-        lengths = np.array([stream.write(_huge_jpeg(part)) for part in tw.tiles_of(pixels, self.tile)], np.int64)
+        pixels = np.where(
+            shown, self._texture(shrink, side)[:side, :side], np.array(GLASS, np.uint8)
+        )
+        lengths = np.array(
+            [stream.write(_huge_jpeg(part)) for part in tw.tiles_of(pixels, self.tile)], np.int64
+        )
         return stream.tell() - np.cumsum(lengths[::-1])[::-1], lengths
 
     def _texture(self, shrink: int, least: int) -> NDArray[np.uint8]:
@@ -236,10 +264,17 @@ def _huge_jpeg(pixels: NDArray[np.uint8]) -> bytes:
 def _aperio_description(slide: _HugeSlide, shrink: int, mpp: float) -> Tags:
     small = f" -> {slide.side // shrink}x{slide.side // shrink}" if shrink > 1 else ""
     size = f"{slide.side}x{slide.side} ({slide.tile}x{slide.tile}){small}"
-    return {tw.DESCRIPTION: ("ascii", f"Aperio Image Library v12.0.0\r\n{size}|AppMag = 40|MPP = {mpp}|ScannerType = AT2")}
+    return {
+        tw.DESCRIPTION: (
+            "ascii",
+            f"Aperio Image Library v12.0.0\r\n{size}|AppMag = 40|MPP = {mpp}|ScannerType = AT2",
+        )
+    }
 
 
-def _huge_directory(slide: _HugeSlide, shrink: int, mpp: float, ranges: Ranges, more: Tags) -> Directory:
+def _huge_directory(
+    slide: _HugeSlide, shrink: int, mpp: float, ranges: Ranges, more: Tags
+) -> Directory:
     side, (offsets, lengths) = slide.side // shrink, ranges
     per_cm = [round(1e4 / (mpp * shrink) * 1000), 1000]
     return Directory(

@@ -51,7 +51,17 @@ HANG = 30.0
 """Wall seconds after which a worker is killed: more than `SECONDS`, since the machine may be shared."""
 
 FUZZED = (
-    *("svs-jpeg", "svs-33003", "svs-33005", "bigtiff-jpeg", "tiff-deflate", "tiff-lzw", "tiff-raw", "tiff-rgba", "ome-tiff"),
+    *(
+        "svs-jpeg",
+        "svs-33003",
+        "svs-33005",
+        "bigtiff-jpeg",
+        "tiff-deflate",
+        "tiff-lzw",
+        "tiff-raw",
+        "tiff-rgba",
+        "ome-tiff",
+    ),
     *("philips", "dicom-jpeg", "dicom-jpeg2000", "dicom-jpegls", "dicom-raw", "dicom-sparse"),
     *("ndpi", "mirax", "scn", "bif", "trestle"),
 )
@@ -86,9 +96,17 @@ def specimen(name: str) -> Specimen:
     """The sound slide of a format."""
     with tempfile.TemporaryDirectory() as folder:
         path = write_slide(name, Path(folder), picture(540, 520))
-        files = {at.relative_to(folder).as_posix(): at.read_bytes() for at in sorted(Path(folder).rglob("*")) if at.is_file()}
+        files = {
+            at.relative_to(folder).as_posix(): at.read_bytes()
+            for at in sorted(Path(folder).rglob("*"))
+            if at.is_file()
+        }
         opened = path.relative_to(folder).as_posix()
-    return Specimen(files=files, opened=opened, places={at: list(_places(at, content)) for at, content in files.items()})
+    return Specimen(
+        files=files,
+        opened=opened,
+        places={at: list(_places(at, content)) for at, content in files.items()},
+    )
 
 
 def _places(path: str, content: bytes) -> Iterator[Place]:
@@ -161,8 +179,28 @@ def _number(content: bytearray, places: Sequence[Place], rng: Rng) -> None:
     width = int(rng.choice([1, 2, 4, 8]))
     at = offset + int(rng.integers(max(1, length - width + 1))) // width * width
     size = len(content)
-    values = (0, 1, 2, 3, 7, 255, 256, 4097, 65535, 2**16, 2**24, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**63, 2**64 - 1)
-    value = int((*values, size, size - 1, size - 8, offset, size // 2)[int(rng.integers(len(values) + 5))]) % 2 ** (8 * width)
+    values = (
+        0,
+        1,
+        2,
+        3,
+        7,
+        255,
+        256,
+        4097,
+        65535,
+        2**16,
+        2**24,
+        2**31 - 1,
+        2**31,
+        2**32 - 1,
+        2**40,
+        2**63,
+        2**64 - 1,
+    )
+    value = int(
+        (*values, size, size - 1, size - 8, offset, size // 2)[int(rng.integers(len(values) + 5))]
+    ) % 2 ** (8 * width)
     order = "big" if content[:2] == b"MM" else "little"
     content[at : at + width] = value.to_bytes(width, order)[: max(0, size - at)]
 
@@ -171,17 +209,24 @@ def _swap(content: bytearray, places: Sequence[Place], rng: Rng) -> None:
     """Exchange two structures' bytes."""
     (a, n), (b, m) = (_structure(content, places, rng) for _ in range(2))
     length = min(n, m)
-    content[a : a + length], content[b : b + length] = content[b : b + length], content[a : a + length]
+    content[a : a + length], content[b : b + length] = (
+        content[b : b + length],
+        content[a : a + length],
+    )
 
 
 def _text(content: bytearray, places: Sequence[Place], rng: Rng) -> None:
     """Change the digits of a text that stands somewhere in the headers."""
     digits = [at for at in range(min(len(content), 2**16)) if 48 <= content[at] <= 57]
-    tail = [at for at in range(max(0, len(content) - 2**14), len(content)) if 48 <= content[at] <= 57]
+    tail = [
+        at for at in range(max(0, len(content) - 2**14), len(content)) if 48 <= content[at] <= 57
+    ]
     here = digits + tail
     if here:
         at = here[int(rng.integers(len(here)))]
-        new = (b"9", b"-", b"0", b".", b"e", b"<", b"\0", b" ", b"\xff", b"N")[int(rng.integers(10))]
+        new = (b"9", b"-", b"0", b".", b"e", b"<", b"\0", b" ", b"\xff", b"N")[
+            int(rng.integers(10))
+        ]
         content[at : at + 1] = new
 
 
@@ -207,7 +252,9 @@ def _cut(content: bytearray, places: Sequence[Place], rng: Rng) -> None:
 
 def _insert(content: bytearray, places: Sequence[Place], rng: Rng) -> None:
     offset, length = _structure(content, places, rng)
-    content[offset:offset] = content[offset : offset + length] if rng.random() < 0.5 else rng.bytes(length)
+    content[offset:offset] = (
+        content[offset : offset + length] if rng.random() < 0.5 else rng.bytes(length)
+    )
 
 
 def _splice(content: bytearray, places: Sequence[Place], rng: Rng) -> None:
@@ -329,7 +376,11 @@ def _attempt(refusals: list[SlideError], act: Callable[[], T]) -> T | None:
 
 def _read(slide: Slide, level: int) -> None:
     at = slide.levels[level]
-    corners = [(0, 0), (at.size.width // 2, at.size.height // 2), (at.size.width - 100, at.size.height - 100)]
+    corners = [
+        (0, 0),
+        (at.size.width // 2, at.size.height // 2),
+        (at.size.width - 100, at.size.height - 100),
+    ]
     for x, y in corners:
         origin = Point(round(x * at.downsample), round(y * at.downsample))
         region = slide.read_region(origin, level, Size(200, 200))
@@ -339,7 +390,12 @@ def _read(slide: Slide, level: int) -> None:
 
 
 def _stream(slide: Slide) -> None:
-    shards = index_slide(slide, PatchSpec(size=64, mpp=2 * slide.mpp, min_tissue=0.1), organisation="fuzz", shard_side=4).shards
+    shards = index_slide(
+        slide,
+        PatchSpec(size=64, mpp=2 * slide.mpp, min_tissue=0.1),
+        organisation="fuzz",
+        shard_side=4,
+    ).shards
     decode_patches(fetch_shards(shards.slice(0, 2)))
 
 
@@ -362,7 +418,9 @@ def _work() -> None:
     warnings.simplefilter("ignore")
     run_case(FUZZED[0], 0)  # libraries are loaded before memory is limited
     pages = int(Path("/proc/self/statm").read_text().split()[0])
-    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + MEMORY, resource.RLIM_INFINITY))
+    resource.setrlimit(
+        resource.RLIMIT_AS, (pages * resource.getpagesize() + MEMORY, resource.RLIM_INFINITY)
+    )
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     for line in sys.stdin:
         kind, rest = line.rstrip("\n").split(" ", 1)
@@ -389,7 +447,9 @@ class Worker:
         if self.process is None:
             command = [sys.executable, "-m", "tests.fuzz", "--worker"]
             pipe = subprocess.PIPE
-            self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, cwd=ROOT)
+            self.process = subprocess.Popen(
+                command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, cwd=ROOT
+            )
             patience *= 4  # it loads its libraries first
         assert self.process.stdin is not None
         assert self.process.stdout is not None
@@ -426,12 +486,17 @@ class Tally:
         """Count an outcome."""
         self.cases += 1
         self.results[outcome.result] += 1
-        self.slowest, self.most_memory = max(self.slowest, outcome.seconds), max(self.most_memory, outcome.megabytes)
+        self.slowest, self.most_memory = (
+            max(self.slowest, outcome.seconds),
+            max(self.most_memory, outcome.megabytes),
+        )
         if outcome.is_bug:
             self.bugs.append(outcome)
 
 
-def campaign(formats: Sequence[str], cases: int, first: int, report: Path | None) -> dict[str, Tally]:
+def campaign(
+    formats: Sequence[str], cases: int, first: int, report: Path | None
+) -> dict[str, Tally]:
     """Run `cases` cases of each format, seeds from `first` on; the report is written anew after each format."""
     tallies: dict[str, Tally] = {}
     worker = Worker()
@@ -441,7 +506,10 @@ def campaign(formats: Sequence[str], cases: int, first: int, report: Path | None
             outcome = worker.run(name, seed)
             tallies[name].add(outcome)
             if outcome.is_bug:
-                print(f"{name} --seed {seed}: {outcome.result} {outcome.seconds:.1f} s {outcome.megabytes:.0f} MB", flush=True)
+                print(
+                    f"{name} --seed {seed}: {outcome.result} {outcome.seconds:.1f} s {outcome.megabytes:.0f} MB",
+                    flush=True,
+                )
         print(_row(name, tallies[name]), flush=True)
         if report is not None:
             report.write_text(_as_json(tallies))
@@ -450,7 +518,9 @@ def campaign(formats: Sequence[str], cases: int, first: int, report: Path | None
 
 
 def _row(name: str, tally: Tally) -> str:
-    counts = ", ".join(f"{count} {result}" for result, count in tally.results.most_common() if result != "opened")
+    counts = ", ".join(
+        f"{count} {result}" for result, count in tally.results.most_common() if result != "opened"
+    )
     head = f"{name:16} {tally.cases:6} cases {tally.results['opened']:6} opened"
     return f"{head}  slowest {tally.slowest:4.1f} s  most {tally.most_memory:4.0f} MB  bugs {len(tally.bugs)}  {counts}"
 
@@ -466,17 +536,28 @@ def _as_json(tallies: Mapping[str, Tally]) -> str:
         }
         for name, tally in tallies.items()
     }
-    total = {"cases": sum(tally.cases for tally in tallies.values()), "bugs": sum(len(tally.bugs) for tally in tallies.values())}
+    total = {
+        "cases": sum(tally.cases for tally in tallies.values()),
+        "bugs": sum(len(tally.bugs) for tally in tallies.values()),
+    }
     limits = {"cpu_s": SECONDS, "memory_mb": MEMORY / 2**20}
     return json.dumps({"campaign": "fuzz", "limits": limits, **total, "formats": rows}, indent=1)
 
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", type=int, default=1000 * len(FUZZED), help="in all, dealt evenly to the formats")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--cases", type=int, default=1000 * len(FUZZED), help="in all, dealt evenly to the formats"
+    )
     parser.add_argument("--format", action="append", choices=FUZZED, help="only these")
-    parser.add_argument("--seed", type=int, help="run this one case of each format here, and print what became of it")
+    parser.add_argument(
+        "--seed",
+        type=int,
+        help="run this one case of each format here, and print what became of it",
+    )
     parser.add_argument("--first", type=int, default=1, help="first seed")
     parser.add_argument("--json", type=Path, help="write the counts there")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)

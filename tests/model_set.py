@@ -32,9 +32,14 @@ PATIENTS = 200
 
 def make_model_set(manifest: str, out: str) -> str:
     """Fit the three models on the slides of `manifest` and write them below `out`; returns its URI."""
-    config = EncoderConfig(network=ViTConfig(size=SPEC.size, dim=32, depth=2, heads=2, layer_scale=None), spec=SPEC)
+    config = EncoderConfig(
+        network=ViTConfig(size=SPEC.size, dim=32, depth=2, heads=2, layer_scale=None), spec=SPEC
+    )
     encoder_hash = save_encoder(
-        storage.join(out, ENCODER), random_network(config.network, seed=0), config, {"name": "test encoder"}
+        storage.join(out, ENCODER),
+        random_network(config.network, seed=0),
+        config,
+        {"name": "test encoder"},
     )
     encoder, store = load_encoder(storage.join(out, ENCODER)), f"{out}-embeddings"
 
@@ -48,12 +53,19 @@ def make_model_set(manifest: str, out: str) -> str:
         bags.append(bag.embeddings)
         labels.append(patch_labels(read_regions(row.annotation), bag.x, bag.y, side))
         groups.append(grade_group(row.label))
-    card = {"name": "test slide model", "encoder_hash": encoder_hash, "spec": SPEC.to_dict(), "versions": versions("acinus")}
+    card = {
+        "name": "test slide model",
+        "encoder_hash": encoder_hash,
+        "spec": SPEC.to_dict(),
+        "versions": versions("acinus"),
+    }
     slide_model = save_slide_model(
         storage.join(out, SLIDE_MODEL),
         SlideModel(
             head=fit_pattern_head(np.concatenate(bags), np.concatenate(labels)),
-            attention=fit_attention(bags, groups, AttentionConfig(hidden=8, attention=4, epochs=20)),
+            attention=fit_attention(
+                bags, groups, AttentionConfig(hidden=8, attention=4, epochs=20)
+            ),
             card=card,
         ),
     )

@@ -21,7 +21,9 @@ def descendants(root: int) -> dict[int, str]:
                 state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
                 if state != "Z":
                     parents[int(entry.name)] = int(parent)
-                    titles[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
+                    titles[int(entry.name)] = (
+                        (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
+                    )
     found: dict[int, str] = {}
     for process, title in titles.items():
         ancestor = parents[process]
@@ -37,7 +39,9 @@ def alive(processes: dict[int, str]) -> dict[int, str]:
     found = {}
     for process, title in processes.items():
         with suppress(OSError):
-            if (Path("/proc") / str(process) / "stat").read_text().rpartition(")")[2].split()[0] != "Z":
+            if (Path("/proc") / str(process) / "stat").read_text().rpartition(")")[2].split()[
+                0
+            ] != "Z":
                 found[process] = title
     return found
 
@@ -52,7 +56,9 @@ def kill(process: int) -> bool:
 
 
 @contextmanager
-def killing(*titles: str, below: int, seed: int, pause: tuple[float, float], most: int) -> Iterator[dict[int, str]]:
+def killing(
+    *titles: str, below: int, seed: int, pause: tuple[float, float], most: int
+) -> Iterator[dict[int, str]]:
     """While the block runs, kill random processes below one, of any of the titles, at random moments.
 
     Args:
@@ -71,7 +77,11 @@ def killing(*titles: str, below: int, seed: int, pause: tuple[float, float], mos
 
     def run() -> None:
         while len(killed) < most and not ended.wait(chance.uniform(*pause)):
-            found = {process: name for process, name in descendants(below).items() if name.startswith(titles)}
+            found = {
+                process: name
+                for process, name in descendants(below).items()
+                if name.startswith(titles)
+            }
             if found and kill(victim := chance.choice(sorted(found))):
                 killed[victim] = found[victim]
 

@@ -10,10 +10,13 @@ import pytest
 
 def shared_data() -> Path | None:
     """The folder of shared data, or None on a machine without it."""
-    folder = Path(os.environ.get("ACINUS_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    folder = Path(
+        os.environ.get("ACINUS_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data")
+    )
     return folder if folder.is_dir() else None
 
 
 needs_shared_data = pytest.mark.skipif(
-    shared_data() is None, reason="real slides are absent: set ACINUS_SHARED_DATA; the generated equivalent ran instead"
+    shared_data() is None,
+    reason="real slides are absent: set ACINUS_SHARED_DATA; the generated equivalent ran instead",
 )

@@ -29,10 +29,16 @@ def project_files() -> tuple[Path, ...]:
     """Every file of the project: what git tracks or would take, or what lies here in a copy without git."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     try:
-        listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        listed = subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout
     except (OSError, subprocess.CalledProcessError):
         return tuple(path for path in sorted(walk(ROOT)) if path.is_file())
-    return tuple(path for path in sorted(ROOT / name for name in listed.split("\0") if name) if path.is_file())
+    return tuple(
+        path
+        for path in sorted(ROOT / name for name in listed.split("\0") if name)
+        if path.is_file()
+    )
 
 
 def walk(folder: Path) -> Iterator[Path]:
@@ -65,13 +71,21 @@ def modules(package: str) -> Iterator[tuple[str, str]]:
 
 @pytest.mark.parametrize("check", CHECKS)
 def test_a_tool_finds_nothing(check: str) -> None:
-    done = subprocess.run([sys.executable, "-m", *CHECKS[check]], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", *CHECKS[check]],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_imports_run_one_way() -> None:
     program = "import sys; from importlinter.cli import lint_imports_command; sys.exit(lint_imports_command())"
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -86,13 +100,25 @@ def test_no_file_names_a_package_registry() -> None:
 def test_locks_hold_versions_and_no_addresses() -> None:
     locks = re.compile(r"(constraints|requirements)[^/]*\.txt$|lock[^/]*$")
     addresses = re.compile(r'"resolved":|://.*\.(whl|zip|tgz|tar\.gz)')
-    wrong = [(name, line) for name, text in texts() if locks.search(name) for line in text.splitlines() if addresses.search(line)]
+    wrong = [
+        (name, line)
+        for name, text in texts()
+        if locks.search(name)
+        for line in text.splitlines()
+        if addresses.search(line)
+    ]
     assert wrong == []
 
 
 def test_constraints_pin_versions_that_any_index_offers() -> None:
-    public = re.compile(r"[A-Za-z0-9._-]+==[0-9][0-9A-Za-z.]*")  # no local version such as +cpu: the user's pip chooses the build
-    assert [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not public.fullmatch(line)] == []
+    public = re.compile(
+        r"[A-Za-z0-9._-]+==[0-9][0-9A-Za-z.]*"
+    )  # no local version such as +cpu: the user's pip chooses the build
+    assert [
+        line
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if not public.fullmatch(line)
+    ] == []
 
 
 def test_no_file_names_a_place_on_somebodys_machine() -> None:
@@ -102,7 +128,10 @@ def test_no_file_names_a_place_on_somebodys_machine() -> None:
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_a_package_has_one_file_to_open_first(package: str) -> None:
-    assert len([name for name, docstring in modules(package) if docstring.startswith("OPEN FIRST")]) == 1
+    assert (
+        len([name for name, docstring in modules(package) if docstring.startswith("OPEN FIRST")])
+        == 1
+    )
 
 
 @pytest.mark.parametrize("package", PACKAGES)
@@ -111,6 +140,11 @@ def test_every_public_module_says_what_it_is(package: str) -> None:
 
 
 def test_no_file_is_longer_than_500_lines() -> None:
-    lengths = {name: text.count("\n") for name, text in texts(".py", ".ts", ".tsx", ".js", ".css", ".yaml", ".yml", ".sh")}
+    lengths = {
+        name: text.count("\n")
+        for name, text in texts(".py", ".ts", ".tsx", ".js", ".css", ".yaml", ".yml", ".sh")
+    }
     # Written by tools: lock files.
-    assert {name: length for name, length in lengths.items() if length > 500 and "lock" not in name} == {}
+    assert {
+        name: length for name, length in lengths.items() if length > 500 and "lock" not in name
+    } == {}

@@ -56,10 +56,20 @@ def program(project: Path, name: str, text: str) -> str:
 
 def install(project: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run the installer, with nothing on PATH but what the test put there."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "UV_", "PYTHON", "INSTALLER"))}
+    clean = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("PIP_", "UV_", "PYTHON", "INSTALLER"))
+    }
     command = [str(project.parent / "bin" / "bash"), str(project / ".ci" / "install"), *arguments]
     path = str(project.parent / "bin")
-    return subprocess.run(command, env=clean | {"PATH": path} | environment, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        command,
+        env=clean | {"PATH": path} | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def calls(project: Path) -> list[str]:
@@ -72,9 +82,17 @@ def calls(project: Path) -> list[str]:
     ("python", "environment", "sentence"),
     [
         (None, {}, "Python 3.11 or later is needed and none is on PATH"),
-        (OLD, {}, "Python 3.11 or later is needed and none is on PATH (Python 3.9.2); install one or set PYTHON"),
+        (
+            OLD,
+            {},
+            "Python 3.11 or later is needed and none is on PATH (Python 3.9.2); install one or set PYTHON",
+        ),
         (OLD, {"PYTHON": "python3"}, "python3 is not Python 3.11 or later (Python 3.9.2)"),
-        (GOOD, {"WITHOUT_ENSUREPIP": "1"}, "python3 cannot make an environment: its venv or ensurepip module is missing"),
+        (
+            GOOD,
+            {"WITHOUT_ENSUREPIP": "1"},
+            "python3 cannot make an environment: its venv or ensurepip module is missing",
+        ),
         (GOOD, {"INSTALLER": "conda"}, "INSTALLER=conda is neither pip nor uv"),
         (GOOD, {"INSTALLER": "uv"}, "INSTALLER=uv, and no uv is on PATH"),
     ],
@@ -97,7 +115,9 @@ def test_it_passes_over_an_old_python(project: Path) -> None:
     assert install(project).returncode == 0
 
 
-def test_pip_is_called_with_the_pins_and_with_nothing_that_overrides_the_users_configuration(project: Path) -> None:
+def test_pip_is_called_with_the_pins_and_with_nothing_that_overrides_the_users_configuration(
+    project: Path,
+) -> None:
     program(project, "python3", GOOD)
     assert install(project).returncode == 0
     assert install(project, "test").returncode == 0
@@ -141,5 +161,8 @@ def test_uv_gets_pips_find_links(project: Path) -> None:
 def test_uvs_own_find_links_come_first(project: Path) -> None:
     program(project, "python3", GOOD)
     program(project, "uv", UV)
-    assert install(project, INSTALLER="uv", UV_FIND_LINKS="/mine", PIP_FIND_LINKS="/theirs").returncode == 0
+    assert (
+        install(project, INSTALLER="uv", UV_FIND_LINKS="/mine", PIP_FIND_LINKS="/theirs").returncode
+        == 0
+    )
     assert calls(project)[1].endswith("[/mine]")

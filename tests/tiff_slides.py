@@ -35,7 +35,11 @@ def pyramid(pixels: Pixels, levels: int = 3) -> list[Pixels]:
     found = [pixels]
     while len(found) < levels:
         height, width = found[-1].shape[:2]
-        found.append(np.asarray(Image.fromarray(found[-1]).resize((width // 2, height // 2), Image.Resampling.BOX)))
+        found.append(
+            np.asarray(
+                Image.fromarray(found[-1]).resize((width // 2, height // 2), Image.Resampling.BOX)
+            )
+        )
     return found
 
 
@@ -44,7 +48,11 @@ def pyramid(pixels: Pixels, levels: int = 3) -> list[Pixels]:
 
 def jpeg_ycc(pixels: Pixels, *, subsampling: str = "420") -> bytes:
     """A whole JPEG in YCbCr, as libjpeg writes it, with its JFIF marker."""
-    return bytes(simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), quality=85, colorsubsampling=subsampling))
+    return bytes(
+        simplejpeg.encode_jpeg(
+            np.ascontiguousarray(pixels), quality=85, colorsubsampling=subsampling
+        )
+    )
 
 
 def jpeg_rgb(pixels: Pixels) -> bytes:
@@ -64,12 +72,18 @@ def segments(stream: bytes) -> list[tuple[int, bytes]]:
 
 def jpeg_tables(stream: bytes) -> bytes:
     """Value of the JPEGTables tag for tiles like this one: quantisation and Huffman tables."""
-    return b"\xff\xd8" + b"".join(part for marker, part in segments(stream) if marker in (0xDB, 0xC4)) + b"\xff\xd9"
+    return (
+        b"\xff\xd8"
+        + b"".join(part for marker, part in segments(stream) if marker in (0xDB, 0xC4))
+        + b"\xff\xd9"
+    )
 
 
 def abbreviated(stream: bytes) -> bytes:
     """The tile without what is in `jpeg_tables`, and without the application markers."""
-    return b"\xff\xd8" + b"".join(part for marker, part in segments(stream) if marker not in (0xDB, 0xC4, 0xE0, 0xEE))
+    return b"\xff\xd8" + b"".join(
+        part for marker, part in segments(stream) if marker not in (0xDB, 0xC4, 0xE0, 0xEE)
+    )
 
 
 def j2k_rgb(pixels: Pixels) -> bytes:
@@ -87,12 +101,27 @@ def j2k_ycc_422(pixels: Pixels) -> bytes:
     """The same with chroma of half the width, which `opj_compress` (OpenJPEG's command) writes."""
     height, width = pixels.shape[:2]
     luma, blue, red = np.moveaxis(np.asarray(Image.fromarray(pixels).convert("YCbCr")), 2, 0)
-    halved = [np.asarray(Image.fromarray(plane).resize((width // 2, height), Image.Resampling.BOX)) for plane in (blue, red)]
+    halved = [
+        np.asarray(Image.fromarray(plane).resize((width // 2, height), Image.Resampling.BOX))
+        for plane in (blue, red)
+    ]
     with tempfile.TemporaryDirectory() as folder:
         raw, coded = Path(folder) / "tile.raw", Path(folder) / "tile.j2k"
         raw.write_bytes(b"".join(plane.tobytes() for plane in (luma, *halved)))
         form = f"{width},{height},3,8,u@1x1:2x1:2x1"
-        command = ["opj_compress", "-i", str(raw), "-o", str(coded), "-F", form, "-mct", "0", "-r", "4"]
+        command = [
+            "opj_compress",
+            "-i",
+            str(raw),
+            "-o",
+            str(coded),
+            "-F",
+            form,
+            "-mct",
+            "0",
+            "-r",
+            "4",
+        ]
         subprocess.run(command, check=True, capture_output=True)
         return coded.read_bytes()
 
@@ -195,7 +224,11 @@ class TiffSlide:
 def resolution(mpp: float) -> Tags:
     """Tags that tell the scale of a level."""
     per_cm = [round(1e7 / mpp), 1000]
-    return {tw.X_RESOLUTION: ("ratio", per_cm), tw.Y_RESOLUTION: ("ratio", per_cm), tw.RESOLUTION_UNIT: ("short", [3])}
+    return {
+        tw.X_RESOLUTION: ("ratio", per_cm),
+        tw.Y_RESOLUTION: ("ratio", per_cm),
+        tw.RESOLUTION_UNIT: ("short", [3]),
+    }
 
 
 def profile(icc: bytes) -> Tags:
@@ -210,16 +243,29 @@ def write_generic(path: Path, pixels: Pixels, *, icc: bytes = b"", **how: object
 
 
 def write_aperio(
-    path: Path, pixels: Pixels, *, encode: Encode, compression: int, photometric: int, icc: bytes = b"", tables: bool = False
+    path: Path,
+    pixels: Pixels,
+    *,
+    encode: Encode,
+    compression: int,
+    photometric: int,
+    icc: bytes = b"",
+    tables: bool = False,
 ) -> None:
     """An SVS; with `tables` its tiles are abbreviated JPEGs that share their tables, as Aperio's are."""
     levels = pyramid(pixels)
-    shared: Tags = {tw.JPEG_TABLES: ("undefined", jpeg_tables(encode(pixels[:TILE, :TILE])))} if tables else {}
+    shared: Tags = (
+        {tw.JPEG_TABLES: ("undefined", jpeg_tables(encode(pixels[:TILE, :TILE])))} if tables else {}
+    )
 
     def description(k: int) -> Tags:
         size, small = ("{1}x{0}".format(*level.shape) for level in (pixels, levels[k]))
-        text = f"Aperio Image Library v12.0.0\r\n{size} ({TILE}x{TILE})" + (f" -> {small}" if k else "")
-        return shared | {tw.DESCRIPTION: ("ascii", f"{text}|AppMag = 20|MPP = {MPP}|ScannerType = AT2")}
+        text = f"Aperio Image Library v12.0.0\r\n{size} ({TILE}x{TILE})" + (
+            f" -> {small}" if k else ""
+        )
+        return shared | {
+            tw.DESCRIPTION: ("ascii", f"{text}|AppMag = 20|MPP = {MPP}|ScannerType = AT2")
+        }
 
     TiffSlide(
         encode=(lambda part: abbreviated(encode(part))) if tables else encode,
@@ -249,12 +295,21 @@ def write_rgba(path: Path, pixels: Pixels, *, extra: int, icc: bytes = b"") -> N
 
 def ome_xml(images: Sequence[Mapping[str, object]], *, objectives: Sequence[float] = ()) -> str:
     """OME-XML of several images: attributes of their Pixels, and where given `IFD` of TiffData and the ID of the `Objective`."""
-    lenses = "".join(f'<Objective ID="Objective:{k}" NominalMagnification="{at}"/>' for k, at in enumerate(objectives))
+    lenses = "".join(
+        f'<Objective ID="Objective:{k}" NominalMagnification="{at}"/>'
+        for k, at in enumerate(objectives)
+    )
     parts = []
     for image in images:
-        settings = f'<ObjectiveSettings ID="{image["Objective"]}"/>' if image.get("Objective") else ""
-        data = f'<TiffData IFD="{image["IFD"]}" PlaneCount="1"/>' if "IFD" in image else "<TiffData/>"
-        pixels = " ".join(f'{key}="{value}"' for key, value in image.items() if key not in ("Objective", "IFD"))
+        settings = (
+            f'<ObjectiveSettings ID="{image["Objective"]}"/>' if image.get("Objective") else ""
+        )
+        data = (
+            f'<TiffData IFD="{image["IFD"]}" PlaneCount="1"/>' if "IFD" in image else "<TiffData/>"
+        )
+        pixels = " ".join(
+            f'{key}="{value}"' for key, value in image.items() if key not in ("Objective", "IFD")
+        )
         parts.append(f"<Image>{settings}<Pixels {pixels}>{data}</Pixels></Image>")
     space = "http://www.openmicroscopy.org/Schemas/OME/2016-06"
     return f'<OME xmlns="{space}"><Instrument>{lenses}</Instrument>{"".join(parts)}</OME>'
@@ -277,7 +332,8 @@ def write_ome(path: Path, pixels: Pixels, *, icc: bytes = b"") -> None:
         compression=DEFLATE,
         predictor=True,
         sub=True,
-        base=profile(icc) | {tw.DESCRIPTION: ("ascii", xml), tw.SOFTWARE: ("ascii", "OME Bio-Formats 7")},
+        base=profile(icc)
+        | {tw.DESCRIPTION: ("ascii", xml), tw.SOFTWARE: ("ascii", "OME Bio-Formats 7")},
     ).write(path, pyramid(pixels))
 
 
@@ -312,8 +368,12 @@ def write_philips(path: Path, pixels: Pixels, *, icc: bytes = b"") -> None:
         photometric=YCBCR,
         padded=True,
         absent=frozenset({(0, 0), (0, columns), (1, 0)}),
-        base={tw.DESCRIPTION: ("ascii", xml), tw.SOFTWARE: ("ascii", "Philips DP v1.0")} | profile(icc) | _tables(pixels),
-        others=lambda k: {tw.SUBFILE: ("long", [1]), tw.SOFTWARE: ("ascii", "Philips DP v1.0")} | _tables(pixels),
+        base={tw.DESCRIPTION: ("ascii", xml), tw.SOFTWARE: ("ascii", "Philips DP v1.0")}
+        | profile(icc)
+        | _tables(pixels),
+        others=lambda k: (
+            {tw.SUBFILE: ("long", [1]), tw.SOFTWARE: ("ascii", "Philips DP v1.0")} | _tables(pixels)
+        ),
     ).write(path, levels)
 
 
@@ -327,7 +387,10 @@ def write_shared_tile(path: Path, *, width: int, height: int, size: int = 0) -> 
     tags: Tags = {
         **{tag: ("long", [value]) for tag, value in ((tw.WIDTH, width), (tw.HEIGHT, height))},
         **{tag: ("long", [4096]) for tag in (tw.TILE_WIDTH, tw.TILE_HEIGHT)},
-        **{tag: ("short", [value]) for tag, value in ((tw.COMPRESSION, DEFLATE), (tw.PHOTOMETRIC, RGB))},
+        **{
+            tag: ("short", [value])
+            for tag, value in ((tw.COMPRESSION, DEFLATE), (tw.PHOTOMETRIC, RGB))
+        },
         **{tag: ("short", [value]) for tag, value in ((tw.SAMPLES, 3), (tw.PLANAR, 1))},
         tw.BITS: ("short", [8, 8, 8]),
         tw.TILE_OFFSETS: ("long", np.full(count, BIG.header_size)),
@@ -343,20 +406,44 @@ def write_shared_tile(path: Path, *, width: int, height: int, size: int = 0) -> 
 BIG, MOTOROLA = TiffForm(big=True), TiffForm(order=">")
 
 WRITERS: dict[str, Callable[..., None]] = {
-    "svs-jpeg": partial(write_aperio, encode=jpeg_ycc, compression=JPEG, photometric=YCBCR, tables=True),
-    "svs-jpeg-rgb": partial(write_aperio, encode=jpeg_rgb, compression=JPEG, photometric=RGB, tables=True),
+    "svs-jpeg": partial(
+        write_aperio, encode=jpeg_ycc, compression=JPEG, photometric=YCBCR, tables=True
+    ),
+    "svs-jpeg-rgb": partial(
+        write_aperio, encode=jpeg_rgb, compression=JPEG, photometric=RGB, tables=True
+    ),
     "svs-33003": partial(write_aperio, encode=j2k_ycc, compression=APERIO_YCC, photometric=RGB),
-    "svs-33003-422": partial(write_aperio, encode=j2k_ycc_422, compression=APERIO_YCC, photometric=RGB),
+    "svs-33003-422": partial(
+        write_aperio, encode=j2k_ycc_422, compression=APERIO_YCC, photometric=RGB
+    ),
     "svs-33005": partial(write_aperio, encode=j2k_rgb, compression=APERIO_RGB, photometric=RGB),
     "tiff-jpeg": partial(write_generic, encode=jpeg_ycc, compression=JPEG, photometric=YCBCR),
-    "tiff-jpeg-422": partial(write_generic, encode=partial(jpeg_ycc, subsampling="422"), compression=JPEG, photometric=YCBCR),
-    "tiff-jpeg-444": partial(write_generic, encode=partial(jpeg_ycc, subsampling="444"), compression=JPEG, photometric=YCBCR),
-    "bigtiff-jpeg": partial(write_generic, encode=jpeg_ycc, compression=JPEG, photometric=YCBCR, form=BIG),
+    "tiff-jpeg-422": partial(
+        write_generic,
+        encode=partial(jpeg_ycc, subsampling="422"),
+        compression=JPEG,
+        photometric=YCBCR,
+    ),
+    "tiff-jpeg-444": partial(
+        write_generic,
+        encode=partial(jpeg_ycc, subsampling="444"),
+        compression=JPEG,
+        photometric=YCBCR,
+    ),
+    "bigtiff-jpeg": partial(
+        write_generic, encode=jpeg_ycc, compression=JPEG, photometric=YCBCR, form=BIG
+    ),
     "tiff-deflate": partial(
-        write_generic, encode=lambda part: deflate(predicted(part)), compression=DEFLATE, predictor=True, form=MOTOROLA
+        write_generic,
+        encode=lambda part: deflate(predicted(part)),
+        compression=DEFLATE,
+        predictor=True,
+        form=MOTOROLA,
     ),
     "tiff-lzw": partial(write_generic, encode=lzw, compression=LZW),
-    "tiff-lzw-delta": partial(write_generic, encode=lambda part: lzw(predicted(part)), compression=LZW, predictor=True),
+    "tiff-lzw-delta": partial(
+        write_generic, encode=lambda part: lzw(predicted(part)), compression=LZW, predictor=True
+    ),
     "tiff-raw": partial(write_generic, encode=np.ndarray.tobytes, compression=RAW),
     "tiff-rgba": partial(write_rgba, extra=2),
     "tiff-rgba-premultiplied": partial(write_rgba, extra=1),

@@ -12,14 +12,52 @@ from numpy.typing import NDArray
 
 Values = str | bytes | Sequence[float] | NDArray[np.integer]
 
-_TYPES = {"ascii": (2, "u1"), "short": (3, "u2"), "long": (4, "u4"), "ratio": (5, "u4"), "undefined": (7, "u1")}
+_TYPES = {
+    "ascii": (2, "u1"),
+    "short": (3, "u2"),
+    "long": (4, "u4"),
+    "ratio": (5, "u4"),
+    "undefined": (7, "u1"),
+}
 _TYPES |= {"signed": (9, "i4"), "float": (11, "f4"), "ifd": (13, "u4")}
 _BIG_TYPES = _TYPES | {"long8": (16, "u8"), "ifd": (18, "u8")}
 
-SUBFILE, WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, DESCRIPTION, MAKE, SAMPLES = 254, 256, 257, 258, 259, 262, 270, 271, 277
-X_RESOLUTION, Y_RESOLUTION, PLANAR, RESOLUTION_UNIT, SOFTWARE, PREDICTOR = 282, 283, 284, 296, 305, 317
-TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_LENGTHS, SUB_IFDS, EXTRA_SAMPLES = 322, 323, 324, 325, 330, 338
-STRIP_OFFSETS, STRIP_ROWS, STRIP_LENGTHS, JPEG_TABLES, SUBSAMPLING, XMP, ICC = 273, 278, 279, 347, 530, 700, 34675
+SUBFILE, WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, DESCRIPTION, MAKE, SAMPLES = (
+    254,
+    256,
+    257,
+    258,
+    259,
+    262,
+    270,
+    271,
+    277,
+)
+X_RESOLUTION, Y_RESOLUTION, PLANAR, RESOLUTION_UNIT, SOFTWARE, PREDICTOR = (
+    282,
+    283,
+    284,
+    296,
+    305,
+    317,
+)
+TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_LENGTHS, SUB_IFDS, EXTRA_SAMPLES = (
+    322,
+    323,
+    324,
+    325,
+    330,
+    338,
+)
+STRIP_OFFSETS, STRIP_ROWS, STRIP_LENGTHS, JPEG_TABLES, SUBSAMPLING, XMP, ICC = (
+    273,
+    278,
+    279,
+    347,
+    530,
+    700,
+    34675,
+)
 
 
 @dataclass(kw_only=True)
@@ -65,7 +103,13 @@ def write_directories(stream: IO[bytes], chain: Sequence[Directory], form: TiffF
         stream.write(struct.pack(form.order + offset, follower))
     stream.seek(0)
     stream.write(b"II" if form.order == "<" else b"MM")
-    stream.write(struct.pack(form.order + ("HHHQ" if form.big else "HI"), *((43, 8, 0) if form.big else (42,)), firsts[0]))
+    stream.write(
+        struct.pack(
+            form.order + ("HHHQ" if form.big else "HI"),
+            *((43, 8, 0) if form.big else (42,)),
+            firsts[0],
+        )
+    )
     stream.seek(0, 2)
 
 
@@ -88,7 +132,9 @@ def _write(stream: IO[bytes], directory: Directory, form: TiffForm) -> tuple[int
     begins = stream.tell()
     stream.write(struct.pack(form.order + ("Q" if form.big else "H"), len(entries)) + packed)
     names_follower = stream.tell()
-    stream.write(struct.pack(form.order + offset, 0) + b"\0" * (4 * (1 + len(entries)) if form.ndpi else 0))
+    stream.write(
+        struct.pack(form.order + offset, 0) + b"\0" * (4 * (1 + len(entries)) if form.ndpi else 0)
+    )
     return begins, names_follower
 
 
@@ -97,7 +143,11 @@ def _encoded(kind: str, values: Values, form: TiffForm) -> tuple[int, int, bytes
     number, item = (_BIG_TYPES if form.big else _TYPES)[kind]
     if isinstance(values, str):
         values = values.encode() + b"\0"
-    data = bytes(values) if isinstance(values, bytes) else np.asarray(values).astype(form.order + item).tobytes()
+    data = (
+        bytes(values)
+        if isinstance(values, bytes)
+        else np.asarray(values).astype(form.order + item).tobytes()
+    )
     return number, len(data) // int(item[1]) // (2 if kind == "ratio" else 1), data
 
 

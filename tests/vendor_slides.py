@@ -14,7 +14,19 @@ import numpy as np
 from PIL import Image
 
 from tests import tiff_writer as tw
-from tests.tiff_slides import BIG, JPEG, MPP, TILE, YCBCR, Pixels, Tags, TiffSlide, jpeg_ycc, pyramid, resolution
+from tests.tiff_slides import (
+    BIG,
+    JPEG,
+    MPP,
+    TILE,
+    YCBCR,
+    Pixels,
+    Tags,
+    TiffSlide,
+    jpeg_ycc,
+    pyramid,
+    resolution,
+)
 from tests.tiff_writer import Directory, TiffForm
 
 OVERLAP = 16
@@ -25,9 +37,15 @@ def mosaic(pixels: Pixels, overlap: int) -> Pixels:
     """The tiles side by side, each repeating what it shares with its neighbours."""
     step = TILE - overlap
     rows, columns = (-(-(side - overlap) // step) for side in pixels.shape[:2])
-    padding = [(0, count * step + overlap - side) for count, side in zip((rows, columns), pixels.shape[:2], strict=True)]
+    padding = [
+        (0, count * step + overlap - side)
+        for count, side in zip((rows, columns), pixels.shape[:2], strict=True)
+    ]
     pixels = np.pad(pixels, (*padding, (0, 0)), mode="edge")
-    parts = [[pixels[y * step : y * step + TILE, x * step : x * step + TILE] for x in range(columns)] for y in range(rows)]
+    parts = [
+        [pixels[y * step : y * step + TILE, x * step : x * step + TILE] for x in range(columns)]
+        for y in range(rows)
+    ]
     return np.concatenate([np.concatenate(row, axis=1) for row in parts])
 
 
@@ -38,7 +56,9 @@ def write_trestle(path: Path, pixels: Pixels) -> None:
     levels = [mosaic(level, OVERLAP >> k) for k, level in enumerate(pyramid(pixels, 2))]
     scale: Tags = {tw.X_RESOLUTION: ("ratio", [500, 1000]), tw.Y_RESOLUTION: ("ratio", [500, 1000])}
     base: Tags = {tw.SOFTWARE: ("ascii", "MedScan 4.0"), tw.DESCRIPTION: ("ascii", description)}
-    TiffSlide(encode=jpeg_ycc, compression=JPEG, photometric=YCBCR, base=base | scale).write(path, levels)
+    TiffSlide(encode=jpeg_ycc, compression=JPEG, photometric=YCBCR, base=base | scale).write(
+        path, levels
+    )
 
 
 def write_scn(path: Path, pixels: Pixels) -> None:
@@ -46,7 +66,8 @@ def write_scn(path: Path, pixels: Pixels) -> None:
     levels, nm = pyramid(pixels), round(1000 * MPP)
     height, width = pixels.shape[:2]
     dimensions = "".join(
-        f'<dimension sizeX="{level.shape[1]}" sizeY="{level.shape[0]}" r="{k}" ifd="{k}"/>' for k, level in enumerate(levels)
+        f'<dimension sizeX="{level.shape[1]}" sizeY="{level.shape[0]}" r="{k}" ifd="{k}"/>'
+        for k, level in enumerate(levels)
     )
     xml = (
         '<?xml version="1.0"?><scn xmlns="http://www.leica-microsystems.com/scn/2010/10/01" uuid="urn:uuid:1">'
@@ -60,7 +81,9 @@ def write_scn(path: Path, pixels: Pixels) -> None:
         "</illuminationSettings></scanSettings></image></collection></scn>"
     )
     base: Tags = {tw.DESCRIPTION: ("ascii", xml)} | resolution(MPP)
-    TiffSlide(encode=jpeg_ycc, compression=JPEG, photometric=YCBCR, form=BIG, base=base).write(path, levels)
+    TiffSlide(encode=jpeg_ycc, compression=JPEG, photometric=YCBCR, form=BIG, base=base).write(
+        path, levels
+    )
 
 
 def write_bif(path: Path, pixels: Pixels) -> None:
@@ -79,7 +102,11 @@ def write_bif(path: Path, pixels: Pixels) -> None:
         )
 
     places = list(product(range(rows), range(columns)))
-    joints = [joint("RIGHT", number(x, y), number(x + 1, y), OVERLAP, 0) for y, x in places if x + 1 < columns]
+    joints = [
+        joint("RIGHT", number(x, y), number(x + 1, y), OVERLAP, 0)
+        for y, x in places
+        if x + 1 < columns
+    ]
     joints += [joint("UP", number(x, y), number(x, y - 1), 0, OVERLAP) for y, x in places if y]
     encoding = (
         '<EncodeInfo Ver="2"><SlideStitchInfo><ImageInfo AOIScanned="1" AOIIndex="0" '
@@ -87,14 +114,21 @@ def write_bif(path: Path, pixels: Pixels) -> None:
         '</SlideStitchInfo><AoiOrigin><AOI0 OriginX="0" OriginY="0"/></AoiOrigin></EncodeInfo>'
     )
     scan = f'<iScan ScannerModel="One" Magnification="20" ScanRes="{MPP}"/>'
-    label: Tags = {tw.DESCRIPTION: ("ascii", "Label Image"), tw.XMP: ("undefined", scan.encode() + b"\0")}
+    label: Tags = {
+        tw.DESCRIPTION: ("ascii", "Label Image"),
+        tw.XMP: ("undefined", scan.encode() + b"\0"),
+    }
     levels = [np.full((TILE, TILE, 3), 250, np.uint8), *pyramid(first, 2)]
 
     def described(k: int) -> Tags:
-        tags: Tags = {tw.DESCRIPTION: ("ascii", f"level={k - 1} mag={20 // 2 ** (k - 1)} quality=90")}
+        tags: Tags = {
+            tw.DESCRIPTION: ("ascii", f"level={k - 1} mag={20 // 2 ** (k - 1)} quality=90")
+        }
         return tags | ({tw.XMP: ("undefined", encoding.encode() + b"\0")} if k == 1 else {})
 
-    TiffSlide(encode=jpeg_ycc, compression=JPEG, photometric=YCBCR, form=BIG, base=label, others=described).write(path, levels)
+    TiffSlide(
+        encode=jpeg_ycc, compression=JPEG, photometric=YCBCR, form=BIG, base=label, others=described
+    ).write(path, levels)
 
 
 def write_ndpi(path: Path, pixels: Pixels) -> None:
@@ -141,14 +175,23 @@ def write_mirax(path: Path, pixels: Pixels) -> None:
             coded = jpeg_ycc(part)
             entries.append(((row << k) * columns + (column << k), len(data), len(coded), 0))
             data += coded
-        pages.append(struct.pack("<2i", len(entries), 0) + b"".join(struct.pack("<4i", *entry) for entry in entries))
+        pages.append(
+            struct.pack("<2i", len(entries), 0)
+            + b"".join(struct.pack("<4i", *entry) for entry in entries)
+        )
     begins = 5 + len(slide_id) + 8
     table, places = begins + 4 * len(pages), []
     body = b""
     for page in pages:
         places.append(table + len(body))
         body += struct.pack("<2i", 0, table + len(body) + 8) + page
-    index = b"01.02" + slide_id.encode() + struct.pack("<2i", begins, 0) + struct.pack(f"<{len(places)}i", *places) + body
+    index = (
+        b"01.02"
+        + slide_id.encode()
+        + struct.pack("<2i", begins, 0)
+        + struct.pack(f"<{len(places)}i", *places)
+        + body
+    )
     levels = "".join(
         f"[LEVEL_{k}]\nOVERLAP_X = 0\nOVERLAP_Y = 0\nIMAGE_CONCAT_FACTOR = {min(k, 1)}\n"
         f"MICROMETER_PER_PIXEL_X = {MPP * 2**k}\nMICROMETER_PER_PIXEL_Y = {MPP * 2**k}\n"

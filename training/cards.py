@@ -29,14 +29,19 @@ Card = dict[str, Any]
 
 def versions(*packages: str) -> dict[str, str]:
     """Versions of Python and of the named packages, for a card."""
-    return {"python": platform.python_version(), **{package: version(package) for package in packages}}
+    return {
+        "python": platform.python_version(),
+        **{package: version(package) for package in packages},
+    }
 
 
 def save_model(uri: str, arrays: Arrays, card: Mapping[str, Any]) -> str:
     """Write weights, then the card (which must name its `kind`): a model without a card is not there yet. Returns the hash."""
     weights = save({name: np.ascontiguousarray(array) for name, array in sorted(arrays.items())})
     digest = hashlib.sha256(weights).hexdigest()
-    text = json.dumps({**card, "kind": card["kind"], "hash": digest}, indent=2, sort_keys=True, allow_nan=False)
+    text = json.dumps(
+        {**card, "kind": card["kind"], "hash": digest}, indent=2, sort_keys=True, allow_nan=False
+    )
     storage.write_bytes(storage.join(uri, WEIGHTS), weights)
     storage.write_bytes(storage.join(uri, CARD), text.encode())
     return digest
@@ -51,9 +56,13 @@ def load_card(uri: str, kind: str) -> Card:
     try:
         card: Card = json.loads(storage.read_bytes(storage.join(uri, CARD)))
     except FileNotFoundError:
-        raise ModelNotFound(f"{uri} holds no {CARD}: there is no {kind} here; fit one, or give the folder of one") from None
+        raise ModelNotFound(
+            f"{uri} holds no {CARD}: there is no {kind} here; fit one, or give the folder of one"
+        ) from None
     if card.get("kind") != kind:
-        raise ModelNotFound(f"{uri} holds a {card.get('kind')!r}, not a {kind!r}; give the folder of one")
+        raise ModelNotFound(
+            f"{uri} holds a {card.get('kind')!r}, not a {kind!r}; give the folder of one"
+        )
     return card
 
 

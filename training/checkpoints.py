@@ -47,7 +47,11 @@ class Position:
 
     def of_rank(self, rank: int, world_size: int, *, patches_per_step: int) -> int:
         """Patches consumed by a rank; where the number of workers changed, its share of the steps done."""
-        return self.consumed[rank] if world_size == self.world_size else self.step * patches_per_step // world_size
+        return (
+            self.consumed[rank]
+            if world_size == self.world_size
+            else self.step * patches_per_step // world_size
+        )
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,9 @@ class Saved:
 
 
 @contextmanager
-def written(rank: int, shared: State, own: State, position: Position, history: History) -> Iterator[Checkpoint]:
+def written(
+    rank: int, shared: State, own: State, position: Position, history: History
+) -> Iterator[Checkpoint]:
     """This rank's part of a checkpoint in a local folder, for `ray.train.report`; gone when the context ends."""
     with tempfile.TemporaryDirectory(prefix="acinus-checkpoint-") as name:
         folder = Path(name)
@@ -90,7 +96,9 @@ def read(checkpoint: Checkpoint, *, rank: int = 0) -> Saved:
                 f"checkpoint {checkpoint.path} lacks {Path(error.filename).name}; delete the run and start it anew"
             ) from error
         part = folder / f"rank-{rank}.pt"
-        own: State | None = torch.load(part, map_location="cpu", weights_only=True) if part.exists() else None
+        own: State | None = (
+            torch.load(part, map_location="cpu", weights_only=True) if part.exists() else None
+        )
     return Saved(shared=shared, own=own, position=position, history=history)
 
 
@@ -112,7 +120,9 @@ def latest(run: str) -> Checkpoint | None:
         with filesystem.open_input_file(listing) as stream:
             newest = json.loads(stream.read())["latest_checkpoint_result"]
     except ValueError as error:
-        raise RunError(f"{listing} is not whole: the run was killed while it was written; delete it to begin anew") from error
+        raise RunError(
+            f"{listing} is not whole: the run was killed while it was written; delete it to begin anew"
+        ) from error
     return Checkpoint(f"{path}/{newest['checkpoint_dir_name']}", filesystem) if newest else None
 
 
@@ -126,4 +136,6 @@ def latest_position(run: str) -> Position:
 
 def _position(text: str) -> Position:
     values = json.loads(text)
-    return Position(step=values["step"], world_size=values["world_size"], consumed=tuple(values["consumed"]))
+    return Position(
+        step=values["step"], world_size=values["world_size"], consumed=tuple(values["consumed"])
+    )

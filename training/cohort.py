@@ -79,7 +79,9 @@ class Hazards:
 
     def draw_time(self, log_hazard: Floats, random: np.random.Generator) -> Floats:
         """Time to distant metastasis in years, by inverting the survival function."""
-        return self.scale * (random.exponential(size=len(log_hazard)) * np.exp(-log_hazard)) ** (1.0 / self.shape)
+        return self.scale * (random.exponential(size=len(log_hazard)) * np.exp(-log_hazard)) ** (
+            1.0 / self.shape
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +129,12 @@ class SimulatedCohort:
 
 
 def simulate(
-    slides: Sequence[GradedSlide], patients: int, *, seed: int, bag_size: int = 128, hazards: Hazards = Hazards()
+    slides: Sequence[GradedSlide],
+    patients: int,
+    *,
+    seed: int,
+    bag_size: int = 128,
+    hazards: Hazards = Hazards(),
 ) -> SimulatedCohort:
     """Draw a cohort: each patient's biopsy is a part of a slide that has the patient's grade.
 
@@ -154,10 +161,18 @@ def simulate(
     chosen = random.integers(len(slides), size=patients)
     covariates = [_draw_covariates(slides[index].score, random) for index in chosen]
     bags = [_draw_bag(slides[index].patterns, bag_size, random) for index in chosen]
-    image = np.array([np.isin(slides[index].patterns[bag], HIGH_GRADE).mean() for index, bag in zip(chosen, bags, strict=True)])
+    image = np.array(
+        [
+            np.isin(slides[index].patterns[bag], HIGH_GRADE).mean()
+            for index, bag in zip(chosen, bags, strict=True)
+        ]
+    )
     log_hazard = hazards.log_hazard(np.array([one.encode() for one in covariates]), image)
     time = hazards.draw_time(log_hazard, random)
-    follow_up = np.minimum(random.uniform(*hazards.censoring, size=patients), random.exponential(hazards.loss, size=patients))
+    follow_up = np.minimum(
+        random.uniform(*hazards.censoring, size=patients),
+        random.exponential(hazards.loss, size=patients),
+    )
     return SimulatedCohort(
         covariates=covariates,
         slide=chosen,
@@ -175,14 +190,22 @@ def _draw_covariates(score: GleasonScore, random: np.random.Generator) -> Covari
     group = score.grade_group
     age = np.clip(random.normal(66.0 + 0.8 * group, 6.5), 45.0, 85.0)
     psa = np.clip(np.exp(random.normal(np.log(6.0) + 0.18 * (group - 1), 0.55)), 0.8, 120.0)
-    odds = np.exp(-np.array([0.0, 0.9, 1.4, 1.6, 2.6, 3.4]) + 0.18 * (group - 1) * np.arange(len(T_STAGES)))
+    odds = np.exp(
+        -np.array([0.0, 0.9, 1.4, 1.6, 2.6, 3.4]) + 0.18 * (group - 1) * np.arange(len(T_STAGES))
+    )
     stage = T_STAGES[random.choice(len(T_STAGES), p=odds / odds.sum())]
     return Covariates(
-        age=round(float(age), 1), psa=round(float(psa), 1), t_stage=stage, primary=score.primary, secondary=score.secondary
+        age=round(float(age), 1),
+        psa=round(float(psa), 1),
+        t_stage=stage,
+        primary=score.primary,
+        secondary=score.secondary,
     )
 
 
-def _draw_bag(patterns: npt.NDArray[np.integer], size: int, random: np.random.Generator) -> npt.NDArray[np.int64]:
+def _draw_bag(
+    patterns: npt.NDArray[np.integer], size: int, random: np.random.Generator
+) -> npt.NDArray[np.int64]:
     """A part of the slide's labelled patches that holds more or less pattern 4 and 5 than the slide: needles miss and hit."""
     labelled = np.flatnonzero(patterns != UNLABELLED)
     leaning = random.uniform(-3.0, 3.0)

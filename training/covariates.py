@@ -26,7 +26,13 @@ PSA_RANGE: Final = (0.05, 5000.0)
 ENCODED: Final = ("age", "psa", "t_stage", "gleason_primary", "gleason_secondary")
 """Columns of `Covariates.encode`."""
 
-UNITS: Final = ("per 10 years", "per doubling", "per stage T1c to T3b", "per pattern above 3", "per pattern above 3")
+UNITS: Final = (
+    "per 10 years",
+    "per doubling",
+    "per stage T1c to T3b",
+    "per pattern above 3",
+    "per pattern above 3",
+)
 """What one unit of each column of ENCODED is."""
 
 
@@ -52,14 +58,25 @@ class Covariates:
     secondary: int
 
     def __post_init__(self) -> None:
-        for name, value, (low, high), unit in (("age", self.age, AGE_RANGE, "years"), ("psa", self.psa, PSA_RANGE, "ng/mL")):
-            if not (isinstance(value, (int, float)) and math.isfinite(value) and low <= value <= high):
+        for name, value, (low, high), unit in (
+            ("age", self.age, AGE_RANGE, "years"),
+            ("psa", self.psa, PSA_RANGE, "ng/mL"),
+        ):
+            if not (
+                isinstance(value, (int, float)) and math.isfinite(value) and low <= value <= high
+            ):
                 raise CovariateError(name, value, f"give {unit} between {low:g} and {high:g}")
         if self.t_stage not in T_STAGES:
-            raise CovariateError("t_stage", self.t_stage, f"give the clinical T stage as one of {', '.join(T_STAGES)}")
+            raise CovariateError(
+                "t_stage",
+                self.t_stage,
+                f"give the clinical T stage as one of {', '.join(T_STAGES)}",
+            )
         for name, pattern in (("primary", self.primary), ("secondary", self.secondary)):
             if pattern not in (3, 4, 5):
-                raise CovariateError(name, pattern, "give a Gleason pattern 3, 4 or 5; risk is for men with cancer")
+                raise CovariateError(
+                    name, pattern, "give a Gleason pattern 3, 4 or 5; risk is for men with cancer"
+                )
 
     @property
     def gleason(self) -> GleasonScore:
@@ -69,7 +86,10 @@ class Covariates:
     def encode(self) -> npt.NDArray[np.float64]:
         """[5] as ENCODED names them, in the units of UNITS."""
         stage = T_STAGES.index(self.t_stage)
-        return np.array([self.age / 10.0, math.log2(self.psa), stage, self.primary - 3, self.secondary - 3], np.float64)
+        return np.array(
+            [self.age / 10.0, math.log2(self.psa), stage, self.primary - 3, self.secondary - 3],
+            np.float64,
+        )
 
     @property
     def nccn_group(self) -> str:

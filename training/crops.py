@@ -53,7 +53,9 @@ class CropConfig:
         std: likewise.
     """
 
-    wide: View = field(default_factory=lambda: View(size=224, scale=(0.32, 1.0), count=2, blur=(1.0, 0.1)))
+    wide: View = field(
+        default_factory=lambda: View(size=224, scale=(0.32, 1.0), count=2, blur=(1.0, 0.1))
+    )
     near: View = field(default_factory=lambda: View(size=96, scale=(0.05, 0.32), count=8))
     stain: StainJitter = field(default_factory=StainJitter)
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
@@ -70,7 +72,10 @@ class Crops:
 
 def multi_crop(patches: Tensor, config: CropConfig, generator: torch.Generator) -> Crops:
     """Cut all views of `patches` (uint8 or float in 0..255, [N, H, W, 3]) on the device where they are."""
-    return Crops(wide=_views(patches, config.wide, config, generator), near=_views(patches, config.near, config, generator))
+    return Crops(
+        wide=_views(patches, config.wide, config, generator),
+        near=_views(patches, config.near, config, generator),
+    )
 
 
 def _views(patches: Tensor, view: View, config: CropConfig, generator: torch.Generator) -> Tensor:
@@ -115,7 +120,9 @@ def _draw(shape: torch.Size, view: View, k: int, generator: torch.Generator) -> 
     sigma = view.blur_sigma[0] + (view.blur_sigma[1] - view.blur_sigma[0]) * uniform[7]
     kernel = blurring(torch.where(blurred, sigma, 0.0), view.size)
     window = first[:, None] + torch.arange(needed)
-    return _Draw(window=window, rows=kernel @ rows, columns=kernel @ columns, turned=uniform[8] < 0.5)
+    return _Draw(
+        window=window, rows=kernel @ rows, columns=kernel @ columns, turned=uniform[8] < 0.5
+    )
 
 
 def _resample(patches: Tensor, draw: _Draw) -> Tensor:
@@ -123,9 +130,17 @@ def _resample(patches: Tensor, draw: _Draw) -> Tensor:
     device = patches.device
     n, size, height = draw.rows.shape
     width = patches.shape[2]
-    source = patches[torch.arange(n, device=device)[:, None], draw.window.to(device)].view(n, height, width * 3)
-    tall = torch.bmm(draw.rows.to(device), source.to(torch.float32)).view(n, size, width, 3).permute(0, 3, 1, 2)
-    crop = torch.bmm(tall.reshape(n, 3 * size, width), draw.columns.to(device).transpose(1, 2)).view(n, 3, size, size)
+    source = patches[torch.arange(n, device=device)[:, None], draw.window.to(device)].view(
+        n, height, width * 3
+    )
+    tall = (
+        torch.bmm(draw.rows.to(device), source.to(torch.float32))
+        .view(n, size, width, 3)
+        .permute(0, 3, 1, 2)
+    )
+    crop = torch.bmm(
+        tall.reshape(n, 3 * size, width), draw.columns.to(device).transpose(1, 2)
+    ).view(n, 3, size, size)
     turned = draw.turned.to(device)[:, None, None, None]
     crop = torch.where(turned, crop.transpose(-1, -2), crop)  # with the flips: all 8 symmetries
     return crop.div_(255.0).clamp_(0.0, 1.0)

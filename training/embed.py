@@ -18,7 +18,13 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from pipelines import addresses, storage
-from pipelines.patches import PATCHES_PER_TASK, ReadCounts, decode_patches, fetch_shards, read_patches
+from pipelines.patches import (
+    PATCHES_PER_TASK,
+    ReadCounts,
+    decode_patches,
+    fetch_shards,
+    read_patches,
+)
 from pipelines.shards import DECISIVE, shard_name
 from training.encoder import Encoder, load_encoder
 from training.errors import ModelNotFound, SpecMismatch
@@ -60,7 +66,11 @@ class Embedded:
 
 
 def embed_shards(
-    shards: pa.Table, encoder: Encoder, root: str, *, on_shard: Callable[[int, int], None] = lambda _done, _total: None
+    shards: pa.Table,
+    encoder: Encoder,
+    root: str,
+    *,
+    on_shard: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Embedded:
     """Embed shards in this process: those that are not in the store yet.
 
@@ -89,7 +99,9 @@ def embed_shards(
     return Embedded(shards=len(missing), read=read)
 
 
-def embed_on_ray(shards: pa.Table, encoder_uri: str, root: str, *, workers: int = 2, threads: int = 1) -> Embedded:
+def embed_on_ray(
+    shards: pa.Table, encoder_uri: str, root: str, *, workers: int = 2, threads: int = 1
+) -> Embedded:
     """Embed shards on the cluster that this process is connected to; otherwise as `embed_shards`.
 
     Args:
@@ -106,7 +118,11 @@ def embed_on_ray(shards: pa.Table, encoder_uri: str, root: str, *, workers: int 
         return Embedded()
     workers = min(workers, len(missing))
     patches = sum(missing["n_patches"].to_pylist())
-    dataset = read_patches(missing, concurrency=workers, patches_per_task=min(PATCHES_PER_TASK, -(-patches // (4 * workers))))
+    dataset = read_patches(
+        missing,
+        concurrency=workers,
+        patches_per_task=min(PATCHES_PER_TASK, -(-patches // (4 * workers))),
+    )
     dataset.context.enable_progress_bars = False
     done = dataset.map_batches(
         _EmbedWorker,
@@ -134,7 +150,10 @@ class _EmbedWorker:
 
     def __call__(self, fetched: pa.Table) -> dict[str, Any]:
         embed_fetched(fetched, self._encoder, self._root)
-        return {name: np.array([value]) for name, value in {"shards": len(fetched), **asdict(ReadCounts.of(fetched))}.items()}
+        return {
+            name: np.array([value])
+            for name, value in {"shards": len(fetched), **asdict(ReadCounts.of(fetched))}.items()
+        }
 
 
 def embed_fetched(fetched: pa.Table, encoder: Encoder, root: str) -> None:
@@ -142,8 +161,14 @@ def embed_fetched(fetched: pa.Table, encoder: Encoder, root: str) -> None:
     for k in range(len(fetched)):
         row = fetched.slice(k, 1)
         batch = decode_patches(row)
-        arrays = {"embedding": encoder.embed(batch["patch"]).astype(np.float16), "x": batch["x"], "y": batch["y"]}
-        document = safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+        arrays = {
+            "embedding": encoder.embed(batch["patch"]).astype(np.float16),
+            "x": batch["x"],
+            "y": batch["y"],
+        }
+        document = safetensors.numpy.save(
+            {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+        )
         storage.write_bytes(_uri(_names(row)[0], encoder.hash, root), document)
 
 
@@ -191,7 +216,10 @@ def load_bag(shards: pa.Table, encoder_hash: str, root: str) -> Bag:
 def load_bags(shards: pa.Table, encoder_hash: str, root: str) -> dict[str, Bag]:
     """The bags of all slides of a shard table, by slide, in its order."""
     slides = list(dict.fromkeys(shards["slide_id"].to_pylist()))
-    return {slide: load_bag(shards.filter(pc.equal(shards["slide_id"], slide)), encoder_hash, root) for slide in slides}
+    return {
+        slide: load_bag(shards.filter(pc.equal(shards["slide_id"], slide)), encoder_hash, root)
+        for slide in slides
+    }
 
 
 def require_patches(shards: pa.Table, encoder: Encoder) -> None:
@@ -225,7 +253,9 @@ def _fetched(shards: pa.Table) -> Iterator[pa.Table]:
 
 
 def _names(shards: pa.Table) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = shards.select(["organisation_id", "slide_id", "spec_hash", "shard", *DECISIVE]).to_pylist()
+    rows: list[dict[str, Any]] = shards.select(
+        ["organisation_id", "slide_id", "spec_hash", "shard", *DECISIVE]
+    ).to_pylist()
     return rows
 
 

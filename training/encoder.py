@@ -46,7 +46,10 @@ class EncoderConfig:
     def __post_init__(self) -> None:
         if self.spec.size % self.network.patch:
             raise SpecMismatch(
-                "patch size", f"{self.spec.size} px", f"tokens of {self.network.patch} px", "choose a multiple of the token size"
+                "patch size",
+                f"{self.spec.size} px",
+                f"tokens of {self.network.patch} px",
+                "choose a multiple of the token size",
             )
 
     @property
@@ -56,19 +59,33 @@ class EncoderConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return {"network": asdict(self.network), "spec": self.spec.to_dict(), "pooling": self.pooling}
+        return {
+            "network": asdict(self.network),
+            "spec": self.spec.to_dict(),
+            "pooling": self.pooling,
+        }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """The inverse of `to_dict`."""
-        return cls(network=ViTConfig(**values["network"]), spec=PatchSpec.from_dict(values["spec"]), pooling=values["pooling"])
+        return cls(
+            network=ViTConfig(**values["network"]),
+            spec=PatchSpec.from_dict(values["spec"]),
+            pooling=values["pooling"],
+        )
 
 
 class Encoder:
     """A network that is ready to embed. Safe to share between threads."""
 
     def __init__(
-        self, network: VisionTransformer, config: EncoderConfig, card: Card, *, device: str = "cpu", precision: Precision = "auto"
+        self,
+        network: VisionTransformer,
+        config: EncoderConfig,
+        card: Card,
+        *,
+        device: str = "cpu",
+        precision: Precision = "auto",
     ) -> None:
         """Take over `network`, whose weights take raw pixels (`fold_normalisation`)."""
         self.config = config
@@ -106,7 +123,12 @@ class Encoder:
         """
         ours, theirs = (f"{at.size} px at {at.mpp:g} um per pixel" for at in (self.spec, spec))
         if ours != theirs:
-            raise SpecMismatch("patch specification", ours, theirs, "prepare the slides with the encoder's own specification")
+            raise SpecMismatch(
+                "patch specification",
+                ours,
+                theirs,
+                "prepare the slides with the encoder's own specification",
+            )
 
     def embed(self, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Embed patches.
@@ -119,13 +141,19 @@ class Encoder:
         """
         size = self.spec.size
         if patches.dtype != np.uint8 or patches.shape[1:] != (size, size, 3):
-            raise ValueError(f"patches are {patches.dtype} {patches.shape}; expected uint8 [N, {size}, {size}, 3]")
+            raise ValueError(
+                f"patches are {patches.dtype} {patches.shape}; expected uint8 [N, {size}, {size}, 3]"
+            )
         out = np.empty((len(patches), self.dimension), np.float32)
         with torch.inference_mode():
             for start in range(0, len(patches), self.batch_size):
                 part = patches[start : start + self.batch_size]
-                images = torch.from_numpy(part if part.flags.writeable else part.copy()).to(self.device)
-                out[start : start + len(part)] = pool(self._network(images), self.config.pooling).float().cpu().numpy()
+                images = torch.from_numpy(part if part.flags.writeable else part.copy()).to(
+                    self.device
+                )
+                out[start : start + len(part)] = (
+                    pool(self._network(images), self.config.pooling).float().cpu().numpy()
+                )
         return out
 
 
@@ -136,9 +164,15 @@ def pool(tokens: Tokens, pooling: Pooling) -> Tensor:
     return torch.cat([tokens.cls, tokens.patches.mean(dim=1)], dim=-1)
 
 
-def save_encoder(uri: str, network: VisionTransformer, config: EncoderConfig, card: Mapping[str, Any]) -> str:
+def save_encoder(
+    uri: str, network: VisionTransformer, config: EncoderConfig, card: Mapping[str, Any]
+) -> str:
     """Write weights that take raw pixels, and a card of `card` and `config`. Returns the encoder's hash."""
-    return save_model(uri, _arrays(network, config), {**card, **config.to_dict(), "kind": KIND, "dimension": config.dimension})
+    return save_model(
+        uri,
+        _arrays(network, config),
+        {**card, **config.to_dict(), "kind": KIND, "dimension": config.dimension},
+    )
 
 
 def load_encoder(uri: str, *, device: str = "cpu", precision: Precision = "auto") -> Encoder:
@@ -156,7 +190,9 @@ def load_encoder(uri: str, *, device: str = "cpu", precision: Precision = "auto"
     arrays, card = load_model(uri, KIND)
     config = EncoderConfig.from_dict(card)
     if json.loads(arrays.pop("config").tobytes()) != json.loads(_config_bytes(config)):
-        raise BrokenModel(f"{uri}: the card's architecture or PatchSpec is not the one that the weights were saved with")
+        raise BrokenModel(
+            f"{uri}: the card's architecture or PatchSpec is not the one that the weights were saved with"
+        )
     network = VisionTransformer(config.network)
     network.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
     return Encoder(network, config, card, device=device, precision=precision)
@@ -181,13 +217,20 @@ def random_encoder(
     """The same architecture with random weights: what a trained encoder must beat."""
     network = random_network(config.network, seed=seed)
     fold_normalisation(network, mean, std)
-    card: Card = {**config.to_dict(), "kind": KIND, "hash": f"random-{seed}", "name": f"random weights, seed {seed}"}
+    card: Card = {
+        **config.to_dict(),
+        "kind": KIND,
+        "hash": f"random-{seed}",
+        "name": f"random weights, seed {seed}",
+    }
     return Encoder(network, config, card, device=device, precision=precision)
 
 
 def _arrays(network: VisionTransformer, config: EncoderConfig) -> Arrays:
     """Weights, and the configuration beside them so that the hash covers it."""
-    weights = {name: value.detach().float().cpu().numpy() for name, value in network.state_dict().items()}
+    weights = {
+        name: value.detach().float().cpu().numpy() for name, value in network.state_dict().items()
+    }
     return {**weights, "config": np.frombuffer(_config_bytes(config), np.uint8)}
 
 

@@ -31,7 +31,9 @@ class SpecMismatch(TrainingError):  # noqa: N818
 
     def __init__(self, what: str, ours: str, theirs: str, remedy: str) -> None:
         self.what, self.ours, self.theirs, self.remedy = what, ours, theirs, remedy
-        super().__init__(what, ours, theirs, remedy)  # args as given, so that the error survives pickling between processes
+        super().__init__(
+            what, ours, theirs, remedy
+        )  # args as given, so that the error survives pickling between processes
 
     def __str__(self) -> str:
         return f"{self.what} differs: {self.ours} against {self.theirs}; {self.remedy}"

@@ -126,7 +126,10 @@ class FitRiskReport:
 
 
 def fit_risk(
-    config: FitRiskConfig, *, on_shard: Progress = lambda _done, _total: None, told: Told = lambda _line: None
+    config: FitRiskConfig,
+    *,
+    on_shard: Progress = lambda _done, _total: None,
+    told: Told = lambda _line: None,
 ) -> FitRiskReport:
     """Fit a risk model on simulated outcomes and write it, with report and picture, to `config.out`.
 
@@ -143,7 +146,9 @@ def fit_risk(
     encoder, slide_model = load_encoder(config.encoder), load_slide_model(config.slide_model)
     if (fitted_on := slide_model.card["encoder_hash"]) != encoder.hash:
         remedy = "give the encoder that the slide model was fitted on"
-        raise SpecMismatch("encoder hash", f"given {encoder.hash}", f"slide model {fitted_on}", remedy)
+        raise SpecMismatch(
+            "encoder hash", f"given {encoder.hash}", f"slide model {fitted_on}", remedy
+        )
     cohort = load_labelled_slides(config.data, encoder, split=config.split, on_shard=on_shard)
     slides = with_cancer(cohort.slides)
     told(f"simulating {config.patients + config.held_out} patients on {len(slides)} slides")
@@ -166,7 +171,11 @@ def fit_risk(
         "slide_model_hash": slide_model.hash,
         "spec": slide_model.card["spec"],
         "seed": config.seed,
-        "config": {"patients": config.patients, "held_out": config.held_out, **asdict(config.model)},
+        "config": {
+            "patients": config.patients,
+            "held_out": config.held_out,
+            **asdict(config.model),
+        },
         "generator": asdict(patients.cohort.hazards),
         "versions": versions("acinus", "lifelines", "numpy", "pandas"),
         "data": cohort.data,
@@ -190,7 +199,9 @@ def fit_risk(
         remarks=remarks,
         figures=[picture],
     )
-    storage.write_bytes(storage.join(config.out, "report.json"), json.dumps(asdict(report), indent=1).encode())
+    storage.write_bytes(
+        storage.join(config.out, "report.json"), json.dumps(asdict(report), indent=1).encode()
+    )
     return report
 
 
@@ -203,27 +214,44 @@ class Patients:
 
     def ten_year(self, model: RiskModel) -> Floats:
         """Estimate, lower and upper end of each patient's 10-year risk, [3, P]."""
-        risks = [model.predict(*one).ten_year for one in zip(self.embeddings, self.cohort.covariates, strict=True)]
+        risks = [
+            model.predict(*one).ten_year
+            for one in zip(self.embeddings, self.cohort.covariates, strict=True)
+        ]
         return np.array([[risk.estimate, risk.lower, risk.upper] for risk in risks]).T
 
     def concordance(self, log_hazard: Floats) -> float | None:
         """Of this log hazard with the outcomes; None where there is no event."""
-        return concordance(self.cohort.time, self.cohort.event, log_hazard) if self.cohort.event.any() else None
+        return (
+            concordance(self.cohort.time, self.cohort.event, log_hazard)
+            if self.cohort.event.any()
+            else None
+        )
 
 
 def with_cancer(slides: Sequence[LabelledSlide]) -> list[LabelledSlide]:
     """The slides that patients can be drawn from: those with cancer and annotated patterns."""
-    return [slide for slide in slides if slide.score is not None and (slide.patterns != UNLABELLED).any()]
+    return [
+        slide
+        for slide in slides
+        if slide.score is not None and (slide.patterns != UNLABELLED).any()
+    ]
 
 
-def draw_patients(slides: Sequence[LabelledSlide], model: SlideModel, count: int, *, seed: int) -> Patients:
+def draw_patients(
+    slides: Sequence[LabelledSlide], model: SlideModel, count: int, *, seed: int
+) -> Patients:
     """Simulate patients on the slides `with_cancer`, and predict the bag of each.
 
     Raises:
         InsufficientData: there is no such slide.
     """
     slides = with_cancer(slides)
-    graded = [GradedSlide(slide_id=at.name, score=at.score, patterns=at.patterns) for at in slides if at.score is not None]
+    graded = [
+        GradedSlide(slide_id=at.name, score=at.score, patterns=at.patterns)
+        for at in slides
+        if at.score is not None
+    ]
     cohort = simulate(graded, count, seed=seed)
     bags = (slides[k].bag.embeddings[bag] for k, bag in zip(cohort.slide, cohort.bags, strict=True))
     with threads_for(max(map(len, cohort.bags), default=0) * model.dimension):
@@ -257,11 +285,31 @@ def calibration_figure(model: RiskModel, patients: Patients, score: RiskScore) -
     groups = score.calibration_ten_years
     figure = Figure(figsize=(10, 4.8), layout="constrained")
     one, many = figure.subplots(1, 2)
-    one.errorbar(truth[some], estimate[some], yerr=reach[:, some], fmt="o", markersize=3, color="#1f5f99", ecolor="#c9dcec")
+    one.errorbar(
+        truth[some],
+        estimate[some],
+        yerr=reach[:, some],
+        fmt="o",
+        markersize=3,
+        color="#1f5f99",
+        ecolor="#c9dcec",
+    )
     one.set_title(f"Held-out patients, the first {len(truth[some])}, with 95 % interval")
     one.set_xlabel("true risk")
-    many.plot([group.predicted for group in groups], [group.observed for group in groups], "s", color="#d95f02", label="observed")
-    many.plot([group.predicted for group in groups], [group.true for group in groups], "o", color="#1f5f99", label="true")
+    many.plot(
+        [group.predicted for group in groups],
+        [group.observed for group in groups],
+        "s",
+        color="#d95f02",
+        label="observed",
+    )
+    many.plot(
+        [group.predicted for group in groups],
+        [group.true for group in groups],
+        "o",
+        color="#1f5f99",
+        label="true",
+    )
     many.set_title(f"Fifths of all {len(truth)} by predicted risk")
     many.set_xlabel("predicted risk")
     many.legend()
@@ -279,5 +327,11 @@ def _fit(patients: Patients, config: FitRiskConfig) -> RiskModel:
     cohort = patients.cohort
     card = {"simulated_outcomes": True}
     return fit_risk_model(
-        patients.embeddings, cohort.covariates, cohort.time, cohort.event, card=card, config=config.model, seed=config.seed
+        patients.embeddings,
+        cohort.covariates,
+        cohort.time,
+        cohort.event,
+        card=card,
+        config=config.model,
+        seed=config.seed,
     )

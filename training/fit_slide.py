@@ -28,11 +28,26 @@ from pipelines.patches import ReadCounts
 from training.cards import versions
 from training.encoder import load_encoder
 from training.errors import InsufficientData
-from training.gleason import DEFAULT_RULES, GradingRules, agreement, area_shares, choose_rules, corrected_shares, grade
+from training.gleason import (
+    DEFAULT_RULES,
+    GradingRules,
+    agreement,
+    area_shares,
+    choose_rules,
+    corrected_shares,
+    grade,
+)
 from training.labelled_slides import LabelledSlide, Progress, load_labelled_slides
 from training.pattern_head import PatternHead, fit_pattern_head
 from training.slide_figures import attention_figure, confusion_figure, grades_figure
-from training.slide_model import DEFAULT_ATTENTION, AttentionConfig, SlideModel, SlidePrediction, fit_attention, save_slide_model
+from training.slide_model import (
+    DEFAULT_ATTENTION,
+    AttentionConfig,
+    SlideModel,
+    SlidePrediction,
+    fit_attention,
+    save_slide_model,
+)
 
 Told = Callable[[str], None]
 
@@ -164,7 +179,10 @@ class FitSlideReport:
 
 
 def fit_slide(
-    config: FitSlideConfig, *, on_shard: Progress = lambda _done, _total: None, told: Told = lambda _line: None
+    config: FitSlideConfig,
+    *,
+    on_shard: Progress = lambda _done, _total: None,
+    told: Told = lambda _line: None,
 ) -> FitSlideReport:
     """Fit a slide model and write it, with report and pictures, to `config.out`.
 
@@ -186,9 +204,16 @@ def fit_slide(
     slides = cohort.slides
     told(f"cross-validating on {len(slides)} slides")
     predictions, remarks = cross_validate(slides, config)
-    counts = {k: confusion_of(slides[k].patterns, found.patch_probabilities) for k, found in predictions.items()}
+    counts = {
+        k: confusion_of(slides[k].patterns, found.patch_probabilities)
+        for k, found in predictions.items()
+    }
     shares = held_out_shares(predictions, counts)
-    rules = choose_rules(list(shares.values()), [slides[k].grade_group for k in shares]) if shares else DEFAULT_RULES
+    rules = (
+        choose_rules(list(shares.values()), [slides[k].grade_group for k in shares])
+        if shares
+        else DEFAULT_RULES
+    )
     held_out = [_held_out(slides[k], found, shares[k], rules) for k, found in predictions.items()]
     patch_score = score_patches(counts.values())
     slide_score = score_slides(held_out)
@@ -208,7 +233,11 @@ def fit_slide(
             "encoder_hash": encoder.hash,
             "spec": spec.to_dict(),
             "seed": config.seed,
-            "config": {"penalty": config.penalty, "folds": config.folds, "attention": asdict(config.attention)},
+            "config": {
+                "penalty": config.penalty,
+                "folds": config.folds,
+                "attention": asdict(config.attention),
+            },
             "patterns": list(PATTERNS),
             "versions": versions("acinus", "numpy", "scikit-learn", "torch"),
             "data": cohort.data,
@@ -233,13 +262,19 @@ def fit_slide(
         failed=cohort.failed,
         without_label=cohort.without_label,
         remarks=remarks,
-        figures=_draw(config.out, slides, predictions, patch_score, held_out, side=_patch_side(slides)),
+        figures=_draw(
+            config.out, slides, predictions, patch_score, held_out, side=_patch_side(slides)
+        ),
     )
-    storage.write_bytes(storage.join(config.out, "report.json"), json.dumps(asdict(report), indent=1).encode())
+    storage.write_bytes(
+        storage.join(config.out, "report.json"), json.dumps(asdict(report), indent=1).encode()
+    )
     return report
 
 
-def cross_validate(slides: Sequence[LabelledSlide], config: FitSlideConfig) -> tuple[dict[int, SlidePrediction], list[str]]:
+def cross_validate(
+    slides: Sequence[LabelledSlide], config: FitSlideConfig
+) -> tuple[dict[int, SlidePrediction], list[str]]:
     """Predict each slide by models fitted without its case; slides whose remaining cohort can't be learnt from are left out.
 
     Returns:
@@ -261,11 +296,15 @@ def cross_validate(slides: Sequence[LabelledSlide], config: FitSlideConfig) -> t
                 card={},
             )
         except InsufficientData as error:
-            remarks.append(f"{len(fold)} slides could not be held out: {error}")  # no names: remarks enter the card
+            remarks.append(
+                f"{len(fold)} slides could not be held out: {error}"
+            )  # no names: remarks enter the card
             continue
         predictions |= {k: model.predict(slides[k].bag.embeddings) for k in fold}
     if len(predictions) < 30:
-        remarks.append(f"Slide-level figures rest on {len(predictions)} held-out slides: read them as anecdotes.")
+        remarks.append(
+            f"Slide-level figures rest on {len(predictions)} held-out slides: read them as anecdotes."
+        )
     return dict(sorted(predictions.items())), remarks
 
 
@@ -274,7 +313,10 @@ def held_out_shares(
 ) -> dict[int, npt.NDArray[np.float64]]:
     """Area shares of each slide, corrected by the errors on the other slides: its own annotations have no say in its grade."""
     return {
-        k: corrected_shares(area_shares(found.patch_probabilities), error_rates(counts[at] for at in counts if at != k))
+        k: corrected_shares(
+            area_shares(found.patch_probabilities),
+            error_rates(counts[at] for at in counts if at != k),
+        )
         for k, found in predictions.items()
     }
 
@@ -288,10 +330,15 @@ def folds_by_case(slides: Sequence[LabelledSlide], folds: int) -> list[list[int]
     if len(order) < 2:
         return []
     fold_of = {case: position % min(folds, len(order)) for position, case in enumerate(order)}
-    return [[k for k, slide in enumerate(slides) if fold_of[slide.case] == fold] for fold in sorted(set(fold_of.values()))]
+    return [
+        [k for k, slide in enumerate(slides) if fold_of[slide.case] == fold]
+        for fold in sorted(set(fold_of.values()))
+    ]
 
 
-def confusion_of(patterns: npt.NDArray[np.int8], probabilities: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
+def confusion_of(
+    patterns: npt.NDArray[np.int8], probabilities: npt.NDArray[np.float32]
+) -> npt.NDArray[np.int64]:
     """Counts [4, 4] of labelled patches: rows by annotation, columns by prediction."""
     known = patterns != UNLABELLED
     counts = np.zeros((len(PATTERNS), len(PATTERNS)), np.int64)
@@ -315,7 +362,9 @@ def score_patches(counts: Iterable[npt.NDArray[np.int64]]) -> PatchScore | None:
     return PatchScore(
         patches=int(confusion.sum()),
         slides=len(labelled),
-        balanced_accuracy=float((confusion.diagonal()[present] / confusion.sum(axis=1)[present]).mean()),
+        balanced_accuracy=float(
+            (confusion.diagonal()[present] / confusion.sum(axis=1)[present]).mean()
+        ),
         chance=1.0 / int(present.sum()),
         confusion=confusion.tolist(),
     )
@@ -330,8 +379,12 @@ def score_slides(held_out: Sequence[HeldOutSlide]) -> SlideScore | None:
     cancer = [group > 0 for group in truth]
     return SlideScore(
         slides=len(held_out),
-        attention_kappa=agreement(truth, [slide.attention_grade_group for slide in held_out]) if enough else None,
-        area_kappa=agreement(truth, [slide.area_grade_group for slide in held_out]) if enough else None,
+        attention_kappa=agreement(truth, [slide.attention_grade_group for slide in held_out])
+        if enough
+        else None,
+        area_kappa=agreement(truth, [slide.area_grade_group for slide in held_out])
+        if enough
+        else None,
         cancer_auc=float(roc_auc_score(cancer, [slide.cancer_probability for slide in held_out]))
         if len(set(cancer)) == 2
         else None,
@@ -346,7 +399,12 @@ def _fit_head(slides: Sequence[LabelledSlide], penalty: float) -> PatternHead:
     )
 
 
-def _held_out(slide: LabelledSlide, found: SlidePrediction, shares: npt.NDArray[np.float64], rules: GradingRules) -> HeldOutSlide:
+def _held_out(
+    slide: LabelledSlide,
+    found: SlidePrediction,
+    shares: npt.NDArray[np.float64],
+    rules: GradingRules,
+) -> HeldOutSlide:
     tumour = slide.patterns > PATTERNS.index("benign")
     return HeldOutSlide(
         name=slide.name,
@@ -357,7 +415,9 @@ def _held_out(slide: LabelledSlide, found: SlidePrediction, shares: npt.NDArray[
         grade_group_probabilities=found.grade_group_probabilities.tolist(),
         cancer_probability=found.cancer_probability,
         shares=shares.tolist(),
-        attention_lift=float(found.attention[tumour].sum() / tumour.mean()) if tumour.any() else None,
+        attention_lift=float(found.attention[tumour].sum() / tumour.mean())
+        if tumour.any()
+        else None,
     )
 
 
@@ -378,7 +438,9 @@ def _draw(
     """Write the pictures; returns their URIs."""
     pictures: dict[str, bytes] = {}
     if patch_score is not None:
-        pictures["confusion.png"] = confusion_figure(np.array(patch_score.confusion), patch_score.balanced_accuracy)
+        pictures["confusion.png"] = confusion_figure(
+            np.array(patch_score.confusion), patch_score.balanced_accuracy
+        )
     if held_out:
         pictures["grades.png"] = grades_figure(
             [f"{slide.name} ({slide.label})" for slide in held_out],
@@ -386,8 +448,12 @@ def _draw(
             [slide.grade_group for slide in held_out],
             [slide.area_grade_group for slide in held_out],
         )
-        shown = sorted(predictions, key=lambda k: -slides[k].grade_group)[:: max(1, len(predictions) // 3)][:3]
-        pictures["attention.png"] = attention_figure([(slides[k], predictions[k], side[k]) for k in shown])
+        shown = sorted(predictions, key=lambda k: -slides[k].grade_group)[
+            :: max(1, len(predictions) // 3)
+        ][:3]
+        pictures["attention.png"] = attention_figure(
+            [(slides[k], predictions[k], side[k]) for k in shown]
+        )
     for name, picture in pictures.items():
         storage.write_bytes(storage.join(out, name), picture)
     return [storage.join(out, name) for name in pictures]

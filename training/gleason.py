@@ -26,7 +26,9 @@ from pipelines.annotations import PATTERNS
 GRADE_GROUPS: Final = (0, 1, 2, 3, 4, 5)
 """ISUP grade groups; 0 is benign."""
 
-_GLEASON = re.compile(r"^\s*(?:gleason(?:\s+score)?)?\s*([345])\s*\+\s*([345])(?:\s*=\s*(\d+))?\s*$", re.IGNORECASE)
+_GLEASON = re.compile(
+    r"^\s*(?:gleason(?:\s+score)?)?\s*([345])\s*\+\s*([345])(?:\s*=\s*(\d+))?\s*$", re.IGNORECASE
+)
 _BENIGN = frozenset({"benign", "negative", "normal", "no cancer", "0+0"})
 
 
@@ -40,7 +42,9 @@ class GleasonScore:
     def __post_init__(self) -> None:
         for name, pattern in (("primary", self.primary), ("secondary", self.secondary)):
             if pattern not in (3, 4, 5):
-                raise ValueError(f"{name} Gleason pattern {pattern!r}: biopsies are graded with patterns 3, 4 and 5")
+                raise ValueError(
+                    f"{name} Gleason pattern {pattern!r}: biopsies are graded with patterns 3, 4 and 5"
+                )
 
     @property
     def total(self) -> int:
@@ -69,7 +73,9 @@ def parse_label(label: str) -> GleasonScore | None:
     if label.strip().lower() in _BENIGN:
         return None
     if (match := _GLEASON.match(label)) is None:
-        raise ValueError(f"slide label {label!r} is not understood; write benign, or primary+secondary such as 3+4")
+        raise ValueError(
+            f"slide label {label!r} is not understood; write benign, or primary+secondary such as 3+4"
+        )
     score = GleasonScore(int(match[1]), int(match[2]))
     if match[3] is not None and int(match[3]) != score.total:
         raise ValueError(f"slide label {label!r} contradicts itself: {score} makes {score.total}")
@@ -154,13 +160,21 @@ def area_shares(
         probabilities: of PATTERNS per patch.
         areas: tissue area per patch; equal if None.
     """
-    if probabilities.ndim != 2 or probabilities.shape[1] != len(PATTERNS) or len(probabilities) == 0:
-        raise ValueError(f"patch probabilities have shape {probabilities.shape}; expected [N >= 1, {len(PATTERNS)}]")
+    if (
+        probabilities.ndim != 2
+        or probabilities.shape[1] != len(PATTERNS)
+        or len(probabilities) == 0
+    ):
+        raise ValueError(
+            f"patch probabilities have shape {probabilities.shape}; expected [N >= 1, {len(PATTERNS)}]"
+        )
     totals = np.bincount(probabilities.argmax(axis=1), weights=areas, minlength=len(PATTERNS))
     return totals / totals.sum()
 
 
-def corrected_shares(shares: npt.NDArray[np.floating], confusion: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+def corrected_shares(
+    shares: npt.NDArray[np.floating], confusion: npt.NDArray[np.floating]
+) -> npt.NDArray[np.float64]:
     """The area shares under which a classifier with these error rates would have counted `shares`.
 
     A classifier that calls a tenth of benign tissue tumour finds tumour on every benign slide; counting its known errors back is
@@ -171,7 +185,9 @@ def corrected_shares(shares: npt.NDArray[np.floating], confusion: npt.NDArray[np
         shares: plain area shares [4].
         confusion: [4, 4], row: true pattern, column: the share of it that is called each pattern; rows sum to 1.
     """
-    together = np.vstack([confusion.T, _PULL * np.eye(len(PATTERNS)), np.full((1, len(PATTERNS)), _SUM)])
+    together = np.vstack(
+        [confusion.T, _PULL * np.eye(len(PATTERNS)), np.full((1, len(PATTERNS)), _SUM)]
+    )
     found, _ = nnls(together, np.concatenate([shares, _PULL * shares, [_SUM]]))
     return np.asarray(found / found.sum())
 
@@ -183,15 +199,33 @@ _SUM = 10.0
 
 def grade(shares: npt.NDArray[np.floating], rules: GradingRules = DEFAULT_RULES) -> Grading:
     """Grade a slide from its area shares [4] of PATTERNS (`area_shares`)."""
-    if shares.shape != (len(PATTERNS),) or not np.all(shares >= 0) or not np.isclose(shares.sum(), 1.0, atol=1e-3):
-        raise ValueError(f"area shares {shares} are not {len(PATTERNS)} non-negative shares that sum to 1")
+    if (
+        shares.shape != (len(PATTERNS),)
+        or not np.all(shares >= 0)
+        or not np.isclose(shares.sum(), 1.0, atol=1e-3)
+    ):
+        raise ValueError(
+            f"area shares {shares} are not {len(PATTERNS)} non-negative shares that sum to 1"
+        )
     tumour = float(shares[1:].sum())
     named = dict(zip(PATTERNS, map(float, shares), strict=True))
     if tumour < rules.min_tumour_share or tumour == 0.0:
-        return Grading(shares=named, score=None, tumour_extent=tumour, percent_pattern_4=None, percent_pattern_5=None)
+        return Grading(
+            shares=named,
+            score=None,
+            tumour_extent=tumour,
+            percent_pattern_4=None,
+            percent_pattern_5=None,
+        )
     of_tumour = {pattern: float(shares[pattern - 2]) / tumour for pattern in (3, 4, 5)}
-    primary = max(of_tumour, key=lambda pattern: (of_tumour[pattern], pattern))  # equal extent: the higher pattern leads
-    rest = [pattern for pattern, share in of_tumour.items() if pattern != primary and share >= rules.min_pattern_share]
+    primary = max(
+        of_tumour, key=lambda pattern: (of_tumour[pattern], pattern)
+    )  # equal extent: the higher pattern leads
+    rest = [
+        pattern
+        for pattern, share in of_tumour.items()
+        if pattern != primary and share >= rules.min_pattern_share
+    ]
     return Grading(
         shares=named,
         score=GleasonScore(primary, max(rest, default=primary)),
@@ -201,7 +235,9 @@ def grade(shares: npt.NDArray[np.floating], rules: GradingRules = DEFAULT_RULES)
     )
 
 
-def choose_rules(shares: Sequence[npt.NDArray[np.floating]], grade_groups: Sequence[int]) -> GradingRules:
+def choose_rules(
+    shares: Sequence[npt.NDArray[np.floating]], grade_groups: Sequence[int]
+) -> GradingRules:
     """The rules under which the areas of held-out slides agree best with their labels (quadratic weighted kappa).
 
     How much tumour a classifier sees on benign tissue decides how much of it means anything. Of equally good rules the lowest
@@ -217,7 +253,12 @@ def choose_rules(shares: Sequence[npt.NDArray[np.floating]], grade_groups: Seque
         for tumour in (0.02, 0.05, 0.1)
         for pattern in (0.05, 0.1, 0.15, 0.2)
     ]
-    return max(choices, key=lambda rules: agreement(grade_groups, [grade(share, rules).grade_group for share in shares]))
+    return max(
+        choices,
+        key=lambda rules: agreement(
+            grade_groups, [grade(share, rules).grade_group for share in shares]
+        ),
+    )
 
 
 def agreement(truth: Sequence[int], predicted: Sequence[int]) -> float:

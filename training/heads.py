@@ -45,4 +45,7 @@ class DinoHead(nn.Module):
 
     def forward(self, cls: Tensor) -> Tensor:
         """Cosines between each sample and each prototype."""
-        return F.linear(F.normalize(self.mlp(cls), dim=-1, eps=1e-6), F.normalize(self.prototypes, dim=-1, eps=1e-6))
+        return F.linear(
+            F.normalize(self.mlp(cls), dim=-1, eps=1e-6),
+            F.normalize(self.prototypes, dim=-1, eps=1e-6),
+        )

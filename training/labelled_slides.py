@@ -80,7 +80,11 @@ class LabelledCohort:
 
 
 def load_labelled_slides(
-    data: str, encoder: Encoder, *, split: str | None = None, on_shard: Progress = lambda _done, _total: None
+    data: str,
+    encoder: Encoder,
+    *,
+    split: str | None = None,
+    on_shard: Progress = lambda _done, _total: None,
 ) -> LabelledCohort:
     """Slides of a prepared cohort with labels and embeddings; embeds what is not embedded yet.
 
@@ -116,7 +120,9 @@ def load_labelled_slides(
         raise InsufficientData(
             f"{data} has no usable labelled slide: {'; '.join(failed) or 'none has a label'}; see the manifest"
         )
-    used = shards.filter(pc.is_in(shards["slide_id"], pa.array([slide.bag.slide_id for slide in slides])))
+    used = shards.filter(
+        pc.is_in(shards["slide_id"], pa.array([slide.bag.slide_id for slide in slides]))
+    )
     return LabelledCohort(
         slides=slides,
         failed=failed,
@@ -142,22 +148,32 @@ def _load(
     try:
         score = parse_label(row["label"])
     except ValueError as error:
-        raise ManifestError(name, f"has an unusable label ({error})", "correct it in the manifest and prepare again") from error
+        raise ManifestError(
+            name, f"has an unusable label ({error})", "correct it in the manifest and prepare again"
+        ) from error
     regions = read_regions(row["annotation"]) if row["annotation"] else []
     embedded = embed_shards(shards, encoder, data, on_shard=on_shard)
     bag = load_bag(shards, encoder.hash, data)
     side = shards["read_size"][0].as_py() * shards["downsample"][0].as_py()
     patterns = patch_labels(regions, bag.x, bag.y, side)
     if regions and (patterns == UNLABELLED).all():
-        raise ManifestError(name, "has annotations that cover none of its patches", "export them in pixels of the full slide")
+        raise ManifestError(
+            name,
+            "has annotations that cover none of its patches",
+            "export them in pixels of the full slide",
+        )
     tumour = patterns > PATTERNS.index("benign")
     if score is None:
         if tumour.any():
             raise ManifestError(
-                name, f"is labelled benign, but {tumour.sum()} patches are annotated as tumour", "correct one of them"
+                name,
+                f"is labelled benign, but {tumour.sum()} patches are annotated as tumour",
+                "correct one of them",
             )
         patterns = np.zeros(len(bag), np.int8)  # all tissue of a benign slide is benign
-    return LabelledSlide(name=name, case=row["case"], score=score, bag=bag, patterns=patterns), embedded.read
+    return LabelledSlide(
+        name=name, case=row["case"], score=score, bag=bag, patterns=patterns
+    ), embedded.read
 
 
 def _labels_digest(slides: list[LabelledSlide]) -> str:

@@ -25,7 +25,14 @@ class Learner:
     """Student, teacher, optimiser, loss and randomness of one worker."""
 
     def __init__(
-        self, recipe: Recipe, *, steps: int, seed: int, rank: int = 0, device: str = "cpu", parallel: bool = False
+        self,
+        recipe: Recipe,
+        *,
+        steps: int,
+        seed: int,
+        rank: int = 0,
+        device: str = "cpu",
+        parallel: bool = False,
     ) -> None:
         """Begin at step 0.
 
@@ -45,8 +52,12 @@ class Learner:
         self.centre = Centre(recipe.head.prototypes).to(self.device)
         self.generator = torch.Generator().manual_seed((seed * 1_000_003 + rank) % 2**63)
         torch.manual_seed((seed * 1_000_003 + rank + 500_009) % 2**63)  # stochastic depth
-        self.optimiser = torch.optim.AdamW(_groups(self.pair.student), lr=0.0, betas=recipe.betas, foreach=True)
-        self._student: nn.Module = DistributedDataParallel(self.pair.student) if parallel else self.pair.student
+        self.optimiser = torch.optim.AdamW(
+            _groups(self.pair.student), lr=0.0, betas=recipe.betas, foreach=True
+        )
+        self._student: nn.Module = (
+            DistributedDataParallel(self.pair.student) if parallel else self.pair.student
+        )
         self.pair.student.train()
 
     def step(self, patches: Tensor) -> dict[str, float]:
@@ -65,7 +76,11 @@ class Learner:
             targets = self._targets(crops.wide, recipe.teacher_temperature.at(step, steps))
             scores, cls = self._student(crops)
         dino = dino_loss(scores, targets, recipe.student_temperature)
-        koleo = torch.stack([koleo_loss(view) for view in cls]).mean() if recipe.koleo else torch.zeros((), device=self.device)
+        koleo = (
+            torch.stack([koleo_loss(view) for view in cls]).mean()
+            if recipe.koleo
+            else torch.zeros((), device=self.device)
+        )
         loss = dino + recipe.koleo * koleo
         self.optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
@@ -77,7 +92,10 @@ class Learner:
         self.pair.follow(momentum)
         self.step_number += 1
         figures = {"loss": loss, "dino": dino, "koleo": koleo, "gradient_norm": norm}
-        return {name: float(value.detach()) for name, value in figures.items()} | {"learning_rate": rate, "momentum": momentum}
+        return {name: float(value.detach()) for name, value in figures.items()} | {
+            "learning_rate": rate,
+            "momentum": momentum,
+        }
 
     @torch.no_grad()
     def _targets(self, wide: Tensor, temperature: float) -> Tensor:

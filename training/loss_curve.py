@@ -23,8 +23,19 @@ def loss_curve(history: History) -> bytes:
     dino = np.array([at["dino"] for at in history])
     axes.plot(steps, dino, color="#9cc3e6", linewidth=0.8)
     lines = [axes.plot(steps, _running_mean(dino), color="#1f5f99", label="DINO loss (mean)")[0]]
-    lines += koleo.plot(steps, _running_mean(np.array([at["koleo"] for at in history])), color="#c0504d", label="KoLeo")
-    lines += rate.plot(steps, [at["learning_rate"] for at in history], color="#7f7f7f", linestyle="--", label="learning rate")
+    lines += koleo.plot(
+        steps,
+        _running_mean(np.array([at["koleo"] for at in history])),
+        color="#c0504d",
+        label="KoLeo",
+    )
+    lines += rate.plot(
+        steps,
+        [at["learning_rate"] for at in history],
+        color="#7f7f7f",
+        linestyle="--",
+        label="learning rate",
+    )
     axes.set_xlabel("step")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel("DINO loss")
@@ -37,7 +48,9 @@ def loss_curve(history: History) -> bytes:
     return stream.getvalue()
 
 
-def _running_mean(values: np.ndarray[tuple[int], np.dtype[np.float64]]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+def _running_mean(
+    values: np.ndarray[tuple[int], np.dtype[np.float64]],
+) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     """Centred mean over a twentieth of the run; narrower at the ends."""
     reach = max(1, len(values) // 40)
     total = np.concatenate([[0.0], np.cumsum(values)])

@@ -43,9 +43,15 @@ class DataFacts:
         identities = sorted(set(shards["slide_id"].to_pylist()))
         columns = sorted(set(shards.column_names) - PLACES)
         digest = hashlib.sha256()
-        for batch in shards.select(columns).sort_by([("slide_id", "ascending"), ("shard", "ascending")]).to_batches(256):
+        for batch in (
+            shards.select(columns)
+            .sort_by([("slide_id", "ascending"), ("shard", "ascending")])
+            .to_batches(256)
+        ):
             for row in batch.to_pylist():
-                digest.update(json.dumps(row, sort_keys=True, default=lambda value: value.hex()).encode())
+                digest.update(
+                    json.dumps(row, sort_keys=True, default=lambda value: value.hex()).encode()
+                )
         return cls(
             slides=len(identities),
             shards=len(shards),
@@ -56,11 +62,20 @@ class DataFacts:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return {name: getattr(self, name) for name in ("slides", "shards", "patches", "slides_sha256", "shards_sha256")}
+        return {
+            name: getattr(self, name)
+            for name in ("slides", "shards", "patches", "slides_sha256", "shards_sha256")
+        }
 
 
 def encoder_card(
-    recipe: Recipe, data: DataFacts, *, seed: int, steps: int, world_size: int, metrics: dict[str, float]
+    recipe: Recipe,
+    data: DataFacts,
+    *,
+    seed: int,
+    steps: int,
+    world_size: int,
+    metrics: dict[str, float],
 ) -> dict[str, Any]:
     """Card of an encoder from `pretrain`; `encoder.save_encoder` adds architecture, PatchSpec, pooling and hash."""
     return {

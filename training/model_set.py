@@ -41,10 +41,26 @@ class ModelSet:
     def __post_init__(self) -> None:
         self.encoder.require(self.spec)
         slide, risk = self.slide_model, self.risk_model
-        _same("encoder", self.encoder.hash, slide.card["encoder_hash"], "the slide model", "fit the slide model on this encoder")
-        _same("encoder", self.encoder.hash, risk.card["encoder_hash"], "the risk model", "fit the risk model on this encoder")
         _same(
-            "slide model", slide.hash, risk.card["slide_model_hash"], "the risk model", "fit the risk model on this slide model"
+            "encoder",
+            self.encoder.hash,
+            slide.card["encoder_hash"],
+            "the slide model",
+            "fit the slide model on this encoder",
+        )
+        _same(
+            "encoder",
+            self.encoder.hash,
+            risk.card["encoder_hash"],
+            "the risk model",
+            "fit the risk model on this encoder",
+        )
+        _same(
+            "slide model",
+            slide.hash,
+            risk.card["slide_model_hash"],
+            "the risk model",
+            "fit the risk model on this slide model",
         )
 
     @property
@@ -75,4 +91,6 @@ def load_model_set(uri: str, *, device: str = "cpu", precision: Precision = "aut
 
 def _same(what: str, ours: str, theirs: str, holder: str, remedy: str) -> None:
     if ours != theirs:
-        raise SpecMismatch(f"{what} hash", f"the set holds {ours}", f"{holder} was fitted on {theirs}", remedy)
+        raise SpecMismatch(
+            f"{what} hash", f"the set holds {ours}", f"{holder} was fitted on {theirs}", remedy
+        )

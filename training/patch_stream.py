@@ -48,7 +48,12 @@ class ShardIndex:
 
 
 def shuffled_batches(
-    blocks: Iterable[pa.Table], index: ShardIndex, order: PatchOrder, groups: Iterable[ShardGroup], *, size: int
+    blocks: Iterable[pa.Table],
+    index: ShardIndex,
+    order: PatchOrder,
+    groups: Iterable[ShardGroup],
+    *,
+    size: int,
 ) -> Iterator[NDArray[np.uint8]]:
     """Batches of exactly `size` patches, uint8 [size, H, W, 3]; the rest that fills no batch is dropped at the end.
 
@@ -78,15 +83,21 @@ def shuffled_batches(
                 parts, filled = [], 0
 
 
-def _decode_group(rows: Iterator[pa.Table], index: ShardIndex, group: ShardGroup) -> NDArray[np.uint8]:
+def _decode_group(
+    rows: Iterator[pa.Table], index: ShardIndex, group: ShardGroup
+) -> NDArray[np.uint8]:
     tables = []
     for shard in group.shards.tolist():
         expected = f"shard {index.numbers[shard]} of slide {index.slide_ids[shard]}"
         if (row := next(rows, None)) is None:
-            raise RunError(f"the patch stream ended before {expected}; start the run again to resume it")
+            raise RunError(
+                f"the patch stream ended before {expected}; start the run again to resume it"
+            )
         found = f"shard {row['shard'][0]} of slide {row['slide_id'][0]}"
         if found != expected:
-            raise RunError(f"the patch stream brought {found} where {expected} was due; start the run again to resume it")
+            raise RunError(
+                f"the patch stream brought {found} where {expected} was due; start the run again to resume it"
+            )
         tables.append(row)
     return decode_patches(pa.concat_tables(tables))["patch"]
 

@@ -47,7 +47,11 @@ class PatternHead:
 
 
 def fit_pattern_head(
-    embeddings: npt.NDArray[np.float32], labels: npt.NDArray[np.integer], *, penalty: float = 30.0, iterations: int = 2000
+    embeddings: npt.NDArray[np.float32],
+    labels: npt.NDArray[np.integer],
+    *,
+    penalty: float = 30.0,
+    iterations: int = 2000,
 ) -> PatternHead:
     """Fit by class-balanced cross-entropy with an L2 penalty (L-BFGS over all patches at once: no seed, no order).
 
@@ -70,12 +74,17 @@ def fit_pattern_head(
         )
     mean, scale = features.mean(axis=0), features.std(axis=0)
     scale = np.where(scale > 1e-8, scale, 1.0)
-    model = LogisticRegression(C=1.0 / penalty, class_weight="balanced", max_iter=iterations, tol=1e-4)
+    model = LogisticRegression(
+        C=1.0 / penalty, class_weight="balanced", max_iter=iterations, tol=1e-4
+    )
     with threads_for(features.size):
         model.fit((features - mean) / scale, targets)
     coefficients, intercepts = model.coef_, model.intercept_
     if len(present) == 2:  # scikit-learn keeps only the second class's logit
-        coefficients, intercepts = np.vstack([np.zeros_like(coefficients), coefficients]), np.append(0.0, intercepts)
+        coefficients, intercepts = (
+            np.vstack([np.zeros_like(coefficients), coefficients]),
+            np.append(0.0, intercepts),
+        )
     weight = np.zeros((len(PATTERNS), features.shape[1]))
     bias = np.full(len(PATTERNS), _NEVER)
     weight[present] = coefficients / scale

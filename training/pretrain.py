@@ -141,7 +141,9 @@ class Job:
         return self.recipe.patches_per_step // world_size
 
 
-def pretrain(config: PretrainConfig, *, on_progress: Callable[[ProgressReport], None] | None = None) -> PretrainReport:
+def pretrain(
+    config: PretrainConfig, *, on_progress: Callable[[ProgressReport], None] | None = None
+) -> PretrainReport:
     """Train an encoder and export it to `out/encoder`.
 
     Args:
@@ -164,7 +166,9 @@ def pretrain(config: PretrainConfig, *, on_progress: Callable[[ProgressReport], 
         with follow(on_progress) as callbacks, _own_interrupt():
             _trainer(config, job, callbacks).fit()
     if (checkpoint := checkpoints.latest(run)) is None:
-        raise RunError(f"the run at {config.out} ended without a checkpoint; look at Ray's logs for the workers' errors")
+        raise RunError(
+            f"the run at {config.out} ended without a checkpoint; look at Ray's logs for the workers' errors"
+        )
     return export(checkpoint, config, job, spec, data, resumed_from=begun)
 
 
@@ -194,10 +198,16 @@ def plan(config: PretrainConfig, spec: PatchSpec, shards: pa.Table) -> Job:
             f"{recipe.patches_per_step} patches a step do not divide among {config.workers} workers; change their number"
         )
     if recipe.koleo and recipe.patches_per_step // config.workers < 2:
-        raise RunError("KoLeo needs at least 2 patches a worker in each step; use fewer workers or koleo=0")
-    encoder.EncoderConfig(network=recipe.network, spec=spec)  # refuses patches that do not divide into tokens
+        raise RunError(
+            "KoLeo needs at least 2 patches a worker in each step; use fewer workers or koleo=0"
+        )
+    encoder.EncoderConfig(
+        network=recipe.network, spec=spec
+    )  # refuses patches that do not divide into tokens
     if (cpus := ray.cluster_resources().get("CPU", 0)) <= config.workers:
-        raise RunError(f"{config.workers} workers and the reading of patches need {config.workers + 1} CPUs, Ray has {cpus:g}")
+        raise RunError(
+            f"{config.workers} workers and the reading of patches need {config.workers + 1} CPUs, Ray has {cpus:g}"
+        )
     return Job(
         recipe=recipe,
         seed=config.seed,
@@ -219,7 +229,12 @@ class RankShards(ray.train.DataConfig):
 
     def __init__(self, config: PretrainConfig, job: Job) -> None:
         super().__init__()
-        self._data, self._split, self._run, self._job = config.data, config.split, storage.join(config.out, RUN), job
+        self._data, self._split, self._run, self._job = (
+            config.data,
+            config.split,
+            storage.join(config.out, RUN),
+            job,
+        )
 
     def configure(
         self,
@@ -234,14 +249,21 @@ class RankShards(ray.train.DataConfig):
         shards = load_shards(self._data, split=self._split)
         position = checkpoints.latest_position(_for_ray(self._run))
         return [
-            {name: _rank_dataset(shards, self._job, position, rank, world_size).iterator() for name in datasets}
+            {
+                name: _rank_dataset(shards, self._job, position, rank, world_size).iterator()
+                for name in datasets
+            }
             for rank in range(world_size)
         ]
 
 
-def _rank_dataset(shards: pa.Table, job: Job, position: Position, rank: int, world_size: int) -> ray.data.Dataset:
+def _rank_dataset(
+    shards: pa.Table, job: Job, position: Position, rank: int, world_size: int
+) -> ray.data.Dataset:
     groups = _groups(job, position, rank, world_size)
-    numbers = np.concatenate([group.shards for group in groups]) if groups else np.zeros(0, np.int64)
+    numbers = (
+        np.concatenate([group.shards for group in groups]) if groups else np.zeros(0, np.int64)
+    )
     dataset = read_patches(shards.take(numbers), concurrency=2)
     dataset.context.enable_progress_bars = False
     return dataset
@@ -260,21 +282,38 @@ def train_worker(config: dict[str, Job]) -> None:
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
     torch.set_num_threads(job.threads)
-    learner = Learner(job.recipe, steps=job.steps, seed=job.seed, rank=rank, device=str(get_device()), parallel=world_size > 1)
+    learner = Learner(
+        job.recipe,
+        steps=job.steps,
+        seed=job.seed,
+        rank=rank,
+        device=str(get_device()),
+        parallel=world_size > 1,
+    )
     position, history = Position(world_size=world_size, consumed=(0,) * world_size), History()
     if (checkpoint := ray.train.get_checkpoint()) is not None:
         saved = checkpoints.read(checkpoint, rank=rank)
         learner.load(saved.shared, saved.own)
         position, history = saved.position, saved.history
     consumed = np.array(
-        [position.of_rank(r, world_size, patches_per_step=job.recipe.patches_per_step) for r in range(world_size)]
+        [
+            position.of_rank(r, world_size, patches_per_step=job.recipe.patches_per_step)
+            for r in range(world_size)
+        ]
     )
     begun, fresh, reading = time.perf_counter(), History(), Reading()
     for batch in _batches(job, position, rank, world_size, reading):
         arrived = time.perf_counter()
         figures = learner.step(torch.from_numpy(batch))
         done = time.perf_counter()
-        fresh.append({**figures, "data_wait": arrived - begun, "seconds": done - begun, **reading.since_last()})
+        fresh.append(
+            {
+                **figures,
+                "data_wait": arrived - begun,
+                "seconds": done - begun,
+                **reading.since_last(),
+            }
+        )
         begun, step = done, learner.step_number
         consumed += len(batch)
         saving = step % job.checkpoint_every == 0 or step == job.steps
@@ -307,7 +346,9 @@ class Reading:
         return {f"read_{name}": float(now[name] - before[name]) for name in now}
 
 
-def _batches(job: Job, position: Position, rank: int, world_size: int, reading: Reading) -> Iterator[Any]:
+def _batches(
+    job: Job, position: Position, rank: int, world_size: int, reading: Reading
+) -> Iterator[Any]:
     """Batches for the steps that are left, decoded in the background."""
     shard = ray.train.get_dataset_shard("patches")  # all ranks meet here
     if position.step >= job.steps:
@@ -315,40 +356,68 @@ def _batches(job: Job, position: Position, rank: int, world_size: int, reading: 
     blocks = shard.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
     groups = _groups(job, position, rank, world_size)
     order = job.order(rank, world_size)
-    batches = shuffled_batches(reading.counted(blocks), job.index, order, groups, size=job.per_rank(world_size))
-    for _, batch in zip(range(job.steps - position.step), Background(batches, ahead=4), strict=False):
+    batches = shuffled_batches(
+        reading.counted(blocks), job.index, order, groups, size=job.per_rank(world_size)
+    )
+    for _, batch in zip(
+        range(job.steps - position.step), Background(batches, ahead=4), strict=False
+    ):
         yield batch
 
 
 def _averaged(fresh: History, *, first: int) -> History:
     """Figures of the last steps as means over workers, each with its step."""
     names = sorted(fresh[0])
-    values = torch.tensor([[figures[name] for name in names] for figures in fresh], dtype=torch.float64)
+    values = torch.tensor(
+        [[figures[name] for name in names] for figures in fresh], dtype=torch.float64
+    )
     if distributed.is_initialized():
         values = values.to(get_device()) if distributed.get_backend() == "nccl" else values
         distributed.all_reduce(values)
         values /= distributed.get_world_size()
-    return [{"step": first + k, **dict(zip(names, row, strict=True))} for k, row in enumerate(values.tolist())]
+    return [
+        {"step": first + k, **dict(zip(names, row, strict=True))}
+        for k, row in enumerate(values.tolist())
+    ]
 
 
 def _report(
-    job: Job, learner: Learner, position: Position, averaged: History, history: History, *, rank: int, saving: bool
+    job: Job,
+    learner: Learner,
+    position: Position,
+    averaged: History,
+    history: History,
+    *,
+    rank: int,
+    saving: bool,
 ) -> None:
-    metrics = {"step": position.step, "steps": job.steps, "loss": fmean(at["loss"] for at in averaged), "figures": averaged}
+    metrics = {
+        "step": position.step,
+        "steps": job.steps,
+        "loss": fmean(at["loss"] for at in averaged),
+        "figures": averaged,
+    }
     if not saving:
         ray.train.report(metrics)
         return
-    with checkpoints.written(rank, learner.shared_state(), learner.own_state(), position, history) as checkpoint:
-        ray.train.report(metrics, checkpoint=checkpoint, checkpoint_dir_name=f"step-{position.step:07d}")
+    with checkpoints.written(
+        rank, learner.shared_state(), learner.own_state(), position, history
+    ) as checkpoint:
+        ray.train.report(
+            metrics, checkpoint=checkpoint, checkpoint_dir_name=f"step-{position.step:07d}"
+        )
 
 
 def _trainer(config: PretrainConfig, job: Job, callbacks: list[Follow]) -> TorchTrainer:
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # how often reports are taken and dead workers noticed
+    os.environ.setdefault(
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5"
+    )  # how often reports are taken and dead workers noticed
     return TorchTrainer(
         train_worker,
         train_loop_config={"job": job},
         scaling_config=ray.train.ScalingConfig(
-            num_workers=config.workers, use_gpu=ray.cluster_resources().get("GPU", 0) >= config.workers
+            num_workers=config.workers,
+            use_gpu=ray.cluster_resources().get("GPU", 0) >= config.workers,
         ),
         run_config=ray.train.RunConfig(
             name=RUN,
@@ -357,13 +426,21 @@ def _trainer(config: PretrainConfig, job: Job, callbacks: list[Follow]) -> Torch
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
             callbacks=callbacks,
         ),
-        datasets={"patches": lambda: ray.data.range(1)},  # Ray asks for one to divide; RankShards makes each rank its own instead
+        datasets={
+            "patches": lambda: ray.data.range(1)
+        },  # Ray asks for one to divide; RankShards makes each rank its own instead
         dataset_config=RankShards(config, job),
     )
 
 
 def export(
-    checkpoint: ray.train.Checkpoint, config: PretrainConfig, job: Job, spec: PatchSpec, data: DataFacts, *, resumed_from: int
+    checkpoint: ray.train.Checkpoint,
+    config: PretrainConfig,
+    job: Job,
+    spec: PatchSpec,
+    data: DataFacts,
+    *,
+    resumed_from: int,
 ) -> PretrainReport:
     """Write the teacher of a checkpoint as an encoder, and the loss curve."""
     saved = checkpoints.read(checkpoint)
@@ -371,24 +448,41 @@ def export(
     network = VisionTransformer(recipe.network)
     prefix = "teacher.encoder."
     network.load_state_dict(
-        {name.removeprefix(prefix): value for name, value in saved.shared["pair"].items() if name.startswith(prefix)}
+        {
+            name.removeprefix(prefix): value
+            for name, value in saved.shared["pair"].items()
+            if name.startswith(prefix)
+        }
     )
     fold_normalisation(network, recipe.crops.mean, recipe.crops.std)
     last = saved.history[-max(1, len(saved.history) // 10) :]
     metrics = {name: fmean(at[name] for at in last) for name in ("loss", "dino", "koleo")}
     card = encoder_card(
-        recipe, data, seed=config.seed, steps=saved.position.step, world_size=saved.position.world_size, metrics=metrics
+        recipe,
+        data,
+        seed=config.seed,
+        steps=saved.position.step,
+        world_size=saved.position.world_size,
+        metrics=metrics,
     )
     uri, curve = storage.join(config.out, "encoder"), storage.join(config.out, "loss.png")
     made = encoder.save_encoder(
-        uri, network, encoder.EncoderConfig(network=recipe.network, spec=spec, pooling=recipe.pooling), card
+        uri,
+        network,
+        encoder.EncoderConfig(network=recipe.network, spec=spec, pooling=recipe.pooling),
+        card,
     )
-    storage.write_bytes(storage.join(config.out, "history.json"), json.dumps(saved.history).encode())
+    storage.write_bytes(
+        storage.join(config.out, "history.json"), json.dumps(saved.history).encode()
+    )
     storage.write_bytes(curve, loss_curve.loss_curve(saved.history))
     ours = [at for at in saved.history if at["step"] > resumed_from]
     times = [at["seconds"] for at in ours]
     # History holds means over workers.
-    read = {name: round(saved.position.world_size * sum(at[f"read_{name}"] for at in ours)) for name in asdict(ReadCounts())}
+    read = {
+        name: round(saved.position.world_size * sum(at[f"read_{name}"] for at in ours))
+        for name in asdict(ReadCounts())
+    }
     return PretrainReport(
         encoder=uri,
         hash=made,
@@ -404,7 +498,9 @@ def export(
 def _claim(config: PretrainConfig, job: Job, data: DataFacts) -> None:
     """Write what this run is to `out/run.json`; refuse where a different run lies there."""
     uri = storage.join(config.out, "run.json")
-    ours = json.loads(json.dumps({"recipe": job.recipe.to_dict(), "seed": config.seed, "data": asdict(data)}))
+    ours = json.loads(
+        json.dumps({"recipe": job.recipe.to_dict(), "seed": config.seed, "data": asdict(data)})
+    )
     if storage.exists(uri):
         theirs = json.loads(storage.read_bytes(uri))
         differing = [name for name in ours if ours[name] != theirs.get(name)]

@@ -113,7 +113,9 @@ class ProbeReport:
 Tile = NDArray[np.uint8]
 
 
-def probe(config: ProbeConfig, *, on_tile: Callable[[int, int], None] = lambda _done, _total: None) -> ProbeReport:
+def probe(
+    config: ProbeConfig, *, on_tile: Callable[[int, int], None] = lambda _done, _total: None
+) -> ProbeReport:
     """Score an encoder, write `probe.json` and `probe.png` to `out`.
 
     Args:
@@ -129,7 +131,9 @@ def probe(config: ProbeConfig, *, on_tile: Callable[[int, int], None] = lambda _
     paths, labels, classes = find_tiles(config.tiles, folds=config.folds)
     embeddings, blank = [], []
     for done, path in enumerate(paths, start=1):
-        patches = cut(read_tile(path, mpp=config.tile_mpp, wanted=encoder.spec.mpp), size=encoder.spec.size)
+        patches = cut(
+            read_tile(path, mpp=config.tile_mpp, wanted=encoder.spec.mpp), size=encoder.spec.size
+        )
         embeddings.append(encoder.embed(patches).mean(axis=0))
         blank.append(baseline.embed(patches).mean(axis=0))
         on_tile(done, len(paths))
@@ -149,7 +153,9 @@ def probe(config: ProbeConfig, *, on_tile: Callable[[int, int], None] = lambda _
         picture=uri,
     )
     storage.write_bytes(uri, picture(report))
-    storage.write_bytes(storage.join(config.out, "probe.json"), json.dumps(asdict(report), indent=1).encode())
+    storage.write_bytes(
+        storage.join(config.out, "probe.json"), json.dumps(asdict(report), indent=1).encode()
+    )
     return report
 
 
@@ -161,7 +167,9 @@ def find_tiles(folder: str, *, folds: int) -> tuple[list[Path], NDArray[np.int64
     """
     root = storage.local_path(folder)
     if root is None or not root.is_dir():
-        raise InsufficientData(f"{folder} is not a local folder; give one with a folder of tiles for each class")
+        raise InsufficientData(
+            f"{folder} is not a local folder; give one with a folder of tiles for each class"
+        )
     found = {
         at.name: sorted(path for path in at.iterdir() if path.suffix.lower() in SUFFIXES)
         for at in sorted(root.iterdir())
@@ -170,7 +178,9 @@ def find_tiles(folder: str, *, folds: int) -> tuple[list[Path], NDArray[np.int64
     found = {name: paths for name, paths in found.items() if paths}
     if len(found) < 2 or min(map(len, found.values())) < folds:
         counts = ", ".join(f"{name} {len(paths)}" for name, paths in found.items()) or "none"
-        raise InsufficientData(f"{folder} has these tiles: {counts}; needed are two classes of at least {folds} (--folds) tiles")
+        raise InsufficientData(
+            f"{folder} has these tiles: {counts}; needed are two classes of at least {folds} (--folds) tiles"
+        )
     labels = np.repeat(np.arange(len(found)), [len(paths) for paths in found.values()])
     return [path for paths in found.values() for path in paths], labels, list(found)
 
@@ -182,30 +192,41 @@ def read_tile(path: Path, *, mpp: float, wanted: float) -> Tile:
     size = (round(pixels.width * mpp / wanted), round(pixels.height * mpp / wanted))
     if size == pixels.size:
         return np.asarray(pixels)
-    return np.asarray(pixels.resize(size, Image.Resampling.BOX if mpp < wanted else Image.Resampling.BICUBIC))
+    return np.asarray(
+        pixels.resize(size, Image.Resampling.BOX if mpp < wanted else Image.Resampling.BICUBIC)
+    )
 
 
 def cut(tile: Tile, *, size: int) -> Tile:
     """Patches [N, size, size, 3] that cover the tile evenly, overlapping where they must; smaller tiles are mirrored outwards."""
     short = [max(0, size - side) for side in tile.shape[:2]]
     if any(short):
-        tile = np.pad(tile, [(lack // 2, lack - lack // 2) for lack in short] + [(0, 0)], mode="symmetric")
+        tile = np.pad(
+            tile, [(lack // 2, lack - lack // 2) for lack in short] + [(0, 0)], mode="symmetric"
+        )
     top, left = (
-        np.rint(np.linspace(0, side - size, max(1, -(-side // size)) if side > size else 1)).astype(int)
+        np.rint(np.linspace(0, side - size, max(1, -(-side // size)) if side > size else 1)).astype(
+            int
+        )
         for side in tile.shape[:2]
     )
     return np.stack([tile[y : y + size, x : x + size] for y in top for x in left])
 
 
 def _linear(config: ProbeConfig) -> Any:
-    return make_pipeline(StandardScaler(), LogisticRegression(C=1.0 / config.penalty, max_iter=2000, class_weight="balanced"))
+    return make_pipeline(
+        StandardScaler(),
+        LogisticRegression(C=1.0 / config.penalty, max_iter=2000, class_weight="balanced"),
+    )
 
 
 def _knn(config: ProbeConfig) -> Any:
     return make_pipeline(StandardScaler(), KNeighborsClassifier(config.neighbours, metric="cosine"))
 
 
-def _folds(labels: NDArray[np.int64], config: ProbeConfig) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.int64]]]:
+def _folds(
+    labels: NDArray[np.int64], config: ProbeConfig
+) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.int64]]]:
     """(repeat, train, test), the same for every model."""
     for repeat in range(config.repeats):
         folds = StratifiedKFold(config.folds, shuffle=True, random_state=config.seed + repeat)
@@ -214,12 +235,17 @@ def _folds(labels: NDArray[np.int64], config: ProbeConfig) -> Iterator[tuple[int
 
 
 def _score(
-    features: NDArray[np.float32], labels: NDArray[np.int64], config: ProbeConfig, make: Callable[[ProbeConfig], Any]
+    features: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    config: ProbeConfig,
+    make: Callable[[ProbeConfig], Any],
 ) -> tuple[Score, NDArray[np.int64]]:
     """Score over folds, and the predictions [repeats, N]."""
     scores, predicted = [], np.zeros((config.repeats, len(labels)), np.int64)
     for repeat, train, test in _folds(labels, config):
-        predicted[repeat, test] = make(config).fit(features[train], labels[train]).predict(features[test])
+        predicted[repeat, test] = (
+            make(config).fit(features[train], labels[train]).predict(features[test])
+        )
         scores.append(float(balanced_accuracy_score(labels[test], predicted[repeat, test])))
     return Score(mean=float(np.mean(scores)), spread=float(np.std(scores)), folds=scores), predicted
 
@@ -243,11 +269,20 @@ def picture(report: ProbeReport) -> bytes:
     bars.set_ylim(0, 1)
     bars.set_ylabel("balanced accuracy, mean ± sd over folds")
     bars.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=3, frameon=False)
-    shares = np.array(report.confusion) / np.maximum(1, np.sum(report.confusion, axis=1, keepdims=True))
+    shares = np.array(report.confusion) / np.maximum(
+        1, np.sum(report.confusion, axis=1, keepdims=True)
+    )
     matrix.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for row, column in np.ndindex(shares.shape):
         share = shares[row, column]
-        matrix.text(column, row, f"{share:.0%}", ha="center", va="center", color="white" if share > 0.5 else "black")
+        matrix.text(
+            column,
+            row,
+            f"{share:.0%}",
+            ha="center",
+            va="center",
+            color="white" if share > 0.5 else "black",
+        )
     matrix.set_xticks(range(len(report.classes)), report.classes)
     matrix.set_yticks(range(len(report.classes)), report.classes)
     matrix.set_xlabel("predicted by the linear probe")

@@ -45,15 +45,21 @@ class Follow(UserCallback):  # type: ignore[misc, unused-ignore]
     def __init__(self, mailbox: Any) -> None:
         self._mailbox = mailbox
 
-    def after_report(self, run_context: object, metrics: list[dict[str, Any]], checkpoint: object) -> None:
+    def after_report(
+        self, run_context: object, metrics: list[dict[str, Any]], checkpoint: object
+    ) -> None:
         """Called by Ray Train in its controller."""
         del run_context, checkpoint
         first = metrics[0]
-        self._mailbox.put.remote(ProgressReport(step=first["step"], steps=first["steps"], loss=first["loss"]))
+        self._mailbox.put.remote(
+            ProgressReport(step=first["step"], steps=first["steps"], loss=first["loss"])
+        )
 
 
 @contextmanager
-def follow(on_progress: Callable[[ProgressReport], None] | None, *, every: float = 0.5) -> Iterator[list[Follow]]:
+def follow(
+    on_progress: Callable[[ProgressReport], None] | None, *, every: float = 0.5
+) -> Iterator[list[Follow]]:
     """Callbacks for a trainer; while the context lasts, `on_progress` is called from a thread with each new report."""
     if on_progress is None:
         yield []

@@ -50,7 +50,9 @@ class Recipe:
     weight_decay: Cosine = field(default_factory=lambda: Cosine(start=0.04, end=0.4))
     betas: tuple[float, float] = (0.9, 0.999)
     momentum: Cosine = field(default_factory=lambda: Cosine(start=0.994, end=1.0))
-    teacher_temperature: WarmUp = field(default_factory=lambda: WarmUp(start=0.04, end=0.07, share=0.3))
+    teacher_temperature: WarmUp = field(
+        default_factory=lambda: WarmUp(start=0.04, end=0.07, share=0.3)
+    )
     student_temperature: float = 0.1
     centring: Literal["sinkhorn", "centre"] = "sinkhorn"
     koleo: float = 0.1

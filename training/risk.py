@@ -48,7 +48,10 @@ class RiskCurve:
 
     def at(self, years: float) -> Interval:
         """The risk within so many years."""
-        values = (float(np.interp(years, self.years, part)) for part in (self.estimate, self.lower, self.upper))
+        values = (
+            float(np.interp(years, self.years, part))
+            for part in (self.estimate, self.lower, self.upper)
+        )
         return Interval(**dict(zip(("estimate", "lower", "upper"), values, strict=True)))
 
 
@@ -135,7 +138,10 @@ class RiskModel:
 
     def columns(self, embeddings: Floats, encoded: Floats) -> Floats:
         """Scaled columns [N, P] of slide embeddings [N, E] and encoded covariates [N, 5]."""
-        return np.hstack([(embeddings - self.image_centre) @ self.image_components.T, encoded]) / self.scale
+        return (
+            np.hstack([(embeddings - self.image_centre) @ self.image_components.T, encoded])
+            / self.scale
+        )
 
     def log_hazard(self, embeddings: Floats, covariates: Sequence[Covariates]) -> Floats:
         """Score of many patients at once, [N]."""
@@ -157,7 +163,9 @@ class RiskModel:
                 "use the slide model that the risk model was fitted on",
             )
         if not np.isfinite(slide_embedding).all():
-            raise ValueError("the slide embedding holds a value that is not finite; predict the slide again")
+            raise ValueError(
+                "the slide embedding holds a value that is not finite; predict the slide again"
+            )
         encoded = covariates.encode()
         columns = self.columns(slide_embedding.astype(np.float64)[None], encoded[None])[0]
         parts = (columns - self.centre) * self.coefficients  # [1 + R, P]
@@ -182,7 +190,11 @@ class RiskModel:
 
     def _percentile(self, score: float, group: str) -> float | None:
         reference = self.reference[NCCN_GROUPS.index(group)]
-        return None if np.isnan(reference).any() else float(np.interp(score, reference, np.arange(101.0)))
+        return (
+            None
+            if np.isnan(reference).any()
+            else float(np.interp(score, reference, np.arange(101.0)))
+        )
 
     def _outside(self, components: Floats, encoded: Floats) -> list[str]:
         """Names in the words of `contributions`."""
@@ -195,7 +207,13 @@ class RiskModel:
         return list(dict.fromkeys(image + beyond))
 
 
-NAMES: Final = {"age": "age", "psa": "psa", "t_stage": "t_stage", "gleason_primary": "gleason", "gleason_secondary": "gleason"}
+NAMES: Final = {
+    "age": "age",
+    "psa": "psa",
+    "t_stage": "t_stage",
+    "gleason_primary": "gleason",
+    "gleason_secondary": "gleason",
+}
 """Columns of ENCODED in the words of an explanation."""
 
 
@@ -215,8 +233,13 @@ def _curve(baselines: Floats, log_hazards: Floats) -> RiskCurve:
     floor = baselines[0][reached].min() / 2 if reached.any() else 1.0
     logs = np.log(np.maximum(baselines, floor)) + log_hazards[:, None]
     margin = 1.96 * logs[1:].std(axis=0, ddof=1)
-    ends = (-np.expm1(-np.exp(np.minimum(logs[0] + shift, _LOG_CEILING)) * reached) for shift in (0.0, -margin, margin))
-    estimate, lower, upper = (np.maximum.accumulate(end) for end in ends)  # the interval narrows with events; a risk never falls
+    ends = (
+        -np.expm1(-np.exp(np.minimum(logs[0] + shift, _LOG_CEILING)) * reached)
+        for shift in (0.0, -margin, margin)
+    )
+    estimate, lower, upper = (
+        np.maximum.accumulate(end) for end in ends
+    )  # the interval narrows with events; a risk never falls
     return RiskCurve(years=YEARS, estimate=estimate, lower=lower, upper=upper)
 
 
@@ -245,7 +268,9 @@ def fit_risk_model(
         InsufficientData: too few events, or follow-up shorter than 10 years.
     """
     if time.max() < YEARS[-1]:
-        raise InsufficientData(f"the longest follow-up is {time.max():.1f} years: a 10-year risk needs 10; give longer follow-up")
+        raise InsufficientData(
+            f"the longest follow-up is {time.max():.1f} years: a 10-year risk needs 10; give longer follow-up"
+        )
     images, encoded = embeddings.astype(np.float64), np.array([one.encode() for one in covariates])
     centre, components = _principal_components(images, config.components)
     raw = np.hstack([(images - centre) @ components.T, encoded])
@@ -258,18 +283,28 @@ def fit_risk_model(
     return RiskModel(
         image_centre=centre,
         image_components=components,
-        image_limit=float(np.linalg.norm(columns[:, : len(components)], axis=1).max()) if len(components) else 0.0,
+        image_limit=float(np.linalg.norm(columns[:, : len(components)], axis=1).max())
+        if len(components)
+        else 0.0,
         scale=scale,
         centre=np.array([fit.centre for fit in fits]),
         coefficients=np.array([fit.coefficients for fit in fits]),
         baseline=np.array([fit.baseline for fit in fits]),
         ranges=np.stack([encoded.min(axis=0), encoded.max(axis=0)], axis=1),
-        reference=np.array([_percentiles(scores[groups == group], config.least_group) for group in NCCN_GROUPS]),
+        reference=np.array(
+            [_percentiles(scores[groups == group], config.least_group) for group in NCCN_GROUPS]
+        ),
         card={**card, "fit_remarks": sorted({remark for fit in fits for remark in fit.remarks})},
     )
 
 
-def _fits(columns: Floats, time: Floats, event: Booleans, config: RiskModelConfig, random: np.random.Generator) -> list[CoxFit]:
+def _fits(
+    columns: Floats,
+    time: Floats,
+    event: Booleans,
+    config: RiskModelConfig,
+    random: np.random.Generator,
+) -> list[CoxFit]:
     """The fit and its bootstrap replicas. Columns that do not vary have no say: their coefficient is 0."""
     varying = columns.std(axis=0) > 1e-9
 
@@ -281,7 +316,10 @@ def _fits(columns: Floats, time: Floats, event: Booleans, config: RiskModelConfi
 
     everyone = np.arange(len(time))
     with threads_for(columns.size):
-        return [fit(everyone), *(fit(random.choice(everyone, len(everyone))) for _ in range(config.replicas))]
+        return [
+            fit(everyone),
+            *(fit(random.choice(everyone, len(everyone))) for _ in range(config.replicas)),
+        ]
 
 
 def _principal_components(images: Floats, count: int) -> tuple[Floats, Floats]:
@@ -289,7 +327,10 @@ def _principal_components(images: Floats, count: int) -> tuple[Floats, Floats]:
     centre = images.mean(axis=0)
     _, singular, directions = np.linalg.svd(images - centre, full_matrices=False)
     count = min(count, int((singular > 1e-6 * max(singular[0], 1e-12)).sum()))
-    directions = directions[:count] * np.sign(directions[np.arange(count), np.abs(directions[:count]).argmax(axis=1)])[:, None]
+    directions = (
+        directions[:count]
+        * np.sign(directions[np.arange(count), np.abs(directions[:count]).argmax(axis=1)])[:, None]
+    )
     return centre, directions * np.sqrt(len(images)) / singular[:count, None]
 
 

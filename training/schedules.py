@@ -28,7 +28,9 @@ class Cosine:
         if step < ramp:
             return self.warmup_from + (self.start - self.warmup_from) * step / ramp
         progress = (step - ramp) / max(1, steps - 1 - ramp)
-        return self.end + (self.start - self.end) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
+        return self.end + (self.start - self.end) * 0.5 * (
+            1.0 + math.cos(math.pi * min(1.0, progress))
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,8 +40,17 @@ def confusion_figure(confusion: npt.NDArray[np.integer], balanced_accuracy: floa
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for row in range(len(PATTERNS)):
         for column in range(len(PATTERNS)):
-            text = f"{shares[row, column]:.0%}\n{confusion[row, column]:,}" if totals[row, 0] else "-"
-            axes.text(column, row, text, ha="center", va="center", color="white" if shares[row, column] > 0.55 else "black")
+            text = (
+                f"{shares[row, column]:.0%}\n{confusion[row, column]:,}" if totals[row, 0] else "-"
+            )
+            axes.text(
+                column,
+                row,
+                text,
+                ha="center",
+                va="center",
+                color="white" if shares[row, column] > 0.55 else "black",
+            )
     axes.set_xticks(range(len(WORDS)), WORDS)
     axes.set_yticks(range(len(WORDS)), WORDS)
     axes.set_xlabel("predicted")
@@ -52,14 +61,19 @@ def confusion_figure(confusion: npt.NDArray[np.integer], balanced_accuracy: floa
 
 
 def grades_figure(
-    names: Sequence[str], probabilities: npt.NDArray[np.floating], truth: Sequence[int], by_area: Sequence[int]
+    names: Sequence[str],
+    probabilities: npt.NDArray[np.floating],
+    truth: Sequence[int],
+    by_area: Sequence[int],
 ) -> bytes:
     """PNG: the attention model's grade group probabilities of each slide [S, 6], its label and the grade by areas."""
     figure = Figure(figsize=(7.5, 1.6 + 0.32 * len(names)), layout="constrained")
     axes = figure.add_subplot()
     image = axes.imshow(probabilities, cmap="Greys", vmin=0, vmax=1, aspect="auto")
     rows = np.arange(len(names))
-    axes.scatter(truth, rows, s=110, facecolors="none", edgecolors="#1f77b4", linewidths=2, label="label")
+    axes.scatter(
+        truth, rows, s=110, facecolors="none", edgecolors="#1f77b4", linewidths=2, label="label"
+    )
     axes.scatter(by_area, rows, s=40, marker="x", color="#d95f02", linewidths=2, label="by areas")
     axes.set_xticks(range(len(GRADE_GROUPS)), ["benign", *map(str, GRADE_GROUPS[1:])])
     axes.set_yticks(rows, names)
@@ -75,7 +89,10 @@ def attention_figure(slides: Sequence[tuple[LabelledSlide, SlidePrediction, floa
     figure = Figure(figsize=(9, 3.4 * len(slides)), layout="constrained")
     grid = figure.subplots(len(slides), 3, squeeze=False)
     for axes, (slide, found, side) in zip(grid, slides, strict=True):
-        look = {"cmap": ListedColormap(COLOURS), "norm": BoundaryNorm(np.arange(UNLABELLED - 0.5, len(PATTERNS)), len(COLOURS))}
+        look = {
+            "cmap": ListedColormap(COLOURS),
+            "norm": BoundaryNorm(np.arange(UNLABELLED - 0.5, len(PATTERNS)), len(COLOURS)),
+        }
         lift = np.log2(np.maximum(found.attention * len(found.attention), 1 / 16))
         _mosaic(axes[0], slide, side, slide.patterns, look)
         named = _mosaic(axes[1], slide, side, found.patch_probabilities.argmax(axis=1), look)
@@ -85,13 +102,17 @@ def attention_figure(slides: Sequence[tuple[LabelledSlide, SlidePrediction, floa
         bar = figure.colorbar(attended, ax=axes[2], shrink=0.8)
         bar.set_ticks([-4, -2, 0, 2, 4], labels=["1/16", "1/4", "1", "4", "16"])
         for at, title in zip(
-            axes, (f"{slide.name} ({slide.label}): annotated", "predicted", "attention (1: average)"), strict=True
+            axes,
+            (f"{slide.name} ({slide.label}): annotated", "predicted", "attention (1: average)"),
+            strict=True,
         ):
             at.set_title(title, fontsize=9)
     return png(figure)
 
 
-def _mosaic(axes: Axes, slide: LabelledSlide, side: float, values: npt.NDArray[Any], look: dict[str, Any]) -> Any:
+def _mosaic(
+    axes: Axes, slide: LabelledSlide, side: float, values: npt.NDArray[Any], look: dict[str, Any]
+) -> Any:
     """One pixel a patch, glass left empty."""
     column = np.rint((slide.bag.x - slide.bag.x.min()) / side).astype(int)
     row = np.rint((slide.bag.y - slide.bag.y.min()) / side).astype(int)

@@ -23,7 +23,15 @@ from torch.nn import functional as F
 from pipelines.annotations import PATTERNS
 from training.cards import Card, load_model, save_model
 from training.errors import InsufficientData, SpecMismatch
-from training.gleason import DEFAULT_RULES, GRADE_GROUPS, Grading, GradingRules, area_shares, corrected_shares, grade
+from training.gleason import (
+    DEFAULT_RULES,
+    GRADE_GROUPS,
+    Grading,
+    GradingRules,
+    area_shares,
+    corrected_shares,
+    grade,
+)
 from training.pattern_head import PatternHead
 from training.threads import threads_for
 
@@ -97,7 +105,9 @@ class GatedAttention(nn.Module):
         self.attend = nn.Linear(attention, 1)
         self.score = nn.Linear(hidden, 1)
         self.gaps = nn.Parameter(torch.ones(len(GRADE_GROUPS) - 2))
-        self.first_threshold = nn.Parameter(-F.softplus(torch.ones(len(GRADE_GROUPS) - 2)).sum() / 2)  # symmetric around 0
+        self.first_threshold = nn.Parameter(
+            -F.softplus(torch.ones(len(GRADE_GROUPS) - 2)).sum() / 2
+        )  # symmetric around 0
 
     def thresholds(self) -> torch.Tensor:
         """[5], increasing whatever the parameters are."""
@@ -106,9 +116,13 @@ class GatedAttention(nn.Module):
     def features(self, bag: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Patch features [N, hidden] and unnormalised attention [N]."""
         hidden = self.dropout(torch.relu(self.project((bag - self.mean) / self.scale)))
-        return hidden, self.attend(torch.tanh(self.content(hidden)) * torch.sigmoid(self.gate(hidden))).squeeze(-1)
+        return hidden, self.attend(
+            torch.tanh(self.content(hidden)) * torch.sigmoid(self.gate(hidden))
+        ).squeeze(-1)
 
-    def pool(self, hidden: torch.Tensor, energy: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def pool(
+        self, hidden: torch.Tensor, energy: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Attention [N], slide embedding and logits of one bag.
 
         The embedding holds the attended mean (what the tumour is like) beside the plain mean (how much of it there is).
@@ -150,16 +164,23 @@ def fit_attention(
     """
     targets = torch.tensor(list(grade_groups))
     if len(set(grade_groups)) < 2:
-        raise InsufficientData(f"{len(bags)} slides of grade groups {sorted(set(grade_groups))}: two are needed; add slides")
+        raise InsufficientData(
+            f"{len(bags)} slides of grade groups {sorted(set(grade_groups))}: two are needed; add slides"
+        )
     counts = torch.bincount(targets, minlength=len(GRADE_GROUPS)).float()
     weights = (1.0 / counts[targets]) / (1.0 / counts[targets]).sum()
     tensors = [torch.from_numpy(np.ascontiguousarray(bag, np.float32)) for bag in bags]
     step = sum(min(len(bag), config.patches_per_step) for bag in tensors) * tensors[0].shape[1]
-    with threads_for(step), torch.random.fork_rng(devices=[]):  # all draws are the seed's; the caller's generator is left alone
+    with (
+        threads_for(step),
+        torch.random.fork_rng(devices=[]),
+    ):  # all draws are the seed's; the caller's generator is left alone
         torch.manual_seed(seed)
         model = GatedAttention(tensors[0].shape[1], config.hidden, config.attention, config.dropout)
         _standardise(model, tensors)
-        optimiser = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+        optimiser = torch.optim.AdamW(
+            model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        )
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, config.epochs)
         for _ in range(config.epochs):
             parts = [bag[torch.randperm(len(bag))[: config.patches_per_step]] for bag in tensors]
@@ -180,7 +201,12 @@ def _standardise(model: GatedAttention, bags: Sequence[torch.Tensor]) -> None:
     """Mean and spread of the features, every slide counting the same however large it is."""
     mean = torch.stack([bag.mean(dim=0) for bag in bags]).mean(dim=0)
     model.mean.copy_(mean)
-    model.scale.copy_(torch.stack([((bag - mean) ** 2).mean(dim=0) for bag in bags]).mean(dim=0).sqrt().clamp_min(1e-6))
+    model.scale.copy_(
+        torch.stack([((bag - mean) ** 2).mean(dim=0) for bag in bags])
+        .mean(dim=0)
+        .sqrt()
+        .clamp_min(1e-6)
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,7 +252,9 @@ class SlideModel:
                 "embed with the encoder that the slide model was fitted on",
             )
         if len(bag) == 0 or not np.isfinite(bag).all():
-            raise ValueError(f"a bag of {len(bag)} embeddings: it must hold one or more, all finite; embed the slide again")
+            raise ValueError(
+                f"a bag of {len(bag)} embeddings: it must hold one or more, all finite; embed the slide again"
+            )
         embeddings = np.ascontiguousarray(bag, np.float32)
         with torch.inference_mode():
             attention, embedding, logits = self.attention(torch.from_numpy(embeddings))
@@ -241,7 +269,10 @@ class SlideModel:
 
     def grade(self, prediction: SlidePrediction) -> Grading:
         """The grade by the areas of the patches' patterns, corrected for the head's errors, under the model's own rules."""
-        return grade(corrected_shares(area_shares(prediction.patch_probabilities), self.confusion), self.rules)
+        return grade(
+            corrected_shares(area_shares(prediction.patch_probabilities), self.confusion),
+            self.rules,
+        )
 
 
 def save_slide_model(uri: str, model: SlideModel) -> SlideModel:
@@ -251,7 +282,9 @@ def save_slide_model(uri: str, model: SlideModel) -> SlideModel:
         "pattern_head.bias": model.head.bias,
         "confusion": model.confusion,
     }
-    arrays |= {f"attention.{name}": tensor.numpy() for name, tensor in model.attention.state_dict().items()}
+    arrays |= {
+        f"attention.{name}": tensor.numpy() for name, tensor in model.attention.state_dict().items()
+    }
     card = {**model.card, "kind": KIND, "grading_rules": asdict(model.rules)}
     return replace(model, card={**card, "hash": save_model(uri, arrays, card)})
 
@@ -264,10 +297,16 @@ def load_slide_model(uri: str) -> SlideModel:
         BrokenModel: weights and card do not belong together.
     """
     arrays, card = load_model(uri, KIND)
-    head = PatternHead(weight=arrays.pop("pattern_head.weight"), bias=arrays.pop("pattern_head.bias"))
+    head = PatternHead(
+        weight=arrays.pop("pattern_head.weight"), bias=arrays.pop("pattern_head.bias")
+    )
     confusion, rules = arrays.pop("confusion"), GradingRules(**card["grading_rules"])
-    state = {name.removeprefix("attention."): torch.from_numpy(array) for name, array in arrays.items()}
+    state = {
+        name.removeprefix("attention."): torch.from_numpy(array) for name, array in arrays.items()
+    }
     hidden, dimension = state["project.weight"].shape
     attention = GatedAttention(dimension, hidden, state["gate.weight"].shape[0])
     attention.load_state_dict(state)
-    return SlideModel(head=head, attention=attention.eval(), confusion=confusion, rules=rules, card=card)
+    return SlideModel(
+        head=head, attention=attention.eval(), confusion=confusion, rules=rules, card=card
+    )

@@ -41,7 +41,9 @@ def jitter_stains(views: Tensor, jitter: StainJitter, generator: torch.Generator
     uniform = torch.rand(8, n, generator=generator)
     active = uniform[6] < jitter.probability
     amount = torch.where(active, 1.0 + jitter.amount * (2.0 * uniform[0:3] - 1.0), torch.ones(()))
-    background = torch.where(active, jitter.background * (2.0 * uniform[3:6] - 1.0), torch.zeros(()))
+    background = torch.where(
+        active, jitter.background * (2.0 * uniform[3:6] - 1.0), torch.zeros(())
+    )
     matrix, shift = stain_change(amount.T, background.T)
     grey = torch.full((3, 3), 1.0 / 3.0)
     matrix = torch.where((uniform[7] < jitter.grey)[:, None, None], grey @ matrix, matrix)

@@ -61,10 +61,14 @@ def fit_cox(features: Floats, time: Floats, event: Booleans, *, spread: float) -
         InsufficientData: no event, no follow-up, or the likelihood has no maximum.
     """
     if not event.any():
-        raise InsufficientData(f"none of {len(time)} patients has an event: a hazard can't be fitted; add patients or follow-up")
+        raise InsufficientData(
+            f"none of {len(time)} patients has an event: a hazard can't be fitted; add patients or follow-up"
+        )
     table = pd.DataFrame(features, columns=[f"x{index}" for index in range(features.shape[1])])
     table["time"], table["event"] = time, event
-    fitter = CoxPHFitter(penalizer=1.0 / (len(time) * spread**2))  # lifelines multiplies by the number of patients
+    fitter = CoxPHFitter(
+        penalizer=1.0 / (len(time) * spread**2)
+    )  # lifelines multiplies by the number of patients
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
@@ -73,7 +77,11 @@ def fit_cox(features: Floats, time: Floats, event: Booleans, *, spread: float) -
             raise InsufficientData(
                 f"the hazards of {len(time)} patients with {event.sum()} events don't converge ({error})"
             ) from error
-    remarks = tuple(str(w.message) for w in caught if issubclass(w.category, (ConvergenceWarning, StatisticalWarning)))
+    remarks = tuple(
+        str(w.message)
+        for w in caught
+        if issubclass(w.category, (ConvergenceWarning, StatisticalWarning))
+    )
     for other in caught:
         if not issubclass(other.category, (ConvergenceWarning, StatisticalWarning)):
             warnings.warn_explicit(other.message, other.category, other.filename, other.lineno)
@@ -120,7 +128,13 @@ class CalibrationGroup:
 
 
 def calibration(
-    predicted: Floats, time: Floats, event: Booleans, years: float, *, groups: int = 5, true: Floats | None = None
+    predicted: Floats,
+    time: Floats,
+    event: Booleans,
+    years: float,
+    *,
+    groups: int = 5,
+    true: Floats | None = None,
 ) -> list[CalibrationGroup]:
     """Predicted beside observed (and true) risk at `years` in groups of equal size, from low to high prediction."""
     order = np.argsort(predicted, kind="stable")

@@ -43,7 +43,9 @@ class ViTConfig:
 
     def __post_init__(self) -> None:
         if self.size % self.patch:
-            raise ValueError(f"image size {self.size} px is not a multiple of the token size {self.patch} px")
+            raise ValueError(
+                f"image size {self.size} px is not a multiple of the token size {self.patch} px"
+            )
         if self.dim % self.heads:
             raise ValueError(f"dim {self.dim} is not a multiple of {self.heads} heads")
 
@@ -73,7 +75,12 @@ class Attention(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """Attend within each sample of [N, T, dim]."""
         n, t, dim = tokens.shape
-        q, k, v = self.qkv(tokens).view(n, t, 3, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
+        q, k, v = (
+            self.qkv(tokens)
+            .view(n, t, 3, self.heads, dim // self.heads)
+            .permute(2, 0, 3, 1, 4)
+            .unbind(0)
+        )
         mixed = F.scaled_dot_product_attention(q, k, v)
         out: Tensor = self.project(mixed.transpose(1, 2).reshape(n, t, dim))
         return out
@@ -86,7 +93,11 @@ class Residual(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(config.dim, eps=1e-6)
         self.branch = branch
-        self.scale = None if config.layer_scale is None else nn.Parameter(torch.full((config.dim,), config.layer_scale))
+        self.scale = (
+            None
+            if config.layer_scale is None
+            else nn.Parameter(torch.full((config.dim,), config.layer_scale))
+        )
         self.drop = drop
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -117,7 +128,10 @@ class VisionTransformer(nn.Module):
         self.positions = nn.Parameter(torch.zeros(1, 1 + config.grid**2, config.dim))
         drops = torch.linspace(0.0, config.drop_path, config.depth).tolist()
         self.blocks = nn.ModuleList(
-            nn.Sequential(Residual(Attention(config), config, drop), Residual(_mlp(config), config, drop)) for drop in drops
+            nn.Sequential(
+                Residual(Attention(config), config, drop), Residual(_mlp(config), config, drop)
+            )
+            for drop in drops
         )
         self.norm = nn.LayerNorm(config.dim, eps=1e-6)
         self._initialise()
@@ -136,8 +150,12 @@ class VisionTransformer(nn.Module):
         n, height, width, channels = images.shape
         side = self.config.patch
         if height % side or width % side or channels != 3:
-            raise ValueError(f"images of shape {tuple(images.shape)}: expected [N, H, W, 3] with H and W multiples of {side}")
-        squares = images.view(n, height // side, side, width // side, side, 3).permute(0, 1, 3, 2, 4, 5)
+            raise ValueError(
+                f"images of shape {tuple(images.shape)}: expected [N, H, W, 3] with H and W multiples of {side}"
+            )
+        squares = images.view(n, height // side, side, width // side, side, 3).permute(
+            0, 1, 3, 2, 4, 5
+        )
         flat = squares.reshape(n, (height // side) * (width // side), side * side * 3)
         embedded: Tensor = self.embed(flat.to(self.embed.weight.dtype))
         return embedded.to(self.cls.dtype)
@@ -149,7 +167,9 @@ class VisionTransformer(nn.Module):
             return self.positions
         stored = self.positions[:, 1:].float()
         matrix = _stretch(grid, rows, columns).to(stored)
-        return torch.cat([self.positions[:, :1], (matrix @ stored[0])[None].to(self.positions.dtype)], dim=1)
+        return torch.cat(
+            [self.positions[:, :1], (matrix @ stored[0])[None].to(self.positions.dtype)], dim=1
+        )
 
     def forward(self, images: Tensor) -> Tokens:
         """Encode [N, H, W, 3]; any H and W that are multiples of the token size."""
@@ -169,12 +189,16 @@ class VisionTransformer(nn.Module):
 def _stretch(grid: int, rows: int, columns: int) -> Tensor:
     """The linear map [rows * columns, grid * grid] that resizes a grid of embeddings bicubically."""
     basis = torch.eye(grid * grid).view(1, grid * grid, grid, grid)
-    resized = F.interpolate(basis, size=(rows, columns), mode="bicubic", antialias=True, align_corners=False)
+    resized = F.interpolate(
+        basis, size=(rows, columns), mode="bicubic", antialias=True, align_corners=False
+    )
     return resized.view(grid * grid, rows * columns).T.contiguous()
 
 
 @torch.no_grad()
-def fold_normalisation(network: VisionTransformer, mean: tuple[float, float, float], std: tuple[float, float, float]) -> None:
+def fold_normalisation(
+    network: VisionTransformer, mean: tuple[float, float, float], std: tuple[float, float, float]
+) -> None:
     """Change the patch embedding in place so that it takes raw pixels 0..255 instead of `(pixel / 255 - mean) / std`."""
     squares = network.config.patch**2
     weight = network.embed.weight.double()

@@ -18,11 +18,15 @@ router = APIRouter(prefix="/api/v1/analyses", tags=["analyses"])
 
 
 @router.post("", status_code=202, openapi_extra=FORM_SCHEMA)
-async def create_analysis(request: Request, context: AppContext, principal: CurrentPrincipal) -> Accepted:
+async def create_analysis(
+    request: Request, context: AppContext, principal: CurrentPrincipal
+) -> Accepted:
     """Send a slide and clinical variables; the answer says where to look for the result."""
     settings = context.settings
     async with receive(request, settings.uploads, settings.max_upload_bytes) as form:
-        return await run_in_threadpool(service.submit, settings, context.database, context.queue, principal, form)
+        return await run_in_threadpool(
+            service.submit, settings, context.database, context.queue, principal, form
+        )
 
 
 @router.get("")
@@ -30,15 +34,21 @@ def list_analyses(
     session: UnitOfWork,
     principal: CurrentPrincipal,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
-    before: Annotated[datetime | None, Query(description="Only those that arrived before this time.")] = None,
+    before: Annotated[
+        datetime | None, Query(description="Only those that arrived before this time.")
+    ] = None,
 ) -> AnalysisList:
     """The organisation's analyses, newest first."""
     rows = repository.newest(session, principal.organisation_id, limit=limit, before=before)
     items = [AnalysisSummary.model_validate(row) for row in rows]
-    return AnalysisList(items=items, next_before=items[-1].created_at if len(items) == limit else None)
+    return AnalysisList(
+        items=items, next_before=items[-1].created_at if len(items) == limit else None
+    )
 
 
 @router.get("/{analysis_id}")
-def get_analysis(analysis_id: str, session: UnitOfWork, principal: CurrentPrincipal) -> AnalysisState:
+def get_analysis(
+    analysis_id: str, session: UnitOfWork, principal: CurrentPrincipal
+) -> AnalysisState:
     """Status, current step, progress, and the result or one plain sentence why there is none."""
     return AnalysisState.of(repository.get(session, principal.organisation_id, analysis_id))

@@ -16,14 +16,23 @@ from app.reports.schemas import Report
 class AnalysisRequest(ClinicalVariables):
     """The text fields of the form; the slide itself is the file in the field `slide`, or `slide_uri`."""
 
-    slide_uri: Annotated[str | None, Field(max_length=2048, description="A slide within the organisation's store.")] = None
+    slide_uri: Annotated[
+        str | None, Field(max_length=2048, description="A slide within the organisation's store.")
+    ] = None
     mpp: Annotated[
-        float | None, Field(ge=0.05, le=20.0, description="Micrometres per pixel, for a slide whose metadata carry none.")
+        float | None,
+        Field(
+            ge=0.05,
+            le=20.0,
+            description="Micrometres per pixel, for a slide whose metadata carry none.",
+        ),
     ] = None
 
     def variables(self) -> ClinicalVariables:
         """The clinical variables alone."""
-        return ClinicalVariables(**{name: getattr(self, name) for name in ClinicalVariables.model_fields})
+        return ClinicalVariables(
+            **{name: getattr(self, name) for name in ClinicalVariables.model_fields}
+        )
 
 
 FORM_SCHEMA: dict[str, Any] = {
@@ -35,7 +44,11 @@ FORM_SCHEMA: dict[str, Any] = {
                     **AnalysisRequest.model_json_schema(),
                     "title": "AnalysisForm",
                     "properties": {
-                        "slide": {"type": "string", "format": "binary", "description": "The slide, as one file."},
+                        "slide": {
+                            "type": "string",
+                            "format": "binary",
+                            "description": "The slide, as one file.",
+                        },
                         **AnalysisRequest.model_json_schema()["properties"],
                     },
                 }
@@ -59,7 +72,10 @@ class Links(BaseModel):
         """Paths below the service's address."""
         base = f"/api/v1/analyses/{analysis_id}"
         return cls(
-            analysis=base, report_json=f"{base}/report.json", heatmap=f"{base}/heatmap.png", report_pdf=f"{base}/report.pdf"
+            analysis=base,
+            report_json=f"{base}/report.json",
+            heatmap=f"{base}/heatmap.png",
+            report_pdf=f"{base}/report.pdf",
         )
 
 

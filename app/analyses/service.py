@@ -34,13 +34,19 @@ def parse(form: Form) -> AnalysisRequest:
     Raises:
         InvalidRequest: names the first field that cannot be used.
     """
-    request = checked(AnalysisRequest, {name: value for name, value in form.fields.items() if value.strip()})
+    request = checked(
+        AnalysisRequest, {name: value for name, value in form.fields.items() if value.strip()}
+    )
     if (form.file is None) == (request.slide_uri is None):
-        raise InvalidRequest("Send the slide as a file in the field slide, or its slide_uri: exactly one of the two.")
+        raise InvalidRequest(
+            "Send the slide as a file in the field slide, or its slide_uri: exactly one of the two."
+        )
     return request
 
 
-def submit(settings: Settings, database: Database, queue: CaseQueue, principal: Principal, form: Form) -> Accepted:
+def submit(
+    settings: Settings, database: Database, queue: CaseQueue, principal: Principal, form: Form
+) -> Accepted:
     """Take in one analysis.
 
     The rows are committed before the workflow is queued, so that it finds them; should this process die in between, the executor

@@ -21,4 +21,6 @@ def add(session: Session, organisation_id: str, case_id: str, variables: Clinica
 def clinical_variables(session: Session, organisation_id: str, case_id: str) -> ClinicalVariables:
     """What was stated about a case."""
     case = session.get_one(Case, (organisation_id, case_id))
-    return ClinicalVariables(**{name: getattr(case, name) for name in ClinicalVariables.model_fields})
+    return ClinicalVariables(
+        **{name: getattr(case, name) for name in ClinicalVariables.model_fields}
+    )

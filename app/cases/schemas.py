@@ -33,7 +33,9 @@ def checked(kind: type[M], values: Mapping[str, object]) -> M:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
         reason = first["msg"].removeprefix("Value error, ")
-        raise InvalidRequest(f"{name}: {reason}." if name else f"{reason[0].upper()}{reason[1:]}.") from None
+        raise InvalidRequest(
+            f"{name}: {reason}." if name else f"{reason[0].upper()}{reason[1:]}."
+        ) from None
 
 
 class ClinicalVariables(BaseModel):
@@ -41,22 +43,36 @@ class ClinicalVariables(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    age: Annotated[float | None, Field(ge=AGE_RANGE[0], le=AGE_RANGE[1], description="Years at biopsy.")] = None
-    psa: Annotated[float | None, Field(ge=PSA_RANGE[0], le=PSA_RANGE[1], description="PSA before biopsy, ng/mL.")] = None
+    age: Annotated[
+        float | None, Field(ge=AGE_RANGE[0], le=AGE_RANGE[1], description="Years at biopsy.")
+    ] = None
+    psa: Annotated[
+        float | None,
+        Field(ge=PSA_RANGE[0], le=PSA_RANGE[1], description="PSA before biopsy, ng/mL."),
+    ] = None
     t_stage: Annotated[
-        Annotated[str, AfterValidator(_t_stage)] | None, Field(description=f"Clinical T stage: {', '.join(T_STAGES)}.")
+        Annotated[str, AfterValidator(_t_stage)] | None,
+        Field(description=f"Clinical T stage: {', '.join(T_STAGES)}."),
     ] = None
     gleason_primary: Annotated[
         int | None,
-        Field(ge=3, le=5, description="Primary Gleason pattern as the pathologist reported it; else the image's."),
+        Field(
+            ge=3,
+            le=5,
+            description="Primary Gleason pattern as the pathologist reported it; else the image's.",
+        ),
     ] = None
-    gleason_secondary: Annotated[int | None, Field(ge=3, le=5, description="Secondary Gleason pattern, likewise.")] = None
+    gleason_secondary: Annotated[
+        int | None, Field(ge=3, le=5, description="Secondary Gleason pattern, likewise.")
+    ] = None
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
         given = [name for name in ("age", "psa", "t_stage") if getattr(self, name) is not None]
         if 0 < len(given) < 3:
-            raise ValueError("age, psa and t_stage are needed together: give all three, or none for a report without risk")
+            raise ValueError(
+                "age, psa and t_stage are needed together: give all three, or none for a report without risk"
+            )
         if (self.gleason_primary is None) != (self.gleason_secondary is None):
             raise ValueError("gleason_primary and gleason_secondary are needed together")
         return self

@@ -28,7 +28,9 @@ def upgrade_to_head(url: str) -> None:
     try:
         if engine.dialect.name == "sqlite":
             with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-                connection.execute(text("BEGIN IMMEDIATE"))  # the write lock first: two processes must not both see an empty file
+                connection.execute(
+                    text("BEGIN IMMEDIATE")
+                )  # the write lock first: two processes must not both see an empty file
                 try:
                     command.upgrade(alembic_config(connection), "head")
                 except BaseException:

@@ -96,7 +96,12 @@ class SlideRecord(Base):
 
 
 def _by_value(kind: type[enum.StrEnum], length: int) -> Enum:
-    return Enum(kind, values_callable=lambda members: [member.value for member in members], native_enum=False, length=length)
+    return Enum(
+        kind,
+        values_callable=lambda members: [member.value for member in members],
+        native_enum=False,
+        length=length,
+    )
 
 
 class Analysis(Base):
@@ -105,7 +110,9 @@ class Analysis(Base):
     __tablename__ = "analyses"
     __table_args__ = (
         ForeignKeyConstraint(["organisation_id", "case_id"], ["cases.organisation_id", "cases.id"]),
-        ForeignKeyConstraint(["organisation_id", "slide_id"], ["slides.organisation_id", "slides.slide_id"]),
+        ForeignKeyConstraint(
+            ["organisation_id", "slide_id"], ["slides.organisation_id", "slides.slide_id"]
+        ),
         Index("ix_analyses_newest", "organisation_id", "created_at"),
         Index("ix_analyses_status", "status"),
     )

@@ -53,6 +53,10 @@ class Database:
 def insert_if_absent(session: Session, row: Base) -> None:
     """Insert `row` unless its primary key is there already: what an at-least-once step may repeat."""
     table = type(row).__table__
-    values = {column.key: getattr(row, column.key) for column in table.columns if getattr(row, column.key) is not None}
+    values = {
+        column.key: getattr(row, column.key)
+        for column in table.columns
+        if getattr(row, column.key) is not None
+    }
     dialect = sqlite if session.get_bind().dialect.name == "sqlite" else postgresql
     session.execute(dialect.insert(type(row)).values(values).on_conflict_do_nothing())

@@ -35,16 +35,25 @@ def main() -> int:
     tiles = journey.find_tiles()
     port = os.environ.get("ACINUS_PORT")
     config = journey.DemoConfig(out=out, tiles=tiles, port=int(port) if port else None)
-    console.print(f"Slides from {'real prostate tiles' if tiles else 'generated H&E: no real tiles at hand'}. {NOTICE}.")
+    console.print(
+        f"Slides from {'real prostate tiles' if tiles else 'generated H&E: no real tiles at hand'}. {NOTICE}."
+    )
     begun = time.monotonic()
-    stages = [_stage(make, config) for make in (journey.make_cohort, journey.pretrain_encoder, journey.fit_models)]
+    stages = [
+        _stage(make, config)
+        for make in (journey.make_cohort, journey.pretrain_encoder, journey.fit_models)
+    ]
     ray.shutdown()  # the service brings its own
     with console.status("starting the service") as status, journey.service(config) as address:
         started = time.monotonic()
         status.update("analysing a held-out slide")
-        finding = journey.analyse_held_out(config, address, lambda step: status.update(f"analysing a held-out slide: {step}"))
+        finding = journey.analyse_held_out(
+            config, address, lambda step: status.update(f"analysing a held-out slide: {step}")
+        )
         stages.append(_served(config, finding, seconds=time.monotonic() - started))
-        page = write_page(out, stages, notices=(f"{NOTICE}.", f"{SIMULATED}: the risks are about nobody."))
+        page = write_page(
+            out, stages, notices=(f"{NOTICE}.", f"{SIMULATED}: the risks are about nobody.")
+        )
         status.stop()
         _tell(config, finding, address, page, seconds=time.monotonic() - begun)
         if os.environ.get("DEMO_EXIT") == "1":
@@ -58,7 +67,9 @@ def main() -> int:
 def _stage(make: journey.StageMaker, config: journey.DemoConfig) -> Stage:
     with console.status((make.__doc__ or "").strip()):
         stage = make(config)
-    console.print(f"[green]done[/green] {stage.title}, {stage.seconds:.0f} s: {stage.text}", highlight=False)
+    console.print(
+        f"[green]done[/green] {stage.title}, {stage.seconds:.0f} s: {stage.text}", highlight=False
+    )
     return stage
 
 
@@ -81,12 +92,25 @@ def _agreement(finding: journey.Finding) -> str:
     )
 
 
-def _tell(config: journey.DemoConfig, finding: journey.Finding, address: str, page: Path, *, seconds: float) -> None:
+def _tell(
+    config: journey.DemoConfig,
+    finding: journey.Finding,
+    address: str,
+    page: Path,
+    *,
+    seconds: float,
+) -> None:
     console.print(risk_table(Report.model_validate(finding.report)))
     console.print(_agreement(finding), highlight=False)
-    for name, path in (("PDF", config.out / "report.pdf"), ("heatmap", config.out / "heatmap.png"), ("all stages", page)):
+    for name, path in (
+        ("PDF", config.out / "report.pdf"),
+        ("heatmap", config.out / "heatmap.png"),
+        ("all stages", page),
+    ):
         console.print(f"{name:>10}: {path}", highlight=False, soft_wrap=True)
-    console.print(f"The journey took {seconds:.0f} s; the service was at {address}.", highlight=False)
+    console.print(
+        f"The journey took {seconds:.0f} s; the service was at {address}.", highlight=False
+    )
 
 
 def _wait_for_signal() -> None:

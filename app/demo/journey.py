@@ -103,14 +103,21 @@ def make_cohort(config: DemoConfig) -> Stage:
         )
         report = prepare(PrepareConfig(manifest=manifest, out=config.cohort))
         if report.failed:
-            raise RuntimeError(f"slides of the demo could not be prepared: {report.failed[0].error}")
+            raise RuntimeError(
+                f"slides of the demo could not be prepared: {report.failed[0].error}"
+            )
         pictures = sorted((config.out / "cohort").rglob("overview.png"))
-        shown = [_keep(config, picture, f"overview-{k}.png") for k, picture in enumerate(pictures[:3])]
+        shown = [
+            _keep(config, picture, f"overview-{k}.png") for k, picture in enumerate(pictures[:3])
+        ]
         tissue = "real prostate tiles" if config.tiles else "generated H&E (no real tiles at hand)"
         return Stage(
             title="Slides, tissue, patches",
             text=f"{len(report.prepared)} slides assembled from {tissue}; {report.n_patches} patches of 224 px at 0.5 um/px.",
-            pictures=[Picture(file=name, caption="thumbnail, tissue outline (green), patches (blue)") for name in shown],
+            pictures=[
+                Picture(file=name, caption="thumbnail, tissue outline (green), patches (blue)")
+                for name in shown
+            ],
             seconds=seconds(),
         )
 
@@ -120,7 +127,14 @@ def pretrain_encoder(config: DemoConfig) -> Stage:
     from training.pretrain import PretrainConfig, pretrain
 
     with timed() as seconds:
-        report = pretrain(PretrainConfig(data=config.cohort, out=str(config.out / "pretrain"), recipe="demo", seed=config.seed))
+        report = pretrain(
+            PretrainConfig(
+                data=config.cohort,
+                out=str(config.out / "pretrain"),
+                recipe="demo",
+                seed=config.seed,
+            )
+        )
         source = storage.local_path(report.encoder)
         assert source is not None
         shutil.copytree(source, config.models / "encoder")
@@ -142,7 +156,9 @@ def fit_models(config: DemoConfig) -> Stage:
 
     encoder, slide_model = str(config.models / "encoder"), str(config.models / "slide_model")
     with timed() as seconds:
-        fitted = fit_slide(FitSlideConfig(data=config.cohort, encoder=encoder, out=slide_model, seed=config.seed))
+        fitted = fit_slide(
+            FitSlideConfig(data=config.cohort, encoder=encoder, out=slide_model, seed=config.seed)
+        )
         risk = fit_risk(
             FitRiskConfig(
                 data=config.cohort,
@@ -161,11 +177,18 @@ def fit_models(config: DemoConfig) -> Stage:
         text += f". Risk on {risk.patients} SIMULATED patients, {risk.events} events"
         if risk.score.concordance is not None:
             text += f"; concordance on held-out ones {risk.score.concordance:.2f}"
-        names = [path for path in map(storage.local_path, [*fitted.figures, *risk.figures]) if path is not None]
+        names = [
+            path
+            for path in map(storage.local_path, [*fitted.figures, *risk.figures])
+            if path is not None
+        ]
         return Stage(
             title="Pattern head, slide model, risk model",
             text=text + ".",
-            pictures=[Picture(file=_keep(config, path, path.name), caption=path.stem.replace("_", " ")) for path in names],
+            pictures=[
+                Picture(file=_keep(config, path, path.name), caption=path.stem.replace("_", " "))
+                for path in names
+            ],
             seconds=seconds(),
         )
 
@@ -237,20 +260,32 @@ class Finding:
 
 def analyse_held_out(config: DemoConfig, address: str, told: Told) -> Finding:
     """Upload a slide of the test split as a client would, wait, fetch what it made, and compare with the known regions."""
-    row = next(row for row in read_manifest(str(config.out / "slides" / "manifest.csv")) if row.split == "test")
+    row = next(
+        row
+        for row in read_manifest(str(config.out / "slides" / "manifest.csv"))
+        if row.split == "test"
+    )
     path = storage.local_path(row.uri)
     assert path is not None
     with timed() as seconds, httpx.Client(base_url=address, timeout=60) as client:
         with path.open("rb") as stream:
-            answer = client.post("/api/v1/analyses", files={"slide": (path.name, stream)}, data=CLINICAL)
+            answer = client.post(
+                "/api/v1/analyses", files={"slide": (path.name, stream)}, data=CLINICAL
+            )
         answer.raise_for_status()
         links = answer.json()["links"]
         state = _wait(client, links["analysis"], told)
-        for name, link in (("report.json", "report_json"), ("heatmap.png", "heatmap"), ("report.pdf", "report_pdf")):
+        for name, link in (
+            ("report.json", "report_json"),
+            ("heatmap.png", "heatmap"),
+            ("report.pdf", "report_pdf"),
+        ):
             (config.out / name).write_bytes(client.get(links[link]).raise_for_status().content)
         took = seconds()
     agreement, chance, p_value = compare_with_regions(config, state["result"], row)
-    return Finding(report=state["result"], agreement=agreement, chance=chance, p_value=p_value, seconds=took)
+    return Finding(
+        report=state["result"], agreement=agreement, chance=chance, p_value=p_value, seconds=took
+    )
 
 
 def _wait(client: httpx.Client, link: str, told: Told) -> dict[str, Any]:
@@ -279,9 +314,13 @@ def draw_report(out: Path) -> list[str]:
     return names
 
 
-def compare_with_regions(config: DemoConfig, report: dict[str, Any], row: ManifestRow) -> tuple[float, float, float]:
+def compare_with_regions(
+    config: DemoConfig, report: dict[str, Any], row: ManifestRow
+) -> tuple[float, float, float]:
     """Balanced accuracy of the patches behind the heatmap, what guessing reaches, and a permutation test's p value."""
-    [found] = (config.out / "service" / "store").rglob(f"analyses/{report['analysis_id']}/patches.safetensors")
+    [found] = (config.out / "service" / "store").rglob(
+        f"analyses/{report['analysis_id']}/patches.safetensors"
+    )
     patches = safetensors.numpy.load(found.read_bytes())
     spec, specimen = report["provenance"]["patch_spec"], report["specimen"]
     side = spec["size"] * spec["mpp"] / specimen["mpp"]
@@ -291,7 +330,11 @@ def compare_with_regions(config: DemoConfig, report: dict[str, Any], row: Manife
     rng = np.random.default_rng(config.seed)
     agreement = balanced_accuracy(truth, predicted)
     draws = [balanced_accuracy(rng.permutation(truth), predicted) for _ in range(999)]
-    return agreement, 1 / len(np.unique(truth)), (1 + sum(draw >= agreement for draw in draws)) / (1 + len(draws))
+    return (
+        agreement,
+        1 / len(np.unique(truth)),
+        (1 + sum(draw >= agreement for draw in draws)) / (1 + len(draws)),
+    )
 
 
 def balanced_accuracy(truth: NDArray[np.int_], predicted: NDArray[np.int_]) -> float:

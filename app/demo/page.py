@@ -47,7 +47,9 @@ class Stage:
 def write_page(folder: Path, stages: Sequence[Stage], *, notices: Sequence[str]) -> Path:
     """Write `index.html` and return its path."""
     sections = "\n".join(_section(number, stage) for number, stage in enumerate(stages, start=1))
-    times = "".join(f"<tr><td>{html.escape(at.title)}</td><td>{at.seconds:.0f} s</td></tr>" for at in stages)
+    times = "".join(
+        f"<tr><td>{html.escape(at.title)}</td><td>{at.seconds:.0f} s</td></tr>" for at in stages
+    )
     notice = "<br>".join(html.escape(text) for text in notices)
     page = folder / "index.html"
     page.write_text(
@@ -65,5 +67,7 @@ def _section(number: int, stage: Stage) -> str:
         f"<figcaption>{html.escape(at.caption)}</figcaption></figure>"
         for at in stage.pictures
     )
-    links = "".join(f'<p><a href="{html.escape(link)}">{html.escape(link)}</a></p>' for link in stage.links)
+    links = "".join(
+        f'<p><a href="{html.escape(link)}">{html.escape(link)}</a></p>' for link in stage.links
+    )
     return f"<section><h2>{number}. {html.escape(stage.title)}</h2><p>{html.escape(stage.text)}</p>{pictures}{links}</section>"

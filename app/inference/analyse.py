@@ -92,7 +92,12 @@ repeats, and computing costs far more than the few tiles that are decoded twice.
 
 
 def index(
-    slide_uri: str, place: Place, spec: PatchSpec, *, slide_id: str | None = None, mpp: float | None = None
+    slide_uri: str,
+    place: Place,
+    spec: PatchSpec,
+    *,
+    slide_id: str | None = None,
+    mpp: float | None = None,
 ) -> IndexedSlide:
     """Find the tissue and write the shard table.
 
@@ -133,7 +138,12 @@ def shard_table(place: Place, indexed: IndexedSlide) -> pa.Table:
 
 
 async def embed(
-    models: Models, place: Place, indexed: IndexedSlide, *, in_flight: int, on_done: Callable[[int], None] = lambda _done: None
+    models: Models,
+    place: Place,
+    indexed: IndexedSlide,
+    *,
+    in_flight: int,
+    on_done: Callable[[int], None] = lambda _done: None,
 ) -> None:
     """Embed every shard whose embeddings are not in the store.
 
@@ -164,12 +174,19 @@ async def embed(
         async with asyncio.TaskGroup() as group:
             for row in range(len(missing)):
                 group.create_task(one(row))
-    except ExceptionGroup as failures:  # the first failure ended the others; its class says what to do
+    except (
+        ExceptionGroup
+    ) as failures:  # the first failure ended the others; its class says what to do
         raise failures.exceptions[0] from None
 
 
 async def predict(
-    models: Models, place: Place, indexed: IndexedSlide, clinical: ClinicalVariables, *, made_at: datetime | None = None
+    models: Models,
+    place: Place,
+    indexed: IndexedSlide,
+    clinical: ClinicalVariables,
+    *,
+    made_at: datetime | None = None,
 ) -> Report:
     """Read the whole slide and write report.json, with the patches' probabilities beside it.
 
@@ -187,23 +204,40 @@ async def predict(
     _require_spec(facts, indexed)
     shards = await asyncio.to_thread(shard_table, place, indexed)
     reading = await models.read(shards, place.root, clinical)
-    report = make_report(place.analysis_id, facts, indexed, reading, clinical=clinical, made_at=made_at or datetime.now(UTC))
+    report = make_report(
+        place.analysis_id,
+        facts,
+        indexed,
+        reading,
+        clinical=clinical,
+        made_at=made_at or datetime.now(UTC),
+    )
     patches = {
         "x": reading.x,
         "y": reading.y,
         "probabilities": reading.slide.patch_probabilities,
         "attention": reading.slide.attention,
     }
-    document = safetensors.numpy.save({name: np.ascontiguousarray(values) for name, values in patches.items()})
+    document = safetensors.numpy.save(
+        {name: np.ascontiguousarray(values) for name, values in patches.items()}
+    )
     await asyncio.to_thread(storage.write_bytes, place.file(indexed.slide_id, PATCHES), document)
-    await asyncio.to_thread(storage.write_bytes, place.file(indexed.slide_id, REPORT), report.model_dump_json(indent=1).encode())
+    await asyncio.to_thread(
+        storage.write_bytes,
+        place.file(indexed.slide_id, REPORT),
+        report.model_dump_json(indent=1).encode(),
+    )
     return report
 
 
 def render(place: Place, indexed: IndexedSlide) -> AnalysisResult:
     """Draw heatmap and PDF from what `predict` wrote."""
     report = Report.model_validate_json(storage.read_bytes(place.file(indexed.slide_id, REPORT)))
-    thumbnail = np.asarray(Image.open(io.BytesIO(storage.read_bytes(place.thumbnail(indexed.slide_id, indexed.spec_hash)))))
+    thumbnail = np.asarray(
+        Image.open(
+            io.BytesIO(storage.read_bytes(place.thumbnail(indexed.slide_id, indexed.spec_hash)))
+        )
+    )
     patches = safetensors.numpy.load(storage.read_bytes(place.file(indexed.slide_id, PATCHES)))
     spec = PatchSpec.from_dict(report.provenance.patch_spec)
     raster = pattern_raster(
@@ -218,7 +252,9 @@ def render(place: Place, indexed: IndexedSlide) -> AnalysisResult:
     files = {name: place.file(indexed.slide_id, name) for name in (REPORT, HEATMAP, PDF)}
     storage.write_bytes(files[HEATMAP], heatmap)
     storage.write_bytes(files[PDF], report_pdf(report, heatmap))
-    return AnalysisResult(report=report, report_json=files[REPORT], heatmap=files[HEATMAP], report_pdf=files[PDF])
+    return AnalysisResult(
+        report=report, report_json=files[REPORT], heatmap=files[HEATMAP], report_pdf=files[PDF]
+    )
 
 
 def make_report(
@@ -283,7 +319,11 @@ def _risk(reading: Reading) -> schemas.Risk | None:
     curve = risk.curve
 
     def estimate(interval: Any) -> schemas.Estimate:
-        return schemas.Estimate(estimate=_share(interval.estimate), lower=_share(interval.lower), upper=_share(interval.upper))
+        return schemas.Estimate(
+            estimate=_share(interval.estimate),
+            lower=_share(interval.lower),
+            upper=_share(interval.upper),
+        )
 
     return schemas.Risk(
         five_year=estimate(risk.five_year),
@@ -310,7 +350,9 @@ def _share(value: float) -> float:
 
 def _require_spec(facts: ModelFacts, indexed: IndexedSlide) -> None:
     if facts.spec.hash != indexed.spec_hash:
-        raise ModelSetUnusable("The models were exchanged while this analysis was running; send the slide again.")
+        raise ModelSetUnusable(
+            "The models were exchanged while this analysis was running; send the slide again."
+        )
 
 
 def analyse(
@@ -345,14 +387,24 @@ def analyse(
         TrainingError: the models cannot be used, with the reason.
     """
     opened = InProcessModels.load(models) if isinstance(models, str) else models
-    place = Place(root=storage.as_uri(root), organisation=organisation, analysis_id=analysis_id or str(uuid.uuid4()))
+    place = Place(
+        root=storage.as_uri(root),
+        organisation=organisation,
+        analysis_id=analysis_id or str(uuid.uuid4()),
+    )
 
     async def run() -> AnalysisResult:
         facts = await opened.facts()
         on_progress(Step.INDEX, 0, None)
         indexed = await asyncio.to_thread(index, slide, place, facts.spec, mpp=mpp)
         total = indexed.n_shards
-        await embed(opened, place, indexed, in_flight=in_flight, on_done=lambda done: on_progress(Step.EMBED, done, total))
+        await embed(
+            opened,
+            place,
+            indexed,
+            in_flight=in_flight,
+            on_done=lambda done: on_progress(Step.EMBED, done, total),
+        )
         on_progress(Step.PREDICT, total, total)
         await predict(opened, place, indexed, clinical)
         on_progress(Step.REPORT, total, total)

@@ -35,7 +35,9 @@ class EncoderDeployment:
         log.configure()
         torch.set_num_threads(settings.torch_threads)
         device = "cuda" if settings.encoder_gpus else "cpu"
-        self._model = EncoderModel(load_encoder(storage.join(settings.models, "encoder"), device=device))
+        self._model = EncoderModel(
+            load_encoder(storage.join(settings.models, "encoder"), device=device)
+        )
 
     async def embed(self, shards: pa.Table, root: str) -> None:
         """Embed these shards and write each to its address below `root`."""
@@ -65,7 +67,12 @@ class ServedModels:
     The workflow's steps run on an event loop of their own; handles are used on the replica's loop, where they were made.
     """
 
-    def __init__(self, encoder: DeploymentHandle, slide_risk: DeploymentHandle, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        encoder: DeploymentHandle,
+        slide_risk: DeploymentHandle,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
         self._encoder = encoder
         self._slide_risk = slide_risk
         self._loop = loop
@@ -85,11 +92,15 @@ class ServedModels:
     async def _call(self, deployment: DeploymentHandle, method: str, *args: Any) -> Any:
         """One request on the replica's loop; errors of the deployment come back as they were raised."""
 
-        async def request() -> Any:  # the handle binds itself to the loop on which its method is first named
+        async def request() -> (
+            Any
+        ):  # the handle binds itself to the loop on which its method is first named
             return await getattr(deployment, method).remote(*args)
 
         try:
-            return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(request(), self._loop))
+            return await asyncio.wrap_future(
+                asyncio.run_coroutine_threadsafe(request(), self._loop)
+            )
         except RayTaskError as error:
             raise error.as_instanceof_cause().cause from None
 
@@ -101,7 +112,9 @@ class CaseExecutorDeployment:
         self, settings: Settings, encoder: DeploymentHandle, slide_risk: DeploymentHandle
     ) -> None:
         log.configure()
-        self._executor = CaseExecutor(settings, ServedModels(encoder, slide_risk, asyncio.get_running_loop()))
+        self._executor = CaseExecutor(
+            settings, ServedModels(encoder, slide_risk, asyncio.get_running_loop())
+        )
         await self._executor.start()
 
     async def ready(self) -> bool:

@@ -76,7 +76,9 @@ def overlay(thumbnail: Pixels, raster: Raster) -> Pixels:
     certainty = np.clip((known.max(axis=-1) - 0.25) / 0.75, 0, 1)
     low, high = np.array(OPACITY, np.float32).T
     opacity = np.where(seen, low[pattern] + (high - low)[pattern] * certainty, 0)[..., None]
-    return np.asarray(np.rint(base * (1 - opacity) + np.array(COLOURS, np.float32)[pattern] * opacity), np.uint8)
+    return np.asarray(
+        np.rint(base * (1 - opacity) + np.array(COLOURS, np.float32)[pattern] * opacity), np.uint8
+    )
 
 
 def scale_bar(width_um: float) -> float:

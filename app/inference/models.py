@@ -114,9 +114,19 @@ class SlideRiskModel:
         slide = self._slide_model.predict(bag.embeddings)
         grading = self._slide_model.grade(slide)
         covariates, gleason_from, absent = covariates_of(clinical, grading)
-        risk = self._risk_model.predict(slide.embedding, covariates) if covariates is not None else None
+        risk = (
+            self._risk_model.predict(slide.embedding, covariates)
+            if covariates is not None
+            else None
+        )
         return Reading(
-            x=bag.x, y=bag.y, slide=slide, grading=grading, risk=risk, risk_absent_because=absent, gleason_from=gleason_from
+            x=bag.x,
+            y=bag.y,
+            slide=slide,
+            grading=grading,
+            risk=risk,
+            risk_absent_because=absent,
+            gleason_from=gleason_from,
         )
 
 
@@ -131,8 +141,18 @@ def covariates_of(
     if primary is None or secondary is None:
         primary, secondary, source = grading.primary, grading.secondary, "image"
     if primary is None or secondary is None:
-        return None, source, "no cancer was seen on this slide and no Gleason score was given; the risk is for men with cancer."
-    covariates = Covariates(age=clinical.age, psa=clinical.psa, t_stage=clinical.t_stage, primary=primary, secondary=secondary)
+        return (
+            None,
+            source,
+            "no cancer was seen on this slide and no Gleason score was given; the risk is for men with cancer.",
+        )
+    covariates = Covariates(
+        age=clinical.age,
+        psa=clinical.psa,
+        t_stage=clinical.t_stage,
+        primary=primary,
+        secondary=secondary,
+    )
     return covariates, source, None
 
 
@@ -141,13 +161,21 @@ def facts_of(models: ModelSet) -> ModelFacts:
 
     def named(card: Card, name: str, digest: str) -> schemas.ModelFacts:
         version = card.get("versions", {}).get("acinus", "")
-        return schemas.ModelFacts(name=str(card.get("name", name)), hash=digest, version=str(version))
+        return schemas.ModelFacts(
+            name=str(card.get("name", name)), hash=digest, version=str(version)
+        )
 
     return ModelFacts(
         spec=models.spec,
         encoder=named(models.encoder.card, "encoder", models.encoder.hash),
-        slide_model=named(models.slide_model.card, "pattern head and gated attention", models.slide_model.hash),
-        risk_model=named(models.risk_model.card, "Cox model of image and clinical variables", models.risk_model.hash),
+        slide_model=named(
+            models.slide_model.card, "pattern head and gated attention", models.slide_model.hash
+        ),
+        risk_model=named(
+            models.risk_model.card,
+            "Cox model of image and clinical variables",
+            models.risk_model.hash,
+        ),
         simulated_outcomes=bool(models.risk_model.card["simulated_outcomes"]),
     )
 

@@ -38,4 +38,6 @@ class Place:
 
     def file(self, slide_id: str, name: str) -> str:
         """URI of one file of the analysis."""
-        return storage.join(self.root, self.organisation, slide_id, "analyses", self.analysis_id, name)
+        return storage.join(
+            self.root, self.organisation, slide_id, "analyses", self.analysis_id, name
+        )

@@ -36,17 +36,25 @@ def report_pages(report: Report, heatmap: bytes, *, ppi: float = 110) -> list[by
     return _compile(report, heatmap, form="png", ppi=ppi)
 
 
-def _compile(report: Report, heatmap: bytes, *, form: Literal["pdf", "png"], ppi: float | None = None) -> list[bytes]:
+def _compile(
+    report: Report, heatmap: bytes, *, form: Literal["pdf", "png"], ppi: float | None = None
+) -> list[bytes]:
     with tempfile.TemporaryDirectory(prefix="acinus-report-") as name:
         folder = Path(name)
         shutil.copy(TEMPLATE, folder / TEMPLATE.name)
         (folder / "report.json").write_text(report.model_dump_json())
         (folder / "heatmap.png").write_bytes(heatmap)
         compiler = typst.Compiler(
-            str(folder / TEMPLATE.name), root=str(folder), font_paths=[str(FONTS)], ignore_system_fonts=True
+            str(folder / TEMPLATE.name),
+            root=str(folder),
+            font_paths=[str(FONTS)],
+            ignore_system_fonts=True,
         )
         inputs = {"notice": NOTICE, "simulated": SIMULATED}
-        inputs |= {f"colour-{index}": "#{:02x}{:02x}{:02x}".format(*colour) for index, colour in enumerate(COLOURS)}
+        inputs |= {
+            f"colour-{index}": "#{:02x}{:02x}{:02x}".format(*colour)
+            for index, colour in enumerate(COLOURS)
+        }
         inputs |= {f"label-{index}": label for index, label in enumerate(LABELS)}
         result = compiler.compile(
             format=form,

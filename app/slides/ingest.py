@@ -45,7 +45,9 @@ class IngestedSlide:
     size_bytes: int
 
 
-def ingest(settings: Settings, database: Database, organisation_id: str, analysis_id: str) -> IngestedSlide:
+def ingest(
+    settings: Settings, database: Database, organisation_id: str, analysis_id: str
+) -> IngestedSlide:
     """Take the slide of an analysis in, or find that it is in already.
 
     Raises:
@@ -61,14 +63,18 @@ def ingest(settings: Settings, database: Database, organisation_id: str, analysi
     else:
         taken = take_in(settings, organisation_id, analysis_id, source)
     with database.session() as session:
-        repository.record(session, organisation_id, taken.slide_id, uri=taken.uri, size_bytes=taken.size_bytes)
+        repository.record(
+            session, organisation_id, taken.slide_id, uri=taken.uri, size_bytes=taken.size_bytes
+        )
         session.get_one(Analysis, (organisation_id, analysis_id)).slide_id = taken.slide_id
     if uploaded:
         store.remove(source)
     return taken
 
 
-def take_in(settings: Settings, organisation_id: str, analysis_id: str, source: str) -> IngestedSlide:
+def take_in(
+    settings: Settings, organisation_id: str, analysis_id: str, source: str
+) -> IngestedSlide:
     """De-identify `source` and store the copy under its SHA-256. The source stays."""
     work = settings.staging / analysis_id
     shutil.rmtree(work, ignore_errors=True)
@@ -86,9 +92,18 @@ def take_in(settings: Settings, organisation_id: str, analysis_id: str, source: 
         slide_id, size = _identity(clean)
         target = store.slide_uri(settings, organisation_id, slide_id, suffix)
         _keep(clean, target)
-        log.info("slide ingested", analysis=analysis_id, slide=slide_id, images=removed.images, fields=removed.fields, bytes=size)
+        log.info(
+            "slide ingested",
+            analysis=analysis_id,
+            slide=slide_id,
+            images=removed.images,
+            fields=removed.fields,
+            bytes=size,
+        )
         return IngestedSlide(slide_id=slide_id, uri=target, size_bytes=size)
-    except SlideError as error:  # without the file's own name, which may hold a patient's and would go to logs
+    except (
+        SlideError
+    ) as error:  # without the file's own name, which may hold a patient's and would go to logs
         raise type(error)(name, error.cause, error.remedy) from None
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -97,7 +112,11 @@ def take_in(settings: Settings, organisation_id: str, analysis_id: str, source: 
 def _ingested_before(settings: Settings, organisation_id: str, uri: str) -> str | None:
     """The slide_id if `uri` names a slide as ingestion stored it."""
     match = _INGESTED.search(uri)
-    return match["slide_id"] if match and uri.startswith(settings.organisation_root(organisation_id) + "/") else None
+    return (
+        match["slide_id"]
+        if match and uri.startswith(settings.organisation_root(organisation_id) + "/")
+        else None
+    )
 
 
 def _fetch(source: str, path: Path) -> Path:

@@ -13,6 +13,13 @@ def find(session: Session, organisation_id: str, slide_id: str) -> SlideRecord |
     return session.get(SlideRecord, (organisation_id, slide_id))
 
 
-def record(session: Session, organisation_id: str, slide_id: str, *, uri: str, size_bytes: int) -> None:
+def record(
+    session: Session, organisation_id: str, slide_id: str, *, uri: str, size_bytes: int
+) -> None:
     """Note an ingested slide; noting it again changes nothing."""
-    insert_if_absent(session, SlideRecord(organisation_id=organisation_id, slide_id=slide_id, uri=uri, size_bytes=size_bytes))
+    insert_if_absent(
+        session,
+        SlideRecord(
+            organisation_id=organisation_id, slide_id=slide_id, uri=uri, size_bytes=size_bytes
+        ),
+    )

@@ -21,7 +21,9 @@ INCOMING = "incoming"
 
 def incoming_uri(settings: Settings, organisation_id: str, analysis_id: str, suffix: str) -> str:
     """Where an upload waits for ingestion."""
-    return storage.join(settings.organisation_root(organisation_id), INCOMING, analysis_id, f"slide{suffix}")
+    return storage.join(
+        settings.organisation_root(organisation_id), INCOMING, analysis_id, f"slide{suffix}"
+    )
 
 
 def slide_uri(settings: Settings, organisation_id: str, slide_id: str, suffix: str) -> str:
@@ -62,7 +64,9 @@ def within_organisation(settings: Settings, organisation_id: str, uri: str) -> s
     Raises:
         OutsideStore: it is anywhere else, or no `file://` or `s3://` URI.
     """
-    refusal = OutsideStore("The slide's URI is not within your organisation's store; upload the slide or copy it there first.")
+    refusal = OutsideStore(
+        "The slide's URI is not within your organisation's store; upload the slide or copy it there first."
+    )
     root = urlsplit(settings.organisation_root(organisation_id))
     parts = urlsplit(uri)
     if (parts.scheme, parts.netloc) != (root.scheme, root.netloc) or parts.query or parts.fragment:
@@ -71,7 +75,10 @@ def within_organisation(settings: Settings, organisation_id: str, uri: str) -> s
     if "\0" in path or ".." in PurePosixPath(path).parts or not path.startswith(prefix + "/"):
         raise refusal
     if parts.scheme == "file":
-        resolved, inside = os.path.realpath(path), os.path.realpath(prefix)  # links must not lead out either
+        resolved, inside = (
+            os.path.realpath(path),
+            os.path.realpath(prefix),
+        )  # links must not lead out either
         if not resolved.startswith(inside + os.sep):
             raise refusal
         return storage.as_uri(Path(resolved))

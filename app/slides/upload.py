@@ -89,7 +89,9 @@ class _Receiver:
         self._header_value += data[start:end]
 
     def _on_header_end(self) -> None:
-        self._headers[self._header_name.decode("latin-1").lower()] = self._header_value.decode("utf-8", "replace")
+        self._headers[self._header_name.decode("latin-1").lower()] = self._header_value.decode(
+            "utf-8", "replace"
+        )
         self._header_name, self._header_value = b"", b""
 
     def _headers_finished(self) -> None:
@@ -98,7 +100,9 @@ class _Receiver:
             raise InvalidRequest("The form has a part without a name.")
         self._field = options[b"name"].decode("utf-8", "replace")
         if b"filename" in options:
-            self._open_file(PurePath(options[b"filename"].decode("utf-8", "replace")).suffix.lower())
+            self._open_file(
+                PurePath(options[b"filename"].decode("utf-8", "replace")).suffix.lower()
+            )
         elif len(self.form.fields) >= MAX_FIELDS:
             raise InvalidRequest(f"The form has more than {MAX_FIELDS} fields.")
 
@@ -145,7 +149,9 @@ class _Receiver:
 
 def too_large(max_bytes: int) -> UploadTooLarge:
     """The error for a slide beyond the limit."""
-    return UploadTooLarge(f"The slide is larger than the {max_bytes / 2**30:.3g} GiB that this service accepts.")
+    return UploadTooLarge(
+        f"The slide is larger than the {max_bytes / 2**30:.3g} GiB that this service accepts."
+    )
 
 
 @asynccontextmanager
@@ -159,7 +165,9 @@ async def receive(request: Request, folder: Path, max_bytes: int) -> AsyncIterat
     """
     kind, options = parse_options_header(request.headers.get("content-type", ""))
     if kind != b"multipart/form-data" or b"boundary" not in options:
-        raise InvalidRequest("Send the slide and the clinical variables as one multipart/form-data form.")
+        raise InvalidRequest(
+            "Send the slide and the clinical variables as one multipart/form-data form."
+        )
     announced = request.headers.get("content-length", "")
     if announced.isdigit() and int(announced) > max_bytes + FORM_OVERHEAD:
         raise too_large(max_bytes)
@@ -171,9 +179,13 @@ async def receive(request: Request, folder: Path, max_bytes: int) -> AsyncIterat
                 await asyncio.to_thread(parser.write, block)
             parser.finalize()
         except ClientDisconnect:
-            raise InvalidRequest("The connection broke off before the end of the form; send it again.") from None
+            raise InvalidRequest(
+                "The connection broke off before the end of the form; send it again."
+            ) from None
         except MultipartParseError:
-            raise InvalidRequest("The form cannot be read: its parts are not separated as its header says.") from None
+            raise InvalidRequest(
+                "The form cannot be read: its parts are not separated as its header says."
+            ) from None
         if not receiver.complete:
             raise InvalidRequest("The form breaks off before its end; send it again.")
         yield receiver.form

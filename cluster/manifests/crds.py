@@ -52,14 +52,18 @@ def strict(node: Json) -> Json:
     elif node.get("type") == "object" and not node.get("x-kubernetes-preserve-unknown-fields"):
         schema["additionalProperties"] = False
     # The API server fills in defaults before it looks for what is required.
-    schema["required"] = [name for name in node.get("required", []) if "default" not in properties.get(name, {})]
+    schema["required"] = [
+        name for name in node.get("required", []) if "default" not in properties.get(name, {})
+    ]
     return schema
 
 
 def schema_of(crd: Json, version: str) -> Json:
     """Strict JSON schema of whole manifests of one version of a CRD."""
     names = crd["spec"]["names"]
-    schemas = {entry["name"]: entry["schema"]["openAPIV3Schema"] for entry in crd["spec"]["versions"]}
+    schemas = {
+        entry["name"]: entry["schema"]["openAPIV3Schema"] for entry in crd["spec"]["versions"]
+    }
     schema = strict(schemas[version])
     del schema["properties"]["status"]  # written by the operator, never by us
     schema["properties"] |= {
@@ -71,7 +75,9 @@ def schema_of(crd: Json, version: str) -> Json:
     return schema
 
 
-def _unique_keys(_: Any, keys: list[str], items: Any, schema: Json) -> Iterator[jsonschema.ValidationError]:
+def _unique_keys(
+    _: Any, keys: list[str], items: Any, schema: Json
+) -> Iterator[jsonschema.ValidationError]:
     """`x-kubernetes-list-map-keys`: a list whose entries are told apart by these fields."""
     defaults = {key: schema["items"]["properties"][key].get("default") for key in keys}
     seen = set()
@@ -100,12 +106,18 @@ def read_yaml(path: Path) -> Json:
 
 def main() -> int:
     """Print what a CRD refuses in a manifest; exits with 0 if that is nothing."""
-    parser = argparse.ArgumentParser(prog="python -m cluster.manifests.crds", description=main.__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m cluster.manifests.crds", description=main.__doc__
+    )
     parser.add_argument("manifest", type=Path)
-    parser.add_argument("--crd", type=Path, required=True, help="the CRD's YAML file, as KubeRay ships it")
+    parser.add_argument(
+        "--crd", type=Path, required=True, help="the CRD's YAML file, as KubeRay ships it"
+    )
     options = parser.parse_args()
     manifest = read_yaml(options.manifest)
-    found = problems(manifest, schema_of(read_yaml(options.crd), manifest["apiVersion"].rpartition("/")[2]))
+    found = problems(
+        manifest, schema_of(read_yaml(options.crd), manifest["apiVersion"].rpartition("/")[2])
+    )
     for line in found:
         print(line)  # noqa: T201
     return 1 if found else 0

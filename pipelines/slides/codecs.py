@@ -64,7 +64,9 @@ def decode(codec: str, stream: Buffer, *, out: NDArray[np.uint8]) -> None:
     out[...] = pixels
 
 
-def _interleaved(unpack: Callable[[bytes, int], bytes], data: bytes, options: list[str], out: NDArray[np.uint8]) -> None:
+def _interleaved(
+    unpack: Callable[[bytes, int], bytes], data: bytes, options: list[str], out: NDArray[np.uint8]
+) -> None:
     alpha = "alpha" in options or "premultiplied" in options
     shape = (*out.shape[:2], 4 if alpha else 3)
     needed = shape[0] * shape[1] * shape[2]
@@ -86,7 +88,9 @@ def _over_white(pixels: NDArray[np.uint8], *, premultiplied: bool) -> NDArray[np
 
 def _inflate(data: bytes, most: int) -> bytes:
     try:
-        return zlib.decompressobj().decompress(data, most)  # bounded: a few bytes can inflate to gigabytes
+        return zlib.decompressobj().decompress(
+            data, most
+        )  # bounded: a few bytes can inflate to gigabytes
     except zlib.error as error:
         raise ValueError(f"can't be inflated ({error})") from error
 
@@ -158,11 +162,17 @@ def _jpeg2000_ycc(data: bytes, height: int, width: int) -> NDArray[np.uint8]:
     if _chroma_is_reduced(data):
         return pixels
     luma, blue, red = np.moveaxis(pixels, 2, 0)
-    rgb = np.stack([luma + _R_CR[red], luma + ((_G_CB[blue] + _G_CR[red]) >> 16), luma + _B_CB[blue]], axis=2)
+    rgb = np.stack(
+        [luma + _R_CR[red], luma + ((_G_CB[blue] + _G_CR[red]) >> 16), luma + _B_CB[blue]], axis=2
+    )
     return np.clip(rgb, 0, 255).astype(np.uint8)
 
 
-_UNPACKERS: dict[str, Callable[[bytes, int], bytes]] = {"deflate": _inflate, "lzw": _unpack_lzw, "raw": _as_it_is}
+_UNPACKERS: dict[str, Callable[[bytes, int], bytes]] = {
+    "deflate": _inflate,
+    "lzw": _unpack_lzw,
+    "raw": _as_it_is,
+}
 _DECODERS: dict[str, Callable[[bytes, int, int], NDArray[np.uint8]]] = {
     "jpeg2000": _jpeg2000,
     "jpeg2000-ycc": _jpeg2000_ycc,

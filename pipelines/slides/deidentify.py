@@ -27,14 +27,49 @@ from pipelines.slides.dicom_attributes import clean_series
 from pipelines.slides.errors import BrokenSlide, SlideError, UnsupportedSlide
 from pipelines.slides.geometry import Size
 from pipelines.slides.slide import is_dicom, open_slide
-from pipelines.slides.tiff import CODECS, MOST_PAGES, chain_levels, is_tiff, refuse_truncated, same_pyramid
+from pipelines.slides.tiff import (
+    CODECS,
+    MOST_PAGES,
+    chain_levels,
+    is_tiff,
+    refuse_truncated,
+    same_pyramid,
+)
 
 DESCRIPTION, SUB_IFDS, NDPI_FORMAT, NDPI_LENS = 270, 330, 65420, 65421
 NUMERIC_TAGS = frozenset(
-    {254, 256, 257, 258, 259, 262, 266, 273, 274, 277, 278, 279, 284, 317, 322, 323, 324, 325, 338, 339, 529, 530, 531, 532}
+    {
+        254,
+        256,
+        257,
+        258,
+        259,
+        262,
+        266,
+        273,
+        274,
+        277,
+        278,
+        279,
+        284,
+        317,
+        322,
+        323,
+        324,
+        325,
+        338,
+        339,
+        529,
+        530,
+        531,
+        532,
+    }
     | {282, 283, 296}  # resolution: mpp
     | {32997}  # Aperio's ImageDepth
-    | {*range(NDPI_FORMAT, 65427), 65432}  # NDPI: lens, place on the glass, where rows of tiles begin
+    | {
+        *range(NDPI_FORMAT, 65427),
+        65432,
+    }  # NDPI: lens, place on the glass, where rows of tiles begin
 )
 """TIFF tags that stay where their values are numbers."""
 BINARY_TAGS = frozenset({347, 34675})
@@ -45,7 +80,17 @@ MAKER_TAGS = frozenset({271, 272})
 KEPT_APERIO_FIELDS = ("AppMag", "MPP", "Gamma", "StripeWidth")
 """Fields of Aperio's description that stay where they are numbers."""
 _APERIO_FIELDS = frozenset(
-    {"Barcode", "Date", "DisplayColor", "Exposure Scale", "Exposure Time", "Filename", "Filtered", "Focus Offset", "ICC Profile"}
+    {
+        "Barcode",
+        "Date",
+        "DisplayColor",
+        "Exposure Scale",
+        "Exposure Time",
+        "Filename",
+        "Filtered",
+        "Focus Offset",
+        "ICC Profile",
+    }
     | {
         "ImageID",
         "Left",
@@ -56,7 +101,19 @@ _APERIO_FIELDS = frozenset(
         "OriginalWidth",
         "Originalheight",
     }
-    | {"Parmset", "Rack", "ScanScope ID", "ScannerType", "SessonMode", "Slide", "Time", "Time Zone", "Title", "Top", "User"}
+    | {
+        "Parmset",
+        "Rack",
+        "ScanScope ID",
+        "ScannerType",
+        "SessonMode",
+        "Slide",
+        "Time",
+        "Time Zone",
+        "Title",
+        "Top",
+        "User",
+    }
 )
 """Aperio's other fields, which a report may name; a name that we don't know may itself be a patient's."""
 _APERIO_WORD = re.compile(
@@ -87,7 +144,9 @@ _OME_KEPT = {
     "TiffData": (),  # without attributes: all directories in their order, of which some are gone
 }
 """Elements of OME-XML that stay, with their attributes: geometry, channels and magnification."""
-_OME_VALUE = re.compile(r"[-+.\dEe]+|true|false|u?int\d+|[XYZCT]{5}|[µunmc]?m|(Instrument|Objective|Image|Pixels|Channel)(:\d+)+")
+_OME_VALUE = re.compile(
+    r"[-+.\dEe]+|true|false|u?int\d+|[XYZCT]{5}|[µunmc]?m|(Instrument|Objective|Image|Pixels|Channel)(:\d+)+"
+)
 _OME_NAMESPACE = re.compile(r"\{(http://www\.openmicroscopy\.org/Schemas/OME/\d{4}-\d{2})\}OME")
 _ASSOCIATED = re.compile(r"\b(label|macro|overview|thumbnail|map)\b", re.IGNORECASE)
 _CHUNK = 2**20
@@ -137,7 +196,9 @@ def _clean(source: Path, target: Path) -> DeidentifyReport:
     if is_tiff(head):
         return _clean_tiff(source, target)
     if is_dicom(head):
-        raise UnsupportedSlide(source.name, "is one file of a DICOM series", "give the folder with the whole series")
+        raise UnsupportedSlide(
+            source.name, "is one file of a DICOM series", "give the folder with the whole series"
+        )
     raise _not_yet(source.name)
 
 
@@ -195,8 +256,14 @@ def _clean_tiff(source: Path, target: Path) -> DeidentifyReport:
     try:
         with tifffile.TiffFile(source) as tiff:
             if len(tiff.pages) > MOST_PAGES:
-                raise BrokenSlide(source.name, f"claims more than {MOST_PAGES} directories", "copy or export it again")
-            refuse_truncated(source.name, size, tiff)  # a directory that can't be reached can't be cleaned
+                raise BrokenSlide(
+                    source.name,
+                    f"claims more than {MOST_PAGES} directories",
+                    "copy or export it again",
+                )
+            refuse_truncated(
+                source.name, size, tiff
+            )  # a directory that can't be reached can't be cleaned
             kept, subs = _levels(source.name, tiff)
             images = _names_of_others(tiff, kept, subs)
             plan = _Plan(ranges=[(0, 8 if tiff.tiff.offsetsize == 4 else 16)])
@@ -205,16 +272,29 @@ def _clean_tiff(source: Path, target: Path) -> DeidentifyReport:
             followers = [*(page.offset for page in kept[1:]), 0]
             for page, follower in zip(kept, followers, strict=True):
                 own = {sub.offset for sub in page.pages or ()}
-                _plan_directory(plan, tiff, page, [sub for sub in subs if sub.offset in own], follower)
+                _plan_directory(
+                    plan, tiff, page, [sub for sub in subs if sub.offset in own], follower
+                )
             for page in subs:
                 _plan_directory(plan, tiff, page, [], 0)
             plan.write(*_first_directory(tiff, kept[0].offset))
     except (
-        *(tifffile.TiffFileError, struct.error, ValueError, KeyError, IndexError, TypeError, AttributeError, ET.ParseError),
+        *(
+            tifffile.TiffFileError,
+            struct.error,
+            ValueError,
+            KeyError,
+            IndexError,
+            TypeError,
+            AttributeError,
+            ET.ParseError,
+        ),
         *(OSError, OverflowError, MemoryError, ZeroDivisionError, RecursionError, AssertionError),
     ) as error:
         cause = f"has a TIFF header that can't be read ({type(error).__name__})"
-        raise BrokenSlide(source.name, cause, "it may be truncated: copy or export it again") from error
+        raise BrokenSlide(
+            source.name, cause, "it may be truncated: copy or export it again"
+        ) from error
     shutil.copyfile(source, target)
     with target.open("r+b") as stream:
         _blank_all_but(stream, size, plan.ranges)
@@ -224,7 +304,9 @@ def _clean_tiff(source: Path, target: Path) -> DeidentifyReport:
     return DeidentifyReport(images=images, fields=tuple(sorted(plan.fields)))
 
 
-def _levels(name: str, tiff: tifffile.TiffFile) -> tuple[list[tifffile.TiffPage], list[tifffile.TiffPage]]:
+def _levels(
+    name: str, tiff: tifffile.TiffFile
+) -> tuple[list[tifffile.TiffPage], list[tifffile.TiffPage]]:
     """Pages of the main chain that show the specimen, and the base's SubIFDs that do.
 
     Raises:
@@ -235,7 +317,11 @@ def _levels(name: str, tiff: tifffile.TiffFile) -> tuple[list[tifffile.TiffPage]
         if not tiff.tiff.is_ndpi:  # offsets beyond 4 GB would be lost
             raise UnsupportedSlide(name, "is an NDPI under another name", "name it .ndpi")
         base = pages[0]
-        kept = [page for page in pages if float(page.tags.valueof(NDPI_LENS, default=0)) > 0 and same_pyramid(base, page)]
+        kept = [
+            page
+            for page in pages
+            if float(page.tags.valueof(NDPI_LENS, default=0)) > 0 and same_pyramid(base, page)
+        ]
         subs = []
     else:
         tiled = [page for page in pages if page.is_tiled]
@@ -243,17 +329,29 @@ def _levels(name: str, tiff: tifffile.TiffFile) -> tuple[list[tifffile.TiffPage]
             raise _not_yet(name)
         base = max(tiled, key=lambda page: page.imagewidth * page.imagelength)
         kept = _pyramid(tiff, base, tiled)
-        sub_levels = [page for page in base.pages or () if page.is_tiled and same_pyramid(base, page)]
-        subs = [page for page in sub_levels if _is_reduced(page) or (tiff.is_ome and not int(page.subfiletype))]
+        sub_levels = [
+            page for page in base.pages or () if page.is_tiled and same_pyramid(base, page)
+        ]
+        subs = [
+            page
+            for page in sub_levels
+            if _is_reduced(page) or (tiff.is_ome and not int(page.subfiletype))
+        ]
     if any(int(page.compression) not in CODECS for page in (*kept, *subs)):
         raise _not_yet(name)
     return kept, subs
 
 
-def _pyramid(tiff: tifffile.TiffFile, base: tifffile.TiffPage, tiled: list[tifffile.TiffPage]) -> list[tifffile.TiffPage]:
+def _pyramid(
+    tiff: tifffile.TiffFile, base: tifffile.TiffPage, tiled: list[tifffile.TiffPage]
+) -> list[tifffile.TiffPage]:
     """The base and its levels in the main chain; what the file calls a label or macro is none."""
     levels, others = chain_levels(base, tiled), _ome_names(tiff)
-    return [page for page in tiled if page is base or (page in levels and _told_name(page, others) not in ("label", "macro"))]
+    return [
+        page
+        for page in tiled
+        if page is base or (page in levels and _told_name(page, others) not in ("label", "macro"))
+    ]
 
 
 def _is_reduced(page: tifffile.TiffPage) -> bool:
@@ -272,7 +370,10 @@ def _names_of_others(
     stays = {page.offset for page in (*kept, *subs)}
     others = _ome_names(tiff)
     names = [_told_name(page, others) or "image" for page in tiff.pages if page.offset not in stays]
-    return (*names, *("image" for page in kept for sub in page.pages or () if sub.offset not in stays))
+    return (
+        *names,
+        *("image" for page in kept for sub in page.pages or () if sub.offset not in stays),
+    )
 
 
 def _told_name(page: tifffile.TiffPage, others: dict[int, str]) -> str:
@@ -303,7 +404,11 @@ def _ome_names(tiff: tifffile.TiffFile) -> dict[int, str]:
 
 
 def _plan_directory(
-    plan: _Plan, tiff: tifffile.TiffFile, page: tifffile.TiffPage, subs: Sequence[tifffile.TiffPage], follower: int
+    plan: _Plan,
+    tiff: tifffile.TiffFile,
+    page: tifffile.TiffPage,
+    subs: Sequence[tifffile.TiffPage],
+    follower: int,
 ) -> None:
     """Plan the directory of a page without the tags that go, and what it points to."""
     form = tiff.tiff
@@ -322,7 +427,10 @@ def _plan_directory(
             plan.fields.update(removed)
             entry = _new_entry(plan, form, tag, text.encode() + b"\0") if text else b""
         elif tag.code == SUB_IFDS:
-            offsets = b"".join(struct.pack(form.byteorder + ("Q" if tag.dtype > 15 else "I"), sub.offset) for sub in subs)
+            offsets = b"".join(
+                struct.pack(form.byteorder + ("Q" if tag.dtype > 15 else "I"), sub.offset)
+                for sub in subs
+            )
             entry = _new_entry(plan, form, tag, offsets) if subs else b""
         elif not _stays(tag):
             plan.fields.add(str(tag.name))
@@ -341,7 +449,9 @@ def _plan_directory(
             + b"".join(high for _, high in ordered)
         ),
     )
-    plan.ranges += [(a, a + b) for a, b in zip(page.dataoffsets, page.databytecounts, strict=True) if b]
+    plan.ranges += [
+        (a, a + b) for a, b in zip(page.dataoffsets, page.databytecounts, strict=True) if b
+    ]
     if form.is_ndpi:  # a strip begins with the JPEG's header, its tiles behind that
         strips = (page.tags.valueof(code, default=()) for code in (273, 279))
         plan.ranges += [(a, a + b) for a, b in zip(*strips, strict=True)]
@@ -349,7 +459,11 @@ def _plan_directory(
 
 def _stays(tag: tifffile.TiffTag) -> bool:
     numeric = int(tag.dtype) not in (1, 2, 7)
-    return (tag.code in NUMERIC_TAGS and numeric) or tag.code in BINARY_TAGS or (tag.code in MAKER_TAGS and int(tag.dtype) == 2)
+    return (
+        (tag.code in NUMERIC_TAGS and numeric)
+        or tag.code in BINARY_TAGS
+        or (tag.code in MAKER_TAGS and int(tag.dtype) == 2)
+    )
 
 
 def _new_entry(plan: _Plan, form: tifffile.TiffFormat, tag: tifffile.TiffTag, data: bytes) -> bytes:
@@ -365,7 +479,9 @@ def _new_entry(plan: _Plan, form: tifffile.TiffFormat, tag: tifffile.TiffTag, da
         plan.write(tag.valueoffset, data)
         value = struct.pack(form.offsetformat, tag.valueoffset)
     count = len(data) * tag.count // tag.valuebytecount
-    return struct.pack(form.tagformat1, tag.code, tag.dtype) + struct.pack(form.tagformat2, count, value)
+    return struct.pack(form.tagformat1, tag.code, tag.dtype) + struct.pack(
+        form.tagformat2, count, value
+    )
 
 
 def _first_directory(tiff: tifffile.TiffFile, offset: int) -> tuple[int, bytes]:
@@ -403,7 +519,10 @@ def _clean_description(value: object, base: tifffile.TiffPage) -> tuple[str, lis
 
 def _clean_aperio(text: str) -> tuple[str, list[str]]:
     first, *pairs = text.split("|")
-    lines = [" ".join(word for word in line.split() if _APERIO_WORD.fullmatch(word)) for line in first.split(";")[0].splitlines()]
+    lines = [
+        " ".join(word for word in line.split() if _APERIO_WORD.fullmatch(word))
+        for line in first.split(";")[0].splitlines()
+    ]
     kept, removed = [], []
     for pair in pairs:
         name, _, value = (part.strip() for part in pair.partition("="))
@@ -429,15 +548,22 @@ def _clean_ome(text: str, base: tifffile.TiffPage) -> str:
     def kept(element: ET.Element) -> ET.Element:
         name = element.tag.removeprefix(namespace)
         values = {key: element.get(key) or "" for key in _OME_KEPT[name]}
-        copy = ET.Element(name, {key: value for key, value in values.items() if _OME_VALUE.fullmatch(value)})
-        copy.extend(kept(child) for child in element if child.tag.removeprefix(namespace) in _OME_KEPT)
+        copy = ET.Element(
+            name, {key: value for key, value in values.items() if _OME_VALUE.fullmatch(value)}
+        )
+        copy.extend(
+            kept(child) for child in element if child.tag.removeprefix(namespace) in _OME_KEPT
+        )
         for surplus in copy.findall("TiffData")[1:]:
             copy.remove(surplus)
         return copy
 
     def shows_base(image: ET.Element) -> bool:
         size = image.find("Pixels")
-        return size is not None and (size.get("SizeX"), size.get("SizeY")) == (str(base.imagewidth), str(base.imagelength))
+        return size is not None and (size.get("SizeX"), size.get("SizeY")) == (
+            str(base.imagewidth),
+            str(base.imagelength),
+        )
 
     clean = kept(root)
     clean.set("xmlns", match[1])

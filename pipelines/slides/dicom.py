@@ -28,13 +28,17 @@ from pipelines.slides.tiled import TiledSlide
 
 JPEG_BASELINE = "1.2.840.10008.1.2.4.50"
 _OF_WSIDICOM = tuple(
-    kind for kind in vars(wsidicom.errors).values() if isinstance(kind, type) and issubclass(kind, Exception)
+    kind
+    for kind in vars(wsidicom.errors).values()
+    if isinstance(kind, type) and issubclass(kind, Exception)
 )  # they have no common base
 _DAMAGE = (*DAMAGE, *_OF_WSIDICOM)
 """What pydicom and wsidicom raise on damaged files."""
 
 
-def open_series(uri: str, *, series_of: SlideFile | None = None, identity: str | None = None) -> Slide:
+def open_series(
+    uri: str, *, series_of: SlideFile | None = None, identity: str | None = None
+) -> Slide:
     """Open a series.
 
     Args:
@@ -50,7 +54,9 @@ def open_series(uri: str, *, series_of: SlideFile | None = None, identity: str |
     name = series_of.name if series_of else slide_name(uri.rstrip("/"))
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # pydicom warns of values that violate the standard but can be read
+            warnings.simplefilter(
+                "ignore"
+            )  # pydicom warns of values that violate the standard but can be read
             volumes = _volumes(name, _instances(uri, series_of))
             file = _series_file(uri, series_of, volumes, name)
             facts = _facts(volumes[0])
@@ -61,7 +67,9 @@ def open_series(uri: str, *, series_of: SlideFile | None = None, identity: str |
     except SlideError:
         raise
     except _DAMAGE as error:
-        if isinstance(error, OSError) and error.filename:  # a disk that fails, in a text that holds the path
+        if (
+            isinstance(error, OSError) and error.filename
+        ):  # a disk that fails, in a text that holds the path
             cause = f"can't be read from its disk ({error.strerror})"
             raise SlideNotFound(name, cause, "check the disk and the permissions") from None
         cause = f"is a DICOM series that can't be read ({type(error).__name__}: {str(error)[:80]})"
@@ -78,16 +86,26 @@ def _instances(uri: str, series_of: SlideFile | None) -> list[Instance]:
     name = series_of.name if series_of else slide_name(uri.rstrip("/"))
     wanted = read_instance(series_of) if series_of else None
     if series_of is not None and wanted is None:
-        raise UnsupportedSlide(name, "is DICOM but not a colour whole-slide image", "give the WSI series itself")
-    files = [SlideFile.find(at) for at in _children(uri) if series_of is None or at != series_of.uri]
+        raise UnsupportedSlide(
+            name, "is DICOM but not a colour whole-slide image", "give the WSI series itself"
+        )
+    files = [
+        SlideFile.find(at) for at in _children(uri) if series_of is None or at != series_of.uri
+    ]
     found = [wanted] if wanted else []
     found += [at for file in files if (at := _neighbour(file, wanted)) is not None]
     chosen = wanted.series if wanted else (found[0].series if found else "")
     others = {at.series for at in found} - {chosen}
     if not found:
-        raise SlideNotFound(name, "holds no DICOM whole-slide image", "give a folder with one WSI series")
+        raise SlideNotFound(
+            name, "holds no DICOM whole-slide image", "give a folder with one WSI series"
+        )
     if others and wanted is None:
-        raise UnsupportedSlide(name, f"holds {len(others) + 1} DICOM series", "give one file of the series that is meant")
+        raise UnsupportedSlide(
+            name,
+            f"holds {len(others) + 1} DICOM series",
+            "give one file of the series that is meant",
+        )
     return sorted((at for at in found if at.series == chosen), key=lambda at: at.file.uri)
 
 
@@ -114,7 +132,9 @@ def _children(uri: str) -> list[str]:
         found = storage.list_uris(uri)
     except obstore.exceptions.BaseError as error:
         cause = f"can't be reached in its store ({type(error).__name__})"
-        raise SlideNotFound(slide_name(uri.rstrip("/")), cause, "check the connection and try again") from None
+        raise SlideNotFound(
+            slide_name(uri.rstrip("/")), cause, "check the connection and try again"
+        ) from None
     return [at for at in found if "/" not in at[len(uri.rstrip("/")) + 1 :]]
 
 
@@ -122,14 +142,20 @@ def _volumes(name: str, instances: Sequence[Instance]) -> list[Instance]:
     """The instances that show the specimen, finest first."""
     volumes = [at for at in instances if at.is_volume]
     if not volumes:
-        raise UnsupportedSlide(name, "is a DICOM series without a VOLUME image", "give the WSI series itself")
+        raise UnsupportedSlide(
+            name, "is a DICOM series without a VOLUME image", "give the WSI series itself"
+        )
     return sorted(volumes, key=lambda at: -at.size.width)
 
 
-def _series_file(uri: str, series_of: SlideFile | None, volumes: Sequence[Instance], name: str) -> SlideFile:
+def _series_file(
+    uri: str, series_of: SlideFile | None, volumes: Sequence[Instance], name: str
+) -> SlideFile:
     versions = "|".join(f"{at.uid} {at.file.version}" for at in volumes)
     where = series_of.uri if series_of else uri
-    return SlideFile(uri=where, name=name, size=sum(at.file.size for at in volumes), version=versions)
+    return SlideFile(
+        uri=where, name=name, size=sum(at.file.size for at in volumes), version=versions
+    )
 
 
 def _facts(base: Instance) -> SlideFacts:
@@ -148,7 +174,9 @@ def _facts(base: Instance) -> SlideFacts:
 
 def _decode_strictly(handle: wsidicom.WsiDicom) -> None:
     """wsidicom's decoder passes over what libjpeg warns of and shows grey or garbage: let such frames raise ValueError."""
-    for decoder in {at.image_data.decoder for level in handle.levels for at in level.instances.values()}:
+    for decoder in {
+        at.image_data.decoder for level in handle.levels for at in level.instances.values()
+    }:
         decoder.decode = _Strict(decoder.decode)
 
 
@@ -164,7 +192,14 @@ class _Strict:
 class WsiDicomSlide(Slide):
     """A series read by wsidicom. See `Slide` for the interface."""
 
-    def __init__(self, file: SlideFile, volumes: Sequence[Instance], facts: SlideFacts, *, identity: str | None) -> None:
+    def __init__(
+        self,
+        file: SlideFile,
+        volumes: Sequence[Instance],
+        facts: SlideFacts,
+        *,
+        identity: str | None,
+    ) -> None:
         self._know(file, facts)
         self._copy = staging.local_copy([at.file for at in volumes])
         self.staged = self._copy.staged
@@ -188,7 +223,9 @@ class WsiDicomSlide(Slide):
         )
         self.identity = identity or identity_of(file.version)
 
-    def read_region(self, origin: Point, level: int, size: Size, *, scale: int = 1) -> NDArray[np.uint8]:
+    def read_region(
+        self, origin: Point, level: int, size: Size, *, scale: int = 1
+    ) -> NDArray[np.uint8]:
         assert scale == 1, "wsidicom does not shrink while it decodes"
         at = self.levels[level]
         x, y = round(origin.x / at.downsample), round(origin.y / at.downsample)
@@ -199,7 +236,9 @@ class WsiDicomSlide(Slide):
             try:
                 region = self._handle.read_region((x0, y0), self._at[level], (x1 - x0, y1 - y0))
             except _DAMAGE as error:
-                raise BrokenSlide(self.name, f"has frames that can't be decoded ({error})", "export it again") from error
+                raise BrokenSlide(
+                    self.name, f"has frames that can't be decoded ({error})", "export it again"
+                ) from error
             out[y0 - y : y1 - y, x0 - x : x1 - x] = np.asarray(region.convert("RGB"))
         return out
 

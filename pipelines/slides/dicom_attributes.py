@@ -28,42 +28,154 @@ from pipelines.slides.errors import BrokenSlide, UnsupportedSlide
 from pipelines.slides.slide import is_dicom
 
 KEPT_KEYWORDS = (
-    *("FileMetaInformationGroupLength", "FileMetaInformationVersion", "SpecificCharacterSet", "ImageType", "Modality"),
-    *("Manufacturer", "ManufacturerModelName", "VolumetricProperties", "PositionReferenceIndicator", "InstanceNumber"),
+    *(
+        "FileMetaInformationGroupLength",
+        "FileMetaInformationVersion",
+        "SpecificCharacterSet",
+        "ImageType",
+        "Modality",
+    ),
+    *(
+        "Manufacturer",
+        "ManufacturerModelName",
+        "VolumetricProperties",
+        "PositionReferenceIndicator",
+        "InstanceNumber",
+    ),
     *("InConcatenationNumber", "InConcatenationTotalNumber", "ConcatenationFrameOffsetNumber"),
     # pixels
-    *("SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "Rows", "Columns"),
-    *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue", "PixelAspectRatio"),
-    *("BurnedInAnnotation", "LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod"),
+    *(
+        "SamplesPerPixel",
+        "PhotometricInterpretation",
+        "PlanarConfiguration",
+        "NumberOfFrames",
+        "Rows",
+        "Columns",
+    ),
+    *(
+        "BitsAllocated",
+        "BitsStored",
+        "HighBit",
+        "PixelRepresentation",
+        "PixelPaddingValue",
+        "PixelAspectRatio",
+    ),
+    *(
+        "BurnedInAnnotation",
+        "LossyImageCompression",
+        "LossyImageCompressionRatio",
+        "LossyImageCompressionMethod",
+    ),
     *("RepresentativeFrameNumber", "PresentationLUTShape", "RescaleIntercept", "RescaleSlope"),
     *("ExtendedOffsetTable", "ExtendedOffsetTableLengths", "PixelData"),
     # where they lie
-    *("DimensionOrganizationSequence", "DimensionOrganizationType", "DimensionIndexSequence", "DimensionIndexPointer"),
-    *("FunctionalGroupPointer", "ImagedVolumeWidth", "ImagedVolumeHeight", "ImagedVolumeDepth", "TotalPixelMatrixColumns"),
-    *("TotalPixelMatrixRows", "TotalPixelMatrixOriginSequence", "TotalPixelMatrixFocalPlanes", "ImageOrientationSlide"),
-    *("XOffsetInSlideCoordinateSystem", "YOffsetInSlideCoordinateSystem", "ZOffsetInSlideCoordinateSystem"),
-    *("SpecimenLabelInImage", "FocusMethod", "ExtendedDepthOfField", "NumberOfFocalPlanes", "DistanceBetweenFocalPlanes"),
-    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "PixelMeasuresSequence", "PixelSpacing"),
-    *("SliceThickness", "SpacingBetweenSlices", "WholeSlideMicroscopyImageFrameTypeSequence", "FrameType"),
-    *("PlanePositionSlideSequence", "ColumnPositionInTotalImagePixelMatrix", "RowPositionInTotalImagePixelMatrix"),
+    *(
+        "DimensionOrganizationSequence",
+        "DimensionOrganizationType",
+        "DimensionIndexSequence",
+        "DimensionIndexPointer",
+    ),
+    *(
+        "FunctionalGroupPointer",
+        "ImagedVolumeWidth",
+        "ImagedVolumeHeight",
+        "ImagedVolumeDepth",
+        "TotalPixelMatrixColumns",
+    ),
+    *(
+        "TotalPixelMatrixRows",
+        "TotalPixelMatrixOriginSequence",
+        "TotalPixelMatrixFocalPlanes",
+        "ImageOrientationSlide",
+    ),
+    *(
+        "XOffsetInSlideCoordinateSystem",
+        "YOffsetInSlideCoordinateSystem",
+        "ZOffsetInSlideCoordinateSystem",
+    ),
+    *(
+        "SpecimenLabelInImage",
+        "FocusMethod",
+        "ExtendedDepthOfField",
+        "NumberOfFocalPlanes",
+        "DistanceBetweenFocalPlanes",
+    ),
+    *(
+        "SharedFunctionalGroupsSequence",
+        "PerFrameFunctionalGroupsSequence",
+        "PixelMeasuresSequence",
+        "PixelSpacing",
+    ),
+    *(
+        "SliceThickness",
+        "SpacingBetweenSlices",
+        "WholeSlideMicroscopyImageFrameTypeSequence",
+        "FrameType",
+    ),
+    *(
+        "PlanePositionSlideSequence",
+        "ColumnPositionInTotalImagePixelMatrix",
+        "RowPositionInTotalImagePixelMatrix",
+    ),
     *("FrameContentSequence", "DimensionIndexValues", "OpticalPathIdentificationSequence"),
     # optics
-    *("OpticalPathSequence", "OpticalPathIdentifier", "NumberOfOpticalPaths", "ICCProfile", "ColorSpace"),
-    *("ObjectiveLensPower", "ObjectiveLensNumericalAperture", "CondenserLensPower", "IlluminationWaveLength"),
-    *("IlluminationTypeCodeSequence", "IlluminationColorCodeSequence", "CodeValue", "CodingSchemeDesignator", "CodeMeaning"),
+    *(
+        "OpticalPathSequence",
+        "OpticalPathIdentifier",
+        "NumberOfOpticalPaths",
+        "ICCProfile",
+        "ColorSpace",
+    ),
+    *(
+        "ObjectiveLensPower",
+        "ObjectiveLensNumericalAperture",
+        "CondenserLensPower",
+        "IlluminationWaveLength",
+    ),
+    *(
+        "IlluminationTypeCodeSequence",
+        "IlluminationColorCodeSequence",
+        "CodeValue",
+        "CodingSchemeDesignator",
+        "CodeMeaning",
+    ),
 )
 """Attributes that stay; of UIDs, those that DICOM itself defines, such as transfer syntaxes."""
 _KEPT = frozenset(tag_for_keyword(keyword) for keyword in KEPT_KEYWORDS)
-_LONG = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
+_LONG = frozenset(
+    {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"}
+)
 """VRs whose length takes 4 bytes behind 2 reserved ones (PS3.5 7.1.2)."""
 _TEXT = frozenset(
-    {b"AE", b"AS", b"CS", b"DA", b"DS", b"DT", b"IS", b"LO", b"LT", b"PN", b"SH", b"ST", b"TM", b"UC", b"UR", b"UT"}
+    {
+        b"AE",
+        b"AS",
+        b"CS",
+        b"DA",
+        b"DS",
+        b"DT",
+        b"IS",
+        b"LO",
+        b"LT",
+        b"PN",
+        b"SH",
+        b"ST",
+        b"TM",
+        b"UC",
+        b"UR",
+        b"UT",
+    }
 )
 """VRs that are padded with spaces."""
 _ITEM, _ITEM_END, _SEQUENCE_END, _PIXELS = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD, 0x7FE00010
 _UNDEFINED = 0xFFFFFFFF
 _IMPLICIT = "1.2.840.10008.1.2"
-_NOT_LITTLE_ENDIAN = ("1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.205")
+_NOT_LITTLE_ENDIAN = (
+    "1.2.840.10008.1.2.2",
+    "1.2.840.10008.1.2.1.99",
+    "1.2.840.10008.1.2.4.95",
+    "1.2.840.10008.1.2.4.205",
+)
 """Big endian, and files that are compressed as a whole."""
 FEWEST_DIGITS = 10
 """Of a new UID: with fewer, two of one hospital would soon be the same."""
@@ -85,13 +197,17 @@ def clean_series(source: Path, target: Path) -> tuple[tuple[str, ...], tuple[str
     """
     files = sorted(path for path in source.iterdir() if _is_dicom(path))
     if not files:
-        raise UnsupportedSlide(source.name, "holds no DICOM file", "give the folder with the whole series")
+        raise UnsupportedSlide(
+            source.name, "holds no DICOM file", "give the folder with the whole series"
+        )
     target.mkdir(parents=True, exist_ok=True)
     images, fields = [], set()
     for number, path in enumerate(files):
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # pydicom warns of values that violate the standard but can be read
+                warnings.simplefilter(
+                    "ignore"
+                )  # pydicom warns of values that violate the standard but can be read
                 header = pydicom.dcmread(path, stop_before_pixels=True)
                 kind = _kind(header)
                 syntax = str(header.file_meta.TransferSyntaxUID)
@@ -100,8 +216,12 @@ def clean_series(source: Path, target: Path) -> tuple[tuple[str, ...], tuple[str
                 continue
             if syntax in _NOT_LITTLE_ENDIAN or syntax not in UID_dictionary:
                 cause = f"has the transfer syntax {UID_dictionary.get(syntax, ('unknown',))[0]}, which can't be de-identified yet"
-                raise UnsupportedSlide(source.name, cause, "export it with explicit VR little endian")
-            fields |= _clean_file(source.name, path, target / f"{number:04d}.dcm", explicit=syntax != _IMPLICIT)
+                raise UnsupportedSlide(
+                    source.name, cause, "export it with explicit VR little endian"
+                )
+            fields |= _clean_file(
+                source.name, path, target / f"{number:04d}.dcm", explicit=syntax != _IMPLICIT
+            )
         except DAMAGE as error:
             cause = f"is a DICOM series that can't be read ({type(error).__name__})"
             raise BrokenSlide(source.name, cause, "copy or export it again") from error
@@ -154,7 +274,9 @@ class _Element:
     @property
     def stays(self) -> bool:
         """Whether it is on the list, with the VR that it should have."""
-        return self.tag in _KEPT and self.vr.decode("ascii", "replace") in dictionary_VR(self.tag).split(" or ")
+        return self.tag in _KEPT and self.vr.decode("ascii", "replace") in dictionary_VR(
+            self.tag
+        ).split(" or ")
 
 
 def _clean_file(slide: str, source: Path, target: Path, *, explicit: bool) -> set[str]:
@@ -163,7 +285,9 @@ def _clean_file(slide: str, source: Path, target: Path, *, explicit: bool) -> se
     with target.open("r+b") as stream, mmap.mmap(stream.fileno(), 0) as data:
         cleaning = _Cleaning(slide=slide, data=data)
         cleaning.blank_preamble()
-        meta_ends = 132 + 12 + struct.unpack_from("<I", data, 140)[0]  # the group's length is its first element
+        meta_ends = (
+            132 + 12 + struct.unpack_from("<I", data, 140)[0]
+        )  # the group's length is its first element
         if data[132:140] != b"\x02\0\0\0UL\x04\0" or meta_ends > len(data):
             raise ValueError("no length of the file meta information")
         cleaning.clean(132, meta_ends, explicit=True, stays=True)
@@ -202,7 +326,9 @@ class _Cleaning:
             if element.tag == _ITEM_END:
                 return element.at
             if element.vr == b"SQ" or (element.open and element.tag != _PIXELS):
-                inner = explicit and element.vr != b"UN"  # PS3.5 6.2.2: UN without length is an implicit sequence
+                inner = (
+                    explicit and element.vr != b"UN"
+                )  # PS3.5 6.2.2: UN without length is an implicit sequence
                 at = self._clean_items(element, explicit=inner, stays=stays and element.stays)
             elif element.open:
                 at = self._behind_frames(element)
@@ -227,7 +353,9 @@ class _Cleaning:
         undefined = length == _UNDEFINED
         if begins > end or (not undefined and begins + length > end):
             raise ValueError(f"an element at byte {at} that reaches behind its end")
-        return _Element(tag=tag, vr=vr, at=begins, end=end if undefined else begins + length, open=undefined)
+        return _Element(
+            tag=tag, vr=vr, at=begins, end=end if undefined else begins + length, open=undefined
+        )
 
     def _clean_items(self, sequence: _Element, *, explicit: bool, stays: bool) -> int:
         at = sequence.at
@@ -266,7 +394,9 @@ class _Cleaning:
             self.fields.add(element.name)
 
     def _new_uids(self, value: bytes) -> bytes:
-        return b"\\".join(self._new_uid(uid) for uid in value.rstrip(b" \0").split(b"\\")).ljust(len(value), b"\0")
+        return b"\\".join(self._new_uid(uid) for uid in value.rstrip(b" \0").split(b"\\")).ljust(
+            len(value), b"\0"
+        )
 
     def _new_uid(self, uid: bytes) -> bytes:
         """Another UID, no longer than this one; one that DICOM defines stays.
@@ -279,8 +409,13 @@ class _Cleaning:
         digits = min(len(uid) - 5, 39)
         if digits < FEWEST_DIGITS:
             cause = f"has a UID of {len(uid)} characters, too few for another"
-            raise UnsupportedSlide(self.slide, cause, "export it with UIDs of an organisation's own root")
-        low, high = 10 ** (digits - 1), min(10**digits, 2**128)  # PS3.5 B.2: a number of 128 bits, no leading zero
+            raise UnsupportedSlide(
+                self.slide, cause, "export it with UIDs of an organisation's own root"
+            )
+        low, high = (
+            10 ** (digits - 1),
+            min(10**digits, 2**128),
+        )  # PS3.5 B.2: a number of 128 bits, no leading zero
         number = int.from_bytes(hashlib.sha256(b"acinus slide " + uid).digest())
         return b"2.25.%d" % (low + number % (high - low))
 

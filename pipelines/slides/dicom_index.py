@@ -50,7 +50,16 @@ COLOURS = {
 DEFLATED = b"1.2.840.10008.1.2.1.99"
 """Transfer syntax of files that are compressed as a whole: pydicom would inflate them to whatever size, and no slide is one."""
 DAMAGE = (
-    *(InvalidDicomError, BytesLengthException, struct.error, LookupError, ValueError, TypeError, AttributeError, OSError),
+    *(
+        InvalidDicomError,
+        BytesLengthException,
+        struct.error,
+        LookupError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        OSError,
+    ),
     *(EOFError, ArithmeticError, MemoryError, RuntimeError, AssertionError, StopIteration),
 )
 """What pydicom raises on damaged files."""
@@ -137,9 +146,14 @@ def read_instance(file: SlideFile) -> Instance | None:
             header = pydicom.dcmread(stream, stop_before_pixels=True)
             pixels_at = stream.tell()
         kind = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID")
-        colour, series = header.get("SamplesPerPixel") == 3, str(header.get("SeriesInstanceUID") or "")
+        colour, series = (
+            header.get("SamplesPerPixel") == 3,
+            str(header.get("SeriesInstanceUID") or ""),
+        )
     except DAMAGE as error:
-        raise BrokenHeader(f"{file.name} has a header that can't be read ({type(error).__name__})") from error
+        raise BrokenHeader(
+            f"{file.name} has a header that can't be read ({type(error).__name__})"
+        ) from error
     if kind is None or (kind == WSI_STORAGE and pixels_at >= file.size):
         raise BrokenHeader(f"{file.name} breaks off before its pixels", series)
     if kind != WSI_STORAGE or not colour:
@@ -155,7 +169,9 @@ def tile_indexes(slide: str, volumes: Sequence[Instance]) -> list[TileIndex] | N
         ValueError: damaged offset tables.
     """
     sizes = [(at.size.width, at.size.height) for at in volumes]
-    if len(set(sizes)) != len(sizes):  # a level in several files: concatenation, focal planes or optical paths
+    if len(set(sizes)) != len(
+        sizes
+    ):  # a level in several files: concatenation, focal planes or optical paths
         return None
     indexes = []
     for instance in volumes:
@@ -171,8 +187,13 @@ def _tile_index(instance: Instance) -> TileIndex | None:
     header = instance.header
     codec = CODECS.get(str(header.file_meta.TransferSyntaxUID))
     colour = str(header.PhotometricInterpretation)
-    flat = int(header.get("NumberOfOpticalPaths") or 1) == 1 and int(header.get("TotalPixelMatrixFocalPlanes") or 1) == 1
-    direct = codec is not None and colour in COLOURS[codec] and int(header.BitsAllocated) == 8 and flat
+    flat = (
+        int(header.get("NumberOfOpticalPaths") or 1) == 1
+        and int(header.get("TotalPixelMatrixFocalPlanes") or 1) == 1
+    )
+    direct = (
+        codec is not None and colour in COLOURS[codec] and int(header.BitsAllocated) == 8 and flat
+    )
     if codec is None or not direct or int(header.get("PlanarConfiguration") or 0) != 0:
         return None
     if not 0 < instance.frames <= MOST_FRAMES:
@@ -207,7 +228,9 @@ def _places(instance: Instance, grid: TileGrid) -> NDArray[np.int64] | None:
     """Tile number of every frame, int64 [F]; None where frames don't lie on the grid of tiles."""
     if not _is_sparse(instance):
         if instance.frames != grid.rows * grid.columns:
-            raise ValueError(f"{instance.frames} frames where the size needs {grid.rows * grid.columns}")
+            raise ValueError(
+                f"{instance.frames} frames where the size needs {grid.rows * grid.columns}"
+            )
         return np.arange(instance.frames)
     places = []
     for group in instance.header.PerFrameFunctionalGroupsSequence:
@@ -236,7 +259,9 @@ def _raw_frames(instance: Instance) -> NDArray[np.int64]:
     length = instance.tile.width * instance.tile.height * 3
     if announced not in (instance.frames * length, instance.frames * length + 1):
         raise ValueError(f"{announced} bytes of pixels where {instance.frames * length} are needed")
-    return np.stack([start + np.arange(instance.frames) * length, np.full(instance.frames, length)], axis=1)
+    return np.stack(
+        [start + np.arange(instance.frames) * length, np.full(instance.frames, length)], axis=1
+    )
 
 
 def _encapsulated_frames(instance: Instance) -> NDArray[np.int64] | None:

@@ -27,7 +27,9 @@ class SlideError(Exception):
         self.slide = slide
         self.cause = cause
         self.remedy = remedy
-        super().__init__(slide, cause, remedy)  # args as given, so that the error survives pickling between processes
+        super().__init__(
+            slide, cause, remedy
+        )  # args as given, so that the error survives pickling between processes
 
     @property
     def sentence(self) -> str:

@@ -58,4 +58,9 @@ class Level:
         if scale == 1:
             return self
         tile = None if self.tile is None else self.tile.shrunk(scale)
-        return Level(index=self.index, size=self.size.shrunk(scale), downsample=self.downsample * scale, tile=tile)
+        return Level(
+            index=self.index,
+            size=self.size.shrunk(scale),
+            downsample=self.downsample * scale,
+            tile=tile,
+        )

@@ -38,7 +38,9 @@ def check_start(tile: memoryview) -> None:
     """
     begins = tile[:2].tobytes()
     if begins != SOI:
-        raise ValueError(f"does not begin with a JPEG start marker but with {begins.hex() or 'nothing'}")
+        raise ValueError(
+            f"does not begin with a JPEG start marker but with {begins.hex() or 'nothing'}"
+        )
 
 
 def decode(stream: bytes | memoryview, *, out: NDArray[np.uint8], scale: int = 1) -> None:
@@ -54,8 +56,14 @@ def decode(stream: bytes | memoryview, *, out: NDArray[np.uint8], scale: int = 1
     if scale > 1:
         found = simplejpeg.decode_jpeg_header(stream)[:2]
         if found != (height * scale, width * scale):
-            raise ValueError(f"is {found[1]} x {found[0]} px where the index says {width * scale} x {height * scale}")
+            raise ValueError(
+                f"is {found[1]} x {found[0]} px where the index says {width * scale} x {height * scale}"
+            )
         least = {"min_height": height, "min_width": width}
-    decoded = simplejpeg.decode_jpeg(stream, "RGB", fastdct=False, fastupsample=False, buffer=out, **least)
+    decoded = simplejpeg.decode_jpeg(
+        stream, "RGB", fastdct=False, fastupsample=False, buffer=out, **least
+    )
     if decoded.shape != out.shape:
-        raise ValueError(f"is {decoded.shape[1]} x {decoded.shape[0]} px where the index says {width} x {height}")
+        raise ValueError(
+            f"is {decoded.shape[1]} x {decoded.shape[0]} px where the index says {width} x {height}"
+        )

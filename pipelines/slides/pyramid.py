@@ -43,16 +43,26 @@ def write_svs(path: Path, pixels: NDArray[np.uint8], metadata: SvsMetadata) -> N
     levels = [pixels]
     while max(levels[-1].shape[:2]) > 1500:
         levels.append(_shrink(levels[-1], SHRINK))
-    thumbnail = np.asarray(Image.fromarray(levels[-1]).resize(_fit(levels[-1], 768), Image.Resampling.BOX))
+    thumbnail = np.asarray(
+        Image.fromarray(levels[-1]).resize(_fit(levels[-1], 768), Image.Resampling.BOX)
+    )
     with tifffile.TiffWriter(path, bigtiff=pixels.nbytes > 2**32) as tiff:
         for k, level in enumerate(levels):
-            tiff.write(level, description=_description(pixels, level, metadata), **_tiled(metadata.tile))
+            tiff.write(
+                level, description=_description(pixels, level, metadata), **_tiled(metadata.tile)
+            )
             if k == 0:
-                tiff.write(thumbnail, description=_description(pixels, thumbnail, metadata), **_STRIPS)
+                tiff.write(
+                    thumbnail, description=_description(pixels, thumbnail, metadata), **_STRIPS
+                )
         name = "Aperio Image Library v12.0.0\r\n{} {}x{}"
         label, macro = _label(metadata.label), _macro(thumbnail, metadata.label)
-        tiff.write(label, description=name.format("label", *label.shape[1::-1]), subfiletype=1, **_STRIPS)
-        tiff.write(macro, description=name.format("macro", *macro.shape[1::-1]), subfiletype=9, **_STRIPS)
+        tiff.write(
+            label, description=name.format("label", *label.shape[1::-1]), subfiletype=1, **_STRIPS
+        )
+        tiff.write(
+            macro, description=name.format("macro", *macro.shape[1::-1]), subfiletype=9, **_STRIPS
+        )
 
 
 _STRIPS = {
@@ -81,7 +91,11 @@ def _description(full: NDArray[np.uint8], level: NDArray[np.uint8], metadata: Sv
     text = f"Aperio Image Library v12.0.0\r\n{size} ({metadata.tile}x{metadata.tile}) JPEG/YCC Q={QUALITY}"
     if level is not full:
         text += " -> {1}x{0}".format(*level.shape[:2])
-    fields = [("AppMag", "40")] + ([("MPP", f"{metadata.mpp:.4f}")] if metadata.mpp is not None else []) + list(metadata.fields)
+    fields = (
+        [("AppMag", "40")]
+        + ([("MPP", f"{metadata.mpp:.4f}")] if metadata.mpp is not None else [])
+        + list(metadata.fields)
+    )
     return "|".join([text, *(f"{key} = {value}" for key, value in fields)])
 
 

@@ -91,4 +91,6 @@ class RangeFile(io.RawIOBase):
             from pipelines.slides.slide import slide_name  # which imports this module
 
             cause = f"can't be reached in its store ({type(error).__name__})"
-            raise SlideNotFound(slide_name(self._uri), cause, "check the connection and try again") from None
+            raise SlideNotFound(
+                slide_name(self._uri), cause, "check the connection and try again"
+            ) from None

@@ -82,7 +82,9 @@ class SlideFile:
         try:
             head, meta = storage.read_head(uri, BLOCK)
         except (FileNotFoundError, PermissionError) as error:
-            raise SlideNotFound(name, "is not in the store or may not be read", "check the URI and the permissions") from error
+            raise SlideNotFound(
+                name, "is not in the store or may not be read", "check the URI and the permissions"
+            ) from error
         except obstore.exceptions.BaseError as error:
             cause = f"can't be reached in its store ({type(error).__name__})"
             raise SlideNotFound(name, cause, "check the connection and the permissions") from error
@@ -102,7 +104,11 @@ def _companions(uri: str) -> str:
         return json.dumps(storage.versions(stem))
     if suffix.lower() in ("vms", "vmu"):
         return json.dumps(
-            {at: version for at, version in storage.versions(uri.rpartition("/")[0]).items() if at.startswith(stem)}
+            {
+                at: version
+                for at, version in storage.versions(uri.rpartition("/")[0]).items()
+                if at.startswith(stem)
+            }
         )
     return ""
 
@@ -169,7 +175,11 @@ class Slide(ABC):
         """
         check_mpp(file.name, facts.resolution)
         self.uri, self.name, self.version = file.uri, file.name, file.version
-        self.vendor, self.resolution, self.objective = facts.vendor, facts.resolution, facts.objective
+        self.vendor, self.resolution, self.objective = (
+            facts.vendor,
+            facts.resolution,
+            facts.objective,
+        )
         self.scanner, self.icc = facts.scanner, facts.icc
 
     @property
@@ -189,7 +199,9 @@ class Slide(ABC):
         return self.resolution
 
     @abstractmethod
-    def read_region(self, origin: Point, level: int, size: Size, *, scale: int = 1) -> NDArray[np.uint8]:
+    def read_region(
+        self, origin: Point, level: int, size: Size, *, scale: int = 1
+    ) -> NDArray[np.uint8]:
         """Pixels of one level, uint8 [H, W, 3], white outside the slide.
 
         Args:
@@ -202,7 +214,9 @@ class Slide(ABC):
             BrokenSlide: a tile is missing or does not decode.
         """
 
-    def read_regions(self, origins: Sequence[Point], level: int, size: Size, *, scale: int = 1) -> NDArray[np.uint8]:
+    def read_regions(
+        self, origins: Sequence[Point], level: int, size: Size, *, scale: int = 1
+    ) -> NDArray[np.uint8]:
         """Several regions of one size, uint8 [N, H, W, 3]; see `read_region`."""
         return np.stack([self.read_region(origin, level, size, scale=scale) for origin in origins])
 
@@ -225,19 +239,31 @@ class Slide(ABC):
         """
         longest = max(self.size.width, self.size.height)
         factor = max(1.0, longest / max_side)
-        level = max((at for at in self.levels if at.downsample <= factor * 1.001), key=lambda at: at.downsample)
+        level = max(
+            (at for at in self.levels if at.downsample <= factor * 1.001),
+            key=lambda at: at.downsample,
+        )
         scale = 1
         if level.size.width * level.size.height > WINDOW_PIXELS:
-            scale = next(at for at in self.scales(level.index) if level.downsample * at <= factor * 1.001)
+            scale = next(
+                at for at in self.scales(level.index) if level.downsample * at <= factor * 1.001
+            )
         if level.size.width * level.size.height > MOST_OVERVIEW * scale:
             cause = f"has no level for an overview smaller than {level.size.width} x {level.size.height} px"
             raise BrokenSlide(self.name, cause, "export it with all levels of its pyramid")
         source = level.size.shrunk(scale)
-        width, height = (max(1, round(side / factor)) for side in (self.size.width, self.size.height))
+        width, height = (
+            max(1, round(side / factor)) for side in (self.size.width, self.size.height)
+        )
         if (width, height) == (source.width, source.height):
             return self.read_region(Point(0, 0), level.index, source, scale=scale)
-        side = math.isqrt(WINDOW_PIXELS // scale)  # one pixel of the result may stand for more than a window
-        across, down = math.ceil(source.width / width / side), math.ceil(source.height / height / side)
+        side = math.isqrt(
+            WINDOW_PIXELS // scale
+        )  # one pixel of the result may stand for more than a window
+        across, down = (
+            math.ceil(source.width / width / side),
+            math.ceil(source.height / height / side),
+        )
         larger = self._averaged(level, source, Size(width * across, height * down), scale=scale)
         return np.asarray(Image.fromarray(larger).reduce((across, down)))
 
@@ -251,28 +277,51 @@ class Slide(ABC):
         wide = min(source.width, 2 * math.isqrt(most))
         columns = max(1, wide * size.width // source.width)
         rows = max(1, most // wide * size.height // source.height)
-        for top, left in itertools.product(range(0, size.height, rows), range(0, size.width, columns)):
+        for top, left in itertools.product(
+            range(0, size.height, rows), range(0, size.width, columns)
+        ):
             part = out[top : top + rows, left : left + columns]
             begin, end = (top, left), (top + part.shape[0], left + part.shape[1])
-            y0, x0 = (at * whole / shown for at, whole, shown in zip(begin, source.shape, size.shape, strict=True))
-            y1, x1 = (at * whole / shown for at, whole, shown in zip(end, source.shape, size.shape, strict=True))
+            y0, x0 = (
+                at * whole / shown
+                for at, whole, shown in zip(begin, source.shape, size.shape, strict=True)
+            )
+            y1, x1 = (
+                at * whole / shown
+                for at, whole, shown in zip(end, source.shape, size.shape, strict=True)
+            )
             # The filter rounds its window to whole pixels, by at most one beyond it.
             x, y = max(math.floor(x0) - 1, 0), max(math.floor(y0) - 1, 0)
-            read = Size(min(math.ceil(x1) + 1, source.width) - x, min(math.ceil(y1) + 1, source.height) - y)
+            read = Size(
+                min(math.ceil(x1) + 1, source.width) - x, min(math.ceil(y1) + 1, source.height) - y
+            )
             origin = Point(round(x * scale * level.downsample), round(y * scale * level.downsample))
             window = Image.fromarray(self.read_region(origin, level.index, read, scale=scale))
             box = (x0 - x, y0 - y, min(x1, source.width) - x, min(y1, source.height) - y)
-            part[:] = np.asarray(window.resize((part.shape[1], part.shape[0]), Image.Resampling.BOX, box=box))
+            part[:] = np.asarray(
+                window.resize((part.shape[1], part.shape[0]), Image.Resampling.BOX, box=box)
+            )
         return out
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close()
 
 
-def open_slide(uri: str, *, mpp: float | None = None, identity: str | None = None, mpp_from_objective: bool = False) -> Slide:
+def open_slide(
+    uri: str,
+    *,
+    mpp: float | None = None,
+    identity: str | None = None,
+    mpp_from_objective: bool = False,
+) -> Slide:
     """Open a slide for reading: header and tile index only, no pixels.
 
     Args:
@@ -359,7 +408,9 @@ def check_mpp(name: str, mpp: float | None) -> None:
     low, high = PLAUSIBLE_MPP
     if mpp is not None and not (math.isfinite(mpp) and low <= mpp <= high):
         raise BrokenSlide(
-            name, f"has an mpp of {mpp:g}, outside {low:g} to {high:g} um", "give the true mpp in micrometres per pixel"
+            name,
+            f"has an mpp of {mpp:g}, outside {low:g} to {high:g} um",
+            "give the true mpp in micrometres per pixel",
         )
 
 

@@ -77,7 +77,9 @@ def local_copy(files: Sequence[SlideFile], config: StagingConfig | None = None) 
     if all(local):
         return LocalCopy([path for path in local if path is not None])
     config = config or StagingConfig.from_environment()
-    key = hashlib.sha256("\n".join(f"{file.uri} {file.version}" for file in files).encode()).hexdigest()[:32]
+    key = hashlib.sha256(
+        "\n".join(f"{file.uri} {file.version}" for file in files).encode()
+    ).hexdigest()[:32]
     place = config.folder / key
     try:
         config.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -89,7 +91,9 @@ def local_copy(files: Sequence[SlideFile], config: StagingConfig | None = None) 
             raise
     except OSError as error:
         cause = f"can't be copied to the cache for slides that are read locally ({error.strerror or type(error).__name__})"
-        raise UnsupportedSlide(files[0].name, cause, "check ACINUS_STAGING: its folder, permissions and free space") from error
+        raise UnsupportedSlide(
+            files[0].name, cause, "check ACINUS_STAGING: its folder, permissions and free space"
+        ) from error
     return LocalCopy([place / _member(k, file) for k, file in enumerate(files)], lock)
 
 
@@ -100,7 +104,9 @@ def _hold(lock: IO[bytes], place: Path, files: Sequence[SlideFile], config: Stag
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not place.is_dir():  # another process may have made it while this one waited
             _fill(place, files, config)
-        fcntl.flock(lock, fcntl.LOCK_SH)  # not in one step: the copy may be removed before the lock is held again
+        fcntl.flock(
+            lock, fcntl.LOCK_SH
+        )  # not in one step: the copy may be removed before the lock is held again
     os.utime(place)
 
 
@@ -109,13 +115,18 @@ def _member(k: int, file: SlideFile) -> str:
 
 
 def _fill(place: Path, files: Sequence[SlideFile], config: StagingConfig) -> None:
-    companions = [(k, uri) for k, file in enumerate(files) if file.name.lower().endswith(".mrxs") for uri in _mirax_parts(file)]
+    companions = [
+        (k, uri)
+        for k, file in enumerate(files)
+        if file.name.lower().endswith(".mrxs")
+        for uri in _mirax_parts(file)
+    ]
     sizes = [file.size for file in files] + [SlideFile.find(uri).size for _, uri in companions]
     if sum(sizes) > config.most:
-        cause = (
-            f"is read from a local copy only, and its {sum(sizes):,} bytes are more than the {config.most:,} set aside for such"
+        cause = f"is read from a local copy only, and its {sum(sizes):,} bytes are more than the {config.most:,} set aside for such"
+        raise UnsupportedSlide(
+            files[0].name, cause, "raise ACINUS_STAGING_BYTES or convert it to a tiled TIFF"
         )
-        raise UnsupportedSlide(files[0].name, cause, "raise ACINUS_STAGING_BYTES or convert it to a tiled TIFF")
     part = _reserve(place, files[0].name, sum(sizes), config)
     try:
         for k, file in enumerate(files):
@@ -140,13 +151,19 @@ def _download(uri: str, size: int, target: Path) -> None:
             for chunk in obstore.get(store, key).stream(min_chunk_size=8 * 2**20):
                 sink.write(chunk)
         except (FileNotFoundError, PermissionError) as error:
-            raise SlideNotFound(slide_name(uri), "is no longer in the store or may not be read", "check the URI") from error
+            raise SlideNotFound(
+                slide_name(uri), "is no longer in the store or may not be read", "check the URI"
+            ) from error
         except obstore.exceptions.BaseError as error:
             cause = f"can't be copied from the store ({type(error).__name__})"
-            raise BrokenSlide(slide_name(uri), cause, "check the connection and try again") from error
+            raise BrokenSlide(
+                slide_name(uri), cause, "check the connection and try again"
+            ) from error
     storage.count_read(1, target.stat().st_size, size)
     if target.stat().st_size != size:
-        raise BrokenSlide(slide_name(uri), "changed while it was copied", "try again when its upload is complete")
+        raise BrokenSlide(
+            slide_name(uri), "changed while it was copied", "try again when its upload is complete"
+        )
 
 
 def _reserve(place: Path, name: str, needed: int, config: StagingConfig) -> Path:
@@ -169,7 +186,9 @@ def _reserve(place: Path, name: str, needed: int, config: StagingConfig) -> Path
                 del held[at]
         if sum(held.values()) + needed > config.most:
             cause = f"needs {needed:,} bytes in the cache, where slides in use take {sum(held.values()):,} of {config.most:,}"
-            raise UnsupportedSlide(name, cause, "try again when they are done, or raise ACINUS_STAGING_BYTES")
+            raise UnsupportedSlide(
+                name, cause, "try again when they are done, or raise ACINUS_STAGING_BYTES"
+            )
         return Path(tempfile.mkdtemp(prefix=f"{place.name}.part-{needed}-", dir=config.folder))
 
 

@@ -38,7 +38,13 @@ class _Gland:
     def outline(self, scale: float, folds: int) -> list[tuple[float, float]]:
         angles = np.linspace(0, 2 * math.pi, 60, endpoint=False)
         radii = self.radius * scale * (1 + self.wobble * np.sin(folds * angles + self.phase))
-        return list(zip((self.x + radii * np.cos(angles)).tolist(), (self.y + radii * np.sin(angles)).tolist(), strict=True))
+        return list(
+            zip(
+                (self.x + radii * np.cos(angles)).tolist(),
+                (self.y + radii * np.sin(angles)).tolist(),
+                strict=True,
+            )
+        )
 
 
 def generate_tile(pattern: str, rng: Rng, *, side: int = 750) -> NDArray[np.uint8]:
@@ -58,7 +64,9 @@ def generate_tile(pattern: str, rng: Rng, *, side: int = 750) -> NDArray[np.uint
     _DRAW[pattern](draw, rng, side)
     pixels = np.asarray(image.filter(ImageFilter.GaussianBlur(1.2))).astype(np.float32)
     shading = np.asarray(
-        Image.fromarray(rng.normal(0, 1, (12, 12)).astype(np.float32)).resize((side, side), Image.Resampling.BICUBIC)
+        Image.fromarray(rng.normal(0, 1, (12, 12)).astype(np.float32)).resize(
+            (side, side), Image.Resampling.BICUBIC
+        )
     )
     pixels += 5.0 * shading[..., None] + rng.normal(0, 4.0, (side, side, 1)).astype(np.float32)
     return np.clip(pixels, 0, 255).astype(np.uint8)
@@ -67,7 +75,10 @@ def generate_tile(pattern: str, rng: Rng, *, side: int = 750) -> NDArray[np.uint
 def _places(rng: Rng, side: int, spacing: float, jitter: float) -> list[tuple[float, float]]:
     grid = np.arange(-spacing / 2, side + spacing, spacing)
     return [
-        (x + rng.uniform(-jitter, jitter) * spacing + (row % 2) * spacing / 2, y + rng.uniform(-jitter, jitter) * spacing)
+        (
+            x + rng.uniform(-jitter, jitter) * spacing + (row % 2) * spacing / 2,
+            y + rng.uniform(-jitter, jitter) * spacing,
+        )
         for row, y in enumerate(grid.tolist())
         for x in grid.tolist()
     ]
@@ -76,7 +87,10 @@ def _places(rng: Rng, side: int, spacing: float, jitter: float) -> list[tuple[fl
 def _nucleus(draw: ImageDraw.ImageDraw, rng: Rng, x: float, y: float, size: float) -> None:
     across, down = size * rng.uniform(0.8, 1.2), size * rng.uniform(0.8, 1.2)
     shade = int(rng.integers(-18, 18))
-    draw.ellipse((x - across, y - down, x + across, y + down), fill=tuple(int(channel) + shade for channel in NUCLEUS))
+    draw.ellipse(
+        (x - across, y - down, x + across, y + down),
+        fill=tuple(int(channel) + shade for channel in NUCLEUS),
+    )
 
 
 def _stroma_nuclei(draw: ImageDraw.ImageDraw, rng: Rng, side: int) -> None:
@@ -86,7 +100,9 @@ def _stroma_nuclei(draw: ImageDraw.ImageDraw, rng: Rng, side: int) -> None:
         draw.line((x - dx, y - dy, x + dx, y + dy), fill=(150, 100, 160), width=4)
 
 
-def _ring(draw: ImageDraw.ImageDraw, rng: Rng, outline: list[tuple[float, float]], size: float) -> None:
+def _ring(
+    draw: ImageDraw.ImageDraw, rng: Rng, outline: list[tuple[float, float]], size: float
+) -> None:
     """Nuclei along a closed outline."""
     length = sum(math.dist(a, b) for a, b in pairwise([*outline, outline[0]]))
     count = max(8, int(length / (size * 2.4)))

@@ -49,8 +49,24 @@ def is_tiff(head: bytes) -> bool:
 
 
 _DAMAGE = (
-    *(tifffile.TiffFileError, struct.error, ValueError, KeyError, IndexError, TypeError, AttributeError),
-    *(OverflowError, MemoryError, OSError, ET.ParseError, ZeroDivisionError, RecursionError, AssertionError),
+    *(
+        tifffile.TiffFileError,
+        struct.error,
+        ValueError,
+        KeyError,
+        IndexError,
+        TypeError,
+        AttributeError,
+    ),
+    *(
+        OverflowError,
+        MemoryError,
+        OSError,
+        ET.ParseError,
+        ZeroDivisionError,
+        RecursionError,
+        AssertionError,
+    ),
 )
 """What tifffile raises on damaged headers."""
 
@@ -67,16 +83,24 @@ def open_direct(file: SlideFile, *, identity: str | None) -> TiledSlide | None:
             return _open_parsed(file, tiff, identity=identity)
     except _DAMAGE as error:
         cause = f"has a TIFF header that can't be read ({type(error).__name__})"
-        raise BrokenSlide(file.name, cause, "it may be truncated: copy or export it again") from error
+        raise BrokenSlide(
+            file.name, cause, "it may be truncated: copy or export it again"
+        ) from error
 
 
-def _open_parsed(file: SlideFile, tiff: tifffile.TiffFile, *, identity: str | None) -> TiledSlide | None:
+def _open_parsed(
+    file: SlideFile, tiff: tifffile.TiffFile, *, identity: str | None
+) -> TiledSlide | None:
     if len(tiff.pages) > MOST_PAGES:
-        raise BrokenSlide(file.name, f"claims more than {MOST_PAGES} directories", "copy or export it again")
+        raise BrokenSlide(
+            file.name, f"claims more than {MOST_PAGES} directories", "copy or export it again"
+        )
     pages = [page for page in _walk(tiff) if page.is_tiled]
     if not pages:
         if not len(tiff.pages):
-            raise BrokenSlide(file.name, "holds no image", "it may be truncated: copy or export it again")
+            raise BrokenSlide(
+                file.name, "holds no image", "it may be truncated: copy or export it again"
+            )
         return None
     base = max(pages, key=lambda page: page.imagewidth * page.imagelength)
     if _is_left_to_openslide(tiff, base):
@@ -84,14 +108,23 @@ def _open_parsed(file: SlideFile, tiff: tifffile.TiffFile, *, identity: str | No
         return None
     refuse_truncated(file.name, file.size, tiff)
     if base.samplesperpixel == 1 and int(base.photometric) in (0, 1):
-        raise UnsupportedSlide(file.name, "is greyscale or fluorescence, not brightfield colour", "give an H&E slide")
+        raise UnsupportedSlide(
+            file.name, "is greyscale or fluorescence, not brightfield colour", "give an H&E slide"
+        )
     philips = str(base.tags.valueof("Software", default="")).startswith("Philips")
-    levels = [page for page in pages if page is pages[0] or page.is_reduced] if philips else _levels(tiff, base, pages)
+    levels = (
+        [page for page in pages if page is pages[0] or page.is_reduced]
+        if philips
+        else _levels(tiff, base, pages)
+    )
     names = [_codec(page) for page in levels]
     if not all(names):
         _check_pages(file, pages)
         return None
-    indexes = [_tile_index(file, page, str(name), sparse=philips) for page, name in zip(levels, names, strict=True)]
+    indexes = [
+        _tile_index(file, page, str(name), sparse=philips)
+        for page, name in zip(levels, names, strict=True)
+    ]
     facts, spacings = _philips_facts(base) if philips else (_facts(tiff, base), [])
     if spacings:
         indexes = [_without_padding(file, indexes, k, spacings) for k in range(len(indexes))]
@@ -121,10 +154,14 @@ def _check_pages(file: SlideFile, pages: list[tifffile.TiffPage]) -> None:
     """
     for page in pages:
         planes = page.samplesperpixel if int(page.planarconfig) == 2 else 1
-        offsets, lengths = (np.array_split(np.array(values, np.int64), planes) for values in _ranges(page))
+        offsets, lengths = (
+            np.array_split(np.array(values, np.int64), planes) for values in _ranges(page)
+        )
         for k in range(planes):
             store = TileStore(uri=file.uri, codec="")
-            TileIndex(grid=_grid(page), store=store, offsets=offsets[k], lengths=lengths[k]).check(file.name, file.size)
+            TileIndex(grid=_grid(page), store=store, offsets=offsets[k], lengths=lengths[k]).check(
+                file.name, file.size
+            )
     _check_areas(file, pages)
 
 
@@ -134,14 +171,18 @@ def _check_areas(file: SlideFile, pages: list[tifffile.TiffPage]) -> None:
     Raises:
         BrokenSlide: an area with more tiles than a level has.
     """
-    found = [(page, re.search(r"level=\d+ mag=([\d.]+)", str(page.description or ""))) for page in pages]
+    found = [
+        (page, re.search(r"level=\d+ mag=([\d.]+)", str(page.description or ""))) for page in pages
+    ]
     levels = [(_grid(page), float(match[1])) for page, match in found if match]
     packets = [bytes(page.tags.valueof(700, default=b"")) for page, match in found if match]
     if not levels or b"EncodeInfo" not in packets[0]:
         return
     root = ET.fromstring(packets[0].rstrip(b"\0"))
     first, finest = levels[0]
-    for area, origin in zip(root.iterfind("SlideStitchInfo/ImageInfo"), root.iterfind("AoiOrigin/*"), strict=True):
+    for area, origin in zip(
+        root.iterfind("SlideStitchInfo/ImageInfo"), root.iterfind("AoiOrigin/*"), strict=True
+    ):
         columns = int(origin.attrib["OriginX"]) // first.tile.width + int(area.attrib["NumCols"])
         rows = int(origin.attrib["OriginY"]) // first.tile.height + int(area.attrib["NumRows"])
         for grid, magnification in levels:
@@ -152,7 +193,9 @@ def _check_areas(file: SlideFile, pages: list[tifffile.TiffPage]) -> None:
 
 
 def _grid(page: tifffile.TiffPage) -> TileGrid:
-    return TileGrid(level=Size(page.imagewidth, page.imagelength), tile=Size(page.tilewidth, page.tilelength))
+    return TileGrid(
+        level=Size(page.imagewidth, page.imagelength), tile=Size(page.tilewidth, page.tilelength)
+    )
 
 
 def _ranges(page: tifffile.TiffPage) -> tuple[Sequence[int], Sequence[int]]:
@@ -171,7 +214,9 @@ def refuse_truncated(name: str, size: int, tiff: tifffile.TiffFile) -> None:
     tiff.filehandle.seek(count * form.tagsize, 1)
     follower = struct.unpack(form.offsetformat, tiff.filehandle.read(form.offsetsize))[0]
     ends = [follower] + [
-        a + b for page in tiff.pages for a, b in zip(page.dataoffsets[-1:], page.databytecounts[-1:], strict=True)
+        a + b
+        for page in tiff.pages
+        for a, b in zip(page.dataoffsets[-1:], page.databytecounts[-1:], strict=True)
     ]
     if follower or max(ends) > size:
         cause = f"is truncated: its directories reach to byte {max(ends)} but it has {size} bytes"
@@ -185,7 +230,9 @@ def _walk(tiff: tifffile.TiffFile) -> Iterator[tifffile.TiffPage]:
         yield from page.pages or ()
 
 
-def _levels(tiff: tifffile.TiffFile, base: tifffile.TiffPage, pages: list[tifffile.TiffPage]) -> list[tifffile.TiffPage]:
+def _levels(
+    tiff: tifffile.TiffFile, base: tifffile.TiffPage, pages: list[tifffile.TiffPage]
+) -> list[tifffile.TiffPage]:
     """Pages that show what `base` shows, finest first; of several with one size, such as focal planes, the first.
 
     By OpenSlide's rules: Aperio marks no level, each tiled page is one; elsewhere the page itself must say that it is a reduced
@@ -201,7 +248,9 @@ def _levels(tiff: tifffile.TiffFile, base: tifffile.TiffPage, pages: list[tifffi
     return [found[width] for width in sorted(found, reverse=True)]
 
 
-def chain_levels(base: tifffile.TiffPage, pages: list[tifffile.TiffPage]) -> list[tifffile.TiffPage]:
+def chain_levels(
+    base: tifffile.TiffPage, pages: list[tifffile.TiffPage]
+) -> list[tifffile.TiffPage]:
     """Tiled pages that are levels of `base`, in their order; `base` itself may be among them."""
     if not str(base.description or "").startswith("Aperio"):
         pages = _reduced(base, pages)
@@ -229,9 +278,17 @@ def _codec(page: tifffile.TiffPage) -> str | None:
     """Name of the codec, None where the page is not 8-bit colour or is compressed in a way that is not read in place."""
     codec = CODECS.get(int(page.compression))
     ycbcr = int(page.photometric) == 6
-    colour = page.bitspersample == 8 and int(page.planarconfig) == 1 and int(page.photometric) in (2, 6)
+    colour = (
+        page.bitspersample == 8 and int(page.planarconfig) == 1 and int(page.photometric) in (2, 6)
+    )
     if codec in ("raw", "lzw", "deflate"):
-        if not colour or ycbcr or page.samplesperpixel not in (3, 4) or int(page.predictor) not in (1, 2) or page.fillorder != 1:
+        if (
+            not colour
+            or ycbcr
+            or page.samplesperpixel not in (3, 4)
+            or int(page.predictor) not in (1, 2)
+            or page.fillorder != 1
+        ):
             return None
         return codec + ("+delta" if int(page.predictor) == 2 else "") + _alpha(page)
     return codec if colour and page.samplesperpixel == 3 else None
@@ -245,7 +302,11 @@ def _alpha(page: tifffile.TiffPage) -> str:
 
 
 def _tile_index(file: SlideFile, page: tifffile.TiffPage, codec: str, *, sparse: bool) -> TileIndex:
-    header = jpeg.stream_header(page.jpegtables, ycbcr=int(page.photometric) == 6) if codec == "jpeg" else b""
+    header = (
+        jpeg.stream_header(page.jpegtables, ycbcr=int(page.photometric) == 6)
+        if codec == "jpeg"
+        else b""
+    )
     offsets, lengths = (np.array(values, np.int64) for values in _ranges(page))
     store = TileStore(uri=file.uri, codec=codec, header=header, sparse=sparse, version=file.version)
     index = TileIndex(grid=_grid(page), store=store, offsets=offsets, lengths=lengths)
@@ -256,7 +317,9 @@ def _tile_index(file: SlideFile, page: tifffile.TiffPage, codec: str, *, sparse:
 def _facts(tiff: tifffile.TiffFile, base: tifffile.TiffPage) -> SlideFacts:
     description = str(base.description or "")
     icc = bytes(base.tags.valueof(34675, default=b""))
-    maker = " ".join(str(base.tags.valueof(name, default="")).strip() for name in ("Make", "Model")).strip()
+    maker = " ".join(
+        str(base.tags.valueof(name, default="")).strip() for name in ("Make", "Model")
+    ).strip()
     if description.startswith("Aperio"):
         found = dict(re.findall(r"\|\s*(MPP|AppMag|ScannerType)\s*=\s*([^|]*)", description))
         return SlideFacts(
@@ -302,9 +365,16 @@ def _ome_images(root: ET.Element, base: tifffile.TiffPage) -> list[ET.Element]:
     fitting = [
         image
         for image in root.iterfind("{*}Image")
-        if any(all(at.get(side, own) == own for side, own in size.items()) for at in image.iterfind("{*}Pixels"))
+        if any(
+            all(at.get(side, own) == own for side, own in size.items())
+            for at in image.iterfind("{*}Pixels")
+        )
     ]
-    named = [image for image in fitting if any(_names(at, base.index) for at in image.iterfind("{*}Pixels/{*}TiffData"))]
+    named = [
+        image
+        for image in fitting
+        if any(_names(at, base.index) for at in image.iterfind("{*}Pixels/{*}TiffData"))
+    ]
     return named if len(fitting) > 1 and named else fitting
 
 
@@ -329,7 +399,9 @@ def _philips_facts(base: tifffile.TiffPage) -> tuple[SlideFacts, list[float]]:
     root = ET.fromstring(str(base.description))
 
     def values(element: ET.Element, name: str) -> list[str]:
-        return [found.text or "" for found in element.iter("Attribute") if found.get("Name") == name]
+        return [
+            found.text or "" for found in element.iter("Attribute") if found.get("Name") == name
+        ]
 
     scans = [
         scan
@@ -338,10 +410,16 @@ def _philips_facts(base: tifffile.TiffPage) -> tuple[SlideFacts, list[float]]:
     ]
     if len(scans) != 1:
         raise ValueError(f"{len(scans)} whole-slide images in one file")
-    levels = [at for at in scans[0].iter("DataObject") if at.get("ObjectType") == "PixelDataRepresentation"]
+    levels = [
+        at
+        for at in scans[0].iter("DataObject")
+        if at.get("ObjectType") == "PixelDataRepresentation"
+    ]
     spacings = [_philips_spacing(values(level, "DICOM_PIXEL_SPACING")[0]) for level in levels]
     own = scans[0].find("Attribute[@Name='DICOM_PIXEL_SPACING']")  # those of the levels are rounded
-    model = [values(root, name)[:1] for name in ("DICOM_MANUFACTURER", "DICOM_MANUFACTURERS_MODEL_NAME")]
+    model = [
+        values(root, name)[:1] for name in ("DICOM_MANUFACTURER", "DICOM_MANUFACTURERS_MODEL_NAME")
+    ]
     facts = SlideFacts(
         vendor="philips",
         resolution=1000 * (spacings[0] if own is None else _philips_spacing(own.text or "")),
@@ -356,16 +434,22 @@ def _philips_spacing(text: str) -> float:
     return float(text.replace('"', " ").split()[1])
 
 
-def _without_padding(file: SlideFile, indexes: list[TileIndex], k: int, spacings: list[float]) -> TileIndex:
+def _without_padding(
+    file: SlideFile, indexes: list[TileIndex], k: int, spacings: list[float]
+) -> TileIndex:
     """Philips pads every level to whole tiles and gives the padded size: take the true one from the spacings."""
     if len(spacings) != len(indexes):
         cause = f"gives {len(spacings)} pixel spacings for {len(indexes)} levels"
         raise BrokenSlide(file.name, cause, "export it again")
     index, full = indexes[k], indexes[0].grid.level
     shrunk = round(spacings[k] / spacings[0])
-    covered = Size(index.grid.columns * index.grid.tile.width, index.grid.rows * index.grid.tile.height)
+    covered = Size(
+        index.grid.columns * index.grid.tile.width, index.grid.rows * index.grid.tile.height
+    )
     if shrunk < 1 or full.width // shrunk > covered.width or full.height // shrunk > covered.height:
-        raise BrokenSlide(file.name, f"gives a pixel spacing that does not fit level {k}", "export it again")
+        raise BrokenSlide(
+            file.name, f"gives a pixel spacing that does not fit level {k}", "export it again"
+        )
     return index.cropped(full.shrunk(shrunk))
 
 

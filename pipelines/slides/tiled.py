@@ -71,7 +71,9 @@ class PackedTiles:
         return [view[a:b] for a, b in pairwise(bounds)]
 
 
-def fetch_tiles(slide: str, store: TileStore, offsets: NDArray[np.int64], lengths: NDArray[np.int64]) -> PackedTiles:
+def fetch_tiles(
+    slide: str, store: TileStore, offsets: NDArray[np.int64], lengths: NDArray[np.int64]
+) -> PackedTiles:
     """Fetch tiles; near ranges travel in one request.
 
     Args:
@@ -93,28 +95,44 @@ def fetch_tiles(slide: str, store: TileStore, offsets: NDArray[np.int64], length
     starts = offsets[~absent].tolist()
     try:
         if store.items:
-            bodies = storage.read_ranges(store.uri, starts, (offsets + lengths)[~absent].tolist(), version=store.version)
-            return _packed(len(lengths), present, [_with_header(store, _items(body)) for body in bodies])
+            bodies = storage.read_ranges(
+                store.uri, starts, (offsets + lengths)[~absent].tolist(), version=store.version
+            )
+            return _packed(
+                len(lengths), present, [_with_header(store, _items(body)) for body in bodies]
+            )
         return _fetch_packed(store, starts, lengths, present)
     except ValueError as error:
-        raise BrokenSlide(slide, f"has a tile that {error}", "scan or export the slide again") from error
+        raise BrokenSlide(
+            slide, f"has a tile that {error}", "scan or export the slide again"
+        ) from error
     except storage.ObjectChanged as error:
-        raise BrokenSlide(slide, "has been replaced by another file since it was indexed", "prepare it again") from error
+        raise BrokenSlide(
+            slide, "has been replaced by another file since it was indexed", "prepare it again"
+        ) from error
     except OSError as error:
         # Without the cause, here and below: its text holds the slide's path.
-        raise BrokenSlide(slide, f"can't be read to its end ({type(error).__name__})", "copy the file again") from None
+        raise BrokenSlide(
+            slide, f"can't be read to its end ({type(error).__name__})", "copy the file again"
+        ) from None
     except obstore.exceptions.BaseError as error:
-        raise BrokenSlide(slide, f"can't be read ({type(error).__name__})", "check the connection and try again") from None
+        raise BrokenSlide(
+            slide, f"can't be read ({type(error).__name__})", "check the connection and try again"
+        ) from None
 
 
-def _fetch_packed(store: TileStore, starts: list[int], lengths: NDArray[np.int64], present: list[int]) -> PackedTiles:
+def _fetch_packed(
+    store: TileStore, starts: list[int], lengths: NDArray[np.int64], present: list[int]
+) -> PackedTiles:
     """Read each tile to where it lies in the end; a JPEG's header then takes the place of its start marker."""
     extra = len(store.header) - len(jpeg.SOI) if codecs.is_jpeg(store.codec) else 0
     sizes = np.where(lengths > 0, lengths + extra, 0)
     bounds = np.append(0, np.cumsum(sizes))
     # NumPy asks the system for huge pages: zeroing 4-kB pages would cost more than reading the tiles.
     view, at = np.empty(int(bounds[-1]), np.uint8).data, bounds.tolist()
-    storage.read_into(store.uri, starts, [view[at[k] + extra : at[k + 1]] for k in present], version=store.version)
+    storage.read_into(
+        store.uri, starts, [view[at[k] + extra : at[k + 1]] for k in present], version=store.version
+    )
     if codecs.is_jpeg(store.codec):
         for begin in bounds[:-1][present].tolist():
             jpeg.check_start(view[begin + extra :])
@@ -155,7 +173,9 @@ def check_size(slide: str, level: Size, tile: Size) -> None:
     """
     if tile.width * tile.height > MOST_TILE_PIXELS or max(level.width, level.height) > MOST_SIDE:
         shown = f"{level.width} x {level.height} px in tiles of {tile.width} x {tile.height}"
-        raise BrokenSlide(slide, f"claims {shown}, more than any scanner writes", "copy or export it again")
+        raise BrokenSlide(
+            slide, f"claims {shown}, more than any scanner writes", "copy or export it again"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,31 +204,50 @@ class TileIndex:
         tile, needed = self.grid.tile, self.grid.rows * self.grid.columns
         check_size(slide, self.grid.level, tile)
         if len(self.offsets) != needed or len(self.lengths) != needed:
-            raise BrokenSlide(slide, f"lists {len(self.offsets)} tiles where its size needs {needed}", "copy or export it again")
+            raise BrokenSlide(
+                slide,
+                f"lists {len(self.offsets)} tiles where its size needs {needed}",
+                "copy or export it again",
+            )
         if (self.offsets < 0).any() or (self.lengths < 0).any():
-            raise BrokenSlide(slide, "has tiles before the beginning of the file", "copy or export it again")
+            raise BrokenSlide(
+                slide, "has tiles before the beginning of the file", "copy or export it again"
+            )
         if int(self.lengths.max()) > tile.width * tile.height * MOST_PIXEL_BYTES + MOST_TILE_HEADER:
             cause = f"has a tile of {int(self.lengths.max())} bytes, more than {tile.width} x {tile.height} px can take"
             raise BrokenSlide(slide, cause, "copy or export it again")
         if int(self.lengths.sum()) > MOST_SHARING * size:
-            raise BrokenSlide(slide, "claims the same bytes for most of its tiles", "copy or export it again")
-        end = max(int(self.offsets.max()), int((np.minimum(self.offsets, size) + self.lengths).max()))  # sums can't overflow
+            raise BrokenSlide(
+                slide, "claims the same bytes for most of its tiles", "copy or export it again"
+            )
+        end = max(
+            int(self.offsets.max()), int((np.minimum(self.offsets, size) + self.lengths).max())
+        )  # sums can't overflow
         if end > size:
-            raise BrokenSlide(slide, f"is truncated: tiles reach to byte {end} but it has {size} bytes", "copy the file again")
+            raise BrokenSlide(
+                slide,
+                f"is truncated: tiles reach to byte {end} but it has {size} bytes",
+                "copy the file again",
+            )
 
     def scaled(self, scale: int) -> TileIndex:
         """The level as it looks when every tile is decoded at 1/`scale` (of `DCT_SCALES`); what is left over at the edge goes."""
         if scale == 1:
             return self
         grid = TileGrid(level=self.grid.level.shrunk(scale), tile=self.grid.tile.shrunk(scale))
-        return replace(self._with(grid), store=replace(self.store, codec=f"{self.store.codec}/{scale}"))
+        return replace(
+            self._with(grid), store=replace(self.store, codec=f"{self.store.codec}/{scale}")
+        )
 
     def cropped(self, level: Size) -> TileIndex:
         """The same tiles of a level that is smaller than they cover."""
         return self._with(TileGrid(level=level, tile=self.grid.tile))
 
     def _with(self, grid: TileGrid) -> TileIndex:
-        table = [values.reshape(self.grid.rows, -1)[: grid.rows, : grid.columns] for values in (self.offsets, self.lengths)]
+        table = [
+            values.reshape(self.grid.rows, -1)[: grid.rows, : grid.columns]
+            for values in (self.offsets, self.lengths)
+        ]
         return replace(self, grid=grid, offsets=table[0].ravel(), lengths=table[1].ravel())
 
 
@@ -219,7 +258,14 @@ class TiledSlide(Slide):
         indexes: a `TileIndex` a level.
     """
 
-    def __init__(self, file: SlideFile, indexes: Sequence[TileIndex], facts: SlideFacts, *, identity: str | None) -> None:
+    def __init__(
+        self,
+        file: SlideFile,
+        indexes: Sequence[TileIndex],
+        facts: SlideFacts,
+        *,
+        identity: str | None,
+    ) -> None:
         self._know(file, facts)
         self.indexes = tuple(indexes)
         full = self.indexes[0].grid.level
@@ -227,12 +273,19 @@ class TiledSlide(Slide):
             Level(
                 index=k,
                 size=index.grid.level,
-                downsample=(full.width / index.grid.level.width + full.height / index.grid.level.height) / 2,
+                downsample=(
+                    full.width / index.grid.level.width + full.height / index.grid.level.height
+                )
+                / 2,
                 tile=index.grid.tile,
             )
             for k, index in enumerate(self.indexes)
         )
-        parts = [part for at in self.indexes for part in (at.offsets.tobytes(), at.lengths.tobytes(), at.store.header)]
+        parts = [
+            part
+            for at in self.indexes
+            for part in (at.offsets.tobytes(), at.lengths.tobytes(), at.store.header)
+        ]
         self.identity = identity or identity_of(file.version, *parts)
 
     def scales(self, level: int) -> tuple[int, ...]:
@@ -242,10 +295,14 @@ class TiledSlide(Slide):
             return (1,)
         return (*(s for s in DCT_SCALES if tile.width % s == tile.height % s == 0 and s <= most), 1)
 
-    def read_region(self, origin: Point, level: int, size: Size, *, scale: int = 1) -> NDArray[np.uint8]:
+    def read_region(
+        self, origin: Point, level: int, size: Size, *, scale: int = 1
+    ) -> NDArray[np.uint8]:
         return self.read_regions([origin], level, size, scale=scale)[0]
 
-    def read_regions(self, origins: Sequence[Point], level: int, size: Size, *, scale: int = 1) -> NDArray[np.uint8]:
+    def read_regions(
+        self, origins: Sequence[Point], level: int, size: Size, *, scale: int = 1
+    ) -> NDArray[np.uint8]:
         """All of them are fetched together, and each tile is decoded once."""
         index = self.indexes[level].scaled(scale)
         downsample = self.levels[level].downsample * scale
@@ -253,9 +310,17 @@ class TiledSlide(Slide):
         y = np.array([round(origin.y / downsample) for origin in origins], np.int64)
         out = np.full((len(origins), *size.shape, 3), 255, np.uint8)
         numbers = index.grid.covering(x, y, size)
-        streams = fetch_tiles(self.name, index.store, index.offsets[numbers], index.lengths[numbers]).streams()
+        streams = fetch_tiles(
+            self.name, index.store, index.offsets[numbers], index.lengths[numbers]
+        ).streams()
         decode_windows(
-            self.name, index.grid, index.store.codec, dict(zip(numbers.tolist(), streams, strict=True)), x=x, y=y, out=out
+            self.name,
+            index.grid,
+            index.store.codec,
+            dict(zip(numbers.tolist(), streams, strict=True)),
+            x=x,
+            y=y,
+            out=out,
         )
         return out
 

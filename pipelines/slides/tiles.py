@@ -39,12 +39,17 @@ class TileGrid:
         """Rows of tiles."""
         return -(-self.level.height // self.tile.height)
 
-    def touched(self, x: NDArray[np.int64], y: NDArray[np.int64], size: Size) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def touched(
+        self, x: NDArray[np.int64], y: NDArray[np.int64], size: Size
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Which windows of `size` at level pixels (`x`, `y`) touch which tiles: numbers of windows and of tiles, int64 [P] each.
 
         Outside parts need none.
         """
-        left, right = np.maximum(x, 0) // self.tile.width, np.minimum(x + size.width - 1, self.level.width - 1) // self.tile.width
+        left, right = (
+            np.maximum(x, 0) // self.tile.width,
+            np.minimum(x + size.width - 1, self.level.width - 1) // self.tile.width,
+        )
         top, bottom = (
             np.maximum(y, 0) // self.tile.height,
             np.minimum(y + size.height - 1, self.level.height - 1) // self.tile.height,
@@ -74,7 +79,9 @@ class TileGrid:
         across, down, window = across[real], down[real], window[real]
         number = down[:, 0] * self.columns + across[:, 0]
         order = np.argsort(number, kind="stable")
-        return Pieces(tile=number[order], window=window[order], across=across[order], down=down[order])
+        return Pieces(
+            tile=number[order], window=window[order], across=across[order], down=down[order]
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +107,9 @@ def _cuts(start: NDArray[np.int64], length: int, tile: int, level: int) -> NDArr
     number = first[:, None] + np.arange(-(-length // tile) + 1)
     begin = np.maximum(low[:, None], number * tile)
     end = np.minimum(high[:, None], (number + 1) * tile)
-    return np.stack([number, np.maximum(end - begin, 0), begin - number * tile, begin - start[:, None]], axis=2)
+    return np.stack(
+        [number, np.maximum(end - begin, 0), begin - number * tile, begin - start[:, None]], axis=2
+    )
 
 
 def tile_buffer(tile: Size) -> NDArray[np.uint8]:
@@ -154,4 +163,6 @@ def decode_windows(
                 raise BrokenSlide(slide, cause, "scan or export the slide again") from error
             decoded = -1 if direct else number
         if not direct:
-            out[window, to_top : to_top + height, to_left : to_left + width] = scratch[top : top + height, left : left + width]
+            out[window, to_top : to_top + height, to_left : to_left + width] = scratch[
+                top : top + height, left : left + width
+            ]

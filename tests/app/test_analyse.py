@@ -19,7 +19,9 @@ from pipelines.slides.errors import BrokenSlide, NoTissue, SlideError
 from tests.shared_data import needs_shared_data, shared_data
 from training.gleason import grade
 
-CLINICAL = ClinicalVariables(age=66, psa=7.2, t_stage="cT2a", gleason_primary=3, gleason_secondary=4)
+CLINICAL = ClinicalVariables(
+    age=66, psa=7.2, t_stage="cT2a", gleason_primary=3, gleason_secondary=4
+)
 
 
 @pytest.fixture(scope="module")
@@ -28,31 +30,52 @@ def models(model_set: str) -> InProcessModels:
 
 
 def patches(result: AnalysisResult) -> dict[str, np.ndarray]:
-    return safetensors.numpy.load(storage.read_bytes(result.report_json.replace("report.json", "patches.safetensors")))
+    return safetensors.numpy.load(
+        storage.read_bytes(result.report_json.replace("report.json", "patches.safetensors"))
+    )
 
 
-def test_a_report_says_what_the_models_say(models: InProcessModels, generated_slide: Path, tmp_path: Path) -> None:
+def test_a_report_says_what_the_models_say(
+    models: InProcessModels, generated_slide: Path, tmp_path: Path
+) -> None:
     told: list[tuple[Step, int, int | None]] = []
-    result = analyse(str(generated_slide), CLINICAL, models, str(tmp_path), on_progress=lambda *progress: told.append(progress))
+    result = analyse(
+        str(generated_slide),
+        CLINICAL,
+        models,
+        str(tmp_path),
+        on_progress=lambda *progress: told.append(progress),
+    )
     report = result.report
     assert Report.model_validate_json(storage.read_bytes(result.report_json)) == report
     assert storage.read_bytes(result.heatmap).startswith(b"\x89PNG")
     assert storage.read_bytes(result.report_pdf).startswith(b"%PDF")
-    assert [step for step, _, _ in told] == sorted([step for step, _, _ in told], key=list(Step).index)
+    assert [step for step, _, _ in told] == sorted(
+        [step for step, _, _ in told], key=list(Step).index
+    )
     assert told[-1][1] == told[-1][2] >= 2
 
     assert report.simulated_outcomes
     assert report.clinical == CLINICAL
     assert report.risk is not None
     assert report.risk.gleason_from == "pathologist"
-    assert report.risk.five_year.lower <= report.risk.five_year.estimate <= report.risk.five_year.upper
+    assert (
+        report.risk.five_year.lower <= report.risk.five_year.estimate <= report.risk.five_year.upper
+    )
     assert report.risk.five_year.estimate <= report.risk.ten_year.estimate
     assert sum(report.risk.contributions.values()) == pytest.approx(report.risk.score)
     stored = patches(result)
     assert len(stored["x"]) == report.specimen.patches
-    counts = np.bincount(stored["probabilities"].argmax(axis=1), minlength=4) / report.specimen.patches
+    counts = (
+        np.bincount(stored["probabilities"].argmax(axis=1), minlength=4) / report.specimen.patches
+    )
     grading = report.grading
-    assert [grading.benign, grading.gleason_3, grading.gleason_4, grading.gleason_5] == pytest.approx(counts.tolist())
+    assert [
+        grading.benign,
+        grading.gleason_3,
+        grading.gleason_4,
+        grading.gleason_5,
+    ] == pytest.approx(counts.tolist())
     assert report.specimen.patch_area_mm2 == pytest.approx(report.specimen.patches * 0.032**2)
     assert report.provenance.patch_spec_hash in result.report_json or report.provenance.encoder.hash
 
@@ -63,13 +86,17 @@ def test_doing_it_again_computes_nothing_and_says_the_same(
     first = analyse(str(generated_slide), CLINICAL, models, str(tmp_path), analysis_id="one")
     stored = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("[0-9]*.safetensors")}
     again = analyse(str(generated_slide), CLINICAL, models, str(tmp_path), analysis_id="two")
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("[0-9]*.safetensors")} == stored
+    assert {
+        path: path.stat().st_mtime_ns for path in tmp_path.rglob("[0-9]*.safetensors")
+    } == stored
     varying = {"analysis_id", "created_at"}
     assert again.report.model_dump(exclude=varying) == first.report.model_dump(exclude=varying)
     assert storage.read_bytes(again.heatmap) == storage.read_bytes(first.heatmap)
 
 
-def test_a_lost_shard_is_computed_again(models: InProcessModels, generated_slide: Path, tmp_path: Path) -> None:
+def test_a_lost_shard_is_computed_again(
+    models: InProcessModels, generated_slide: Path, tmp_path: Path
+) -> None:
     first = analyse(str(generated_slide), CLINICAL, models, str(tmp_path))
     lost, *kept = sorted(tmp_path.rglob("[0-9]*.safetensors"))
     content, times = lost.read_bytes(), [path.stat().st_mtime_ns for path in kept]
@@ -96,12 +123,16 @@ def test_a_risk_that_cannot_be_given_says_why(clinical: ClinicalVariables, words
 
 def test_the_images_grade_is_used_where_the_pathologists_is_not_given() -> None:
     grading = grade(np.array([0.2, 0.5, 0.3, 0.0]))
-    covariates, source, absent = covariates_of(ClinicalVariables(age=60, psa=5, t_stage="T1c"), grading)
+    covariates, source, absent = covariates_of(
+        ClinicalVariables(age=60, psa=5, t_stage="T1c"), grading
+    )
     assert covariates is not None
     assert (covariates.primary, covariates.secondary, source, absent) == (3, 4, "image", None)
 
 
-def test_a_truncated_slide_says_so(models: InProcessModels, generated_slide: Path, tmp_path: Path) -> None:
+def test_a_truncated_slide_says_so(
+    models: InProcessModels, generated_slide: Path, tmp_path: Path
+) -> None:
     cut = tmp_path / "cut.svs"
     cut.write_bytes(generated_slide.read_bytes()[: generated_slide.stat().st_size // 2])
     with pytest.raises(BrokenSlide) as caught:
@@ -126,7 +157,9 @@ def test_real_slides_give_a_report_or_a_sentence(
     assert folder is not None
     if error is None:
         result = analyse(str(folder / name), CLINICAL, models, str(tmp_path))
-        assert json.loads(storage.read_bytes(result.report_json))["specimen"]["mpp"] == pytest.approx(0.499)
+        assert json.loads(storage.read_bytes(result.report_json))["specimen"][
+            "mpp"
+        ] == pytest.approx(0.499)
         return
     with pytest.raises(error):
         analyse(str(folder / name), CLINICAL, models, str(tmp_path))

@@ -39,14 +39,24 @@ def run(app: FastAPI, journey: Any) -> Any:
 
 
 async def post(
-    client: httpx.AsyncClient, *, data: dict[str, str] | None = None, name: str = "Doe^John.svs", size: int = 1000
+    client: httpx.AsyncClient,
+    *,
+    data: dict[str, str] | None = None,
+    name: str = "Doe^John.svs",
+    size: int = 1000,
 ) -> httpx.Response:
     files = {"slide": (name, b"x" * size)} if size else None
-    return await client.post("/api/v1/analyses", data=CLINICAL if data is None else data, files=files)
+    return await client.post(
+        "/api/v1/analyses", data=CLINICAL if data is None else data, files=files
+    )
 
 
 def left_behind(settings: Settings) -> list[Path]:
-    return [path for path in settings.uploads.rglob("*") if path.is_file()] if settings.uploads.exists() else []
+    return (
+        [path for path in settings.uploads.rglob("*") if path.is_file()]
+        if settings.uploads.exists()
+        else []
+    )
 
 
 def _depends(dependant: Dependant, call: object) -> bool:
@@ -60,7 +70,10 @@ def _routes(app: FastAPI) -> Iterator[APIRoute]:
         route = pending.pop()
         if isinstance(route, APIRoute):
             yield route
-        pending.extend(getattr(route, "routes", None) or getattr(getattr(route, "original_router", None), "routes", []))
+        pending.extend(
+            getattr(route, "routes", None)
+            or getattr(getattr(route, "original_router", None), "routes", [])
+        )
 
 
 def test_every_endpoint_depends_on_the_principal(app: FastAPI) -> None:
@@ -97,7 +110,12 @@ def test_an_upload_is_taken_in(app: FastAPI, settings: Settings) -> None:
         with app.state.context.database.session() as session:
             row = session.scalars(select(Analysis)).one()
             case = session.scalars(select(Case)).one()
-            assert (case.organisation_id, case.age, case.psa, case.t_stage) == ("local", 66.0, 7.2, "T2a")
+            assert (case.organisation_id, case.age, case.psa, case.t_stage) == (
+                "local",
+                66.0,
+                7.2,
+                "T2a",
+            )
             stored = storage.local_path(row.source_uri)
         assert stored is not None
         assert stored.read_bytes() == b"x" * 2 * 2**20
@@ -116,7 +134,12 @@ def test_an_upload_is_taken_in(app: FastAPI, settings: Settings) -> None:
     [
         ({"data": {**CLINICAL, "psa": "-1"}}, 422, "InvalidRequest", "psa"),
         ({"data": {**CLINICAL, "age": "old"}}, 422, "InvalidRequest", "age"),
-        ({"data": {**CLINICAL, "t_stage": "T9"}}, 422, "InvalidRequest", "T1c, T2a, T2b, T2c, T3a, T3b"),
+        (
+            {"data": {**CLINICAL, "t_stage": "T9"}},
+            422,
+            "InvalidRequest",
+            "T1c, T2a, T2b, T2c, T3a, T3b",
+        ),
         ({"data": {**CLINICAL, "gleason_primary": "3"}}, 422, "InvalidRequest", "together"),
         ({"data": {"age": "66"}}, 422, "InvalidRequest", "psa and t_stage are needed together"),
         ({"data": {**CLINICAL, "psaa": "7"}}, 422, "InvalidRequest", "psaa"),
@@ -143,7 +166,9 @@ def test_what_is_refused_says_why_and_leaves_nothing(
     run(app, journey)
 
 
-def test_an_upload_without_announced_length_is_limited_while_it_arrives(app: FastAPI, settings: Settings) -> None:
+def test_an_upload_without_announced_length_is_limited_while_it_arrives(
+    app: FastAPI, settings: Settings
+) -> None:
     sent = 0
 
     async def endless() -> AsyncIterator[bytes]:
@@ -172,7 +197,9 @@ def test_an_upload_without_announced_length_is_limited_while_it_arrives(app: Fas
         b'--b\r\nContent-Disposition: form-data; name="age"\r\n\r\n\xff\xfe\r\n--b--\r\n',
     ],
 )
-def test_a_broken_form_is_refused_and_leaves_nothing(app: FastAPI, settings: Settings, body: bytes) -> None:
+def test_a_broken_form_is_refused_and_leaves_nothing(
+    app: FastAPI, settings: Settings, body: bytes
+) -> None:
     async def journey(client: httpx.AsyncClient) -> None:
         headers = {"content-type": "multipart/form-data; boundary=b"}
         answer = await client.post("/api/v1/analyses", content=body, headers=headers)
@@ -187,13 +214,17 @@ def test_two_slides_or_none_are_refused(app: FastAPI) -> None:
         both = [("slide", ("a.svs", b"x")), ("slide", ("b.svs", b"x"))]
         assert (await client.post("/api/v1/analyses", data=CLINICAL, files=both)).status_code == 422
         files = {"slide": ("a.svs", b"x")}
-        answer = await client.post("/api/v1/analyses", data={**CLINICAL, "slide_uri": "file:///x.svs"}, files=files)
+        answer = await client.post(
+            "/api/v1/analyses", data={**CLINICAL, "slide_uri": "file:///x.svs"}, files=files
+        )
         assert "exactly one of the two" in answer.json()["message"]
 
     run(app, journey)
 
 
-def test_uris_outside_the_organisations_store_are_refused(app: FastAPI, settings: Settings, tmp_path: Path) -> None:
+def test_uris_outside_the_organisations_store_are_refused(
+    app: FastAPI, settings: Settings, tmp_path: Path
+) -> None:
     root = settings.organisation_root("local")
     inside = tmp_path / "store" / "local" / "batch"
     inside.mkdir(parents=True)
@@ -218,10 +249,16 @@ def test_uris_outside_the_organisations_store_are_refused(app: FastAPI, settings
     async def journey(client: httpx.AsyncClient) -> None:
         for uri in outside:
             files = {"unused": (None, "")}
-            answer = await client.post("/api/v1/analyses", data={**CLINICAL, "slide_uri": uri}, files=files)
+            answer = await client.post(
+                "/api/v1/analyses", data={**CLINICAL, "slide_uri": uri}, files=files
+            )
             assert (answer.status_code, answer.json()["error"]) == (403, "OutsideStore"), uri
             assert str(tmp_path) not in answer.text
-        answer = await client.post("/api/v1/analyses", data={**CLINICAL, "slide_uri": f"{root}/batch/a%20slide.svs"}, files=files)
+        answer = await client.post(
+            "/api/v1/analyses",
+            data={**CLINICAL, "slide_uri": f"{root}/batch/a%20slide.svs"},
+            files=files,
+        )
         assert answer.status_code == 202, answer.text
 
     run(app, journey)
@@ -241,7 +278,9 @@ def test_another_organisation_sees_nothing(settings: Settings) -> None:
             assert (answer.status_code, answer.json()["error"]) == (404, "NotFound"), path
         assert (await client.get("/api/v1/analyses")).json()["items"] == []
         theirs = (await post(client)).json()
-        assert [item["id"] for item in (await client.get("/api/v1/analyses")).json()["items"]] == [theirs["analysis_id"]]
+        assert [item["id"] for item in (await client.get("/api/v1/analyses")).json()["items"]] == [
+            theirs["analysis_id"]
+        ]
 
     run(app, journey)
 
@@ -252,10 +291,16 @@ def test_the_list_is_paged_newest_first(app: FastAPI) -> None:
         page = (await client.get("/api/v1/analyses", params={"limit": 2})).json()
         pages = [item["id"] for item in page["items"]]
         while page["next_before"]:
-            page = (await client.get("/api/v1/analyses", params={"limit": 2, "before": page["next_before"]})).json()
+            page = (
+                await client.get(
+                    "/api/v1/analyses", params={"limit": 2, "before": page["next_before"]}
+                )
+            ).json()
             pages += [item["id"] for item in page["items"]]
         assert pages == ids[::-1]
-        assert (await client.get("/api/v1/analyses", params={"limit": 1000})).json()["error"] == "InvalidRequest"
+        assert (await client.get("/api/v1/analyses", params={"limit": 1000})).json()[
+            "error"
+        ] == "InvalidRequest"
 
     run(app, journey)
 
@@ -265,7 +310,11 @@ def test_a_failed_analysis_tells_its_sentence(app: FastAPI) -> None:
         body = (await post(client)).json()
         with app.state.context.database.session() as session:
             row = session.scalars(select(Analysis)).one()
-            row.status, row.error, row.error_sentence = Status.FAILED, "NoTissue", "Slide slide.svs shows no stained tissue."
+            row.status, row.error, row.error_sentence = (
+                Status.FAILED,
+                "NoTissue",
+                "Slide slide.svs shows no stained tissue.",
+            )
         state = (await client.get(body["links"]["analysis"])).json()
         assert (state["status"], state["error"], state["error_sentence"]) == (
             "failed",
@@ -308,10 +357,19 @@ def test_uploads_of_a_process_that_died_are_removed_after_a_day(settings: Settin
 
 
 def test_the_form_is_described(app: FastAPI) -> None:
-    schema = app.openapi()["paths"]["/api/v1/analyses"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
-    assert {"slide", "slide_uri", "age", "psa", "t_stage", "gleason_primary", "gleason_secondary", "mpp"} == set(
-        schema["properties"]
-    )
+    schema = app.openapi()["paths"]["/api/v1/analyses"]["post"]["requestBody"]["content"][
+        "multipart/form-data"
+    ]["schema"]
+    assert {
+        "slide",
+        "slide_uri",
+        "age",
+        "psa",
+        "t_stage",
+        "gleason_primary",
+        "gleason_secondary",
+        "mpp",
+    } == set(schema["properties"])
     assert schema["properties"]["slide"]["format"] == "binary"
 
 
@@ -323,5 +381,7 @@ def test_no_query_forgets_the_organisation() -> None:
     for module in (analyses, cases, slides):
         for name, function in inspect.getmembers(module, inspect.isfunction):
             if function.__module__ == module.__name__ and name not in {"queued", "add"}:
-                assert "organisation_id" in inspect.signature(function).parameters, f"{module.__name__}.{name}"
+                assert "organisation_id" in inspect.signature(function).parameters, (
+                    f"{module.__name__}.{name}"
+                )
     assert SlideRecord.__table__.primary_key.columns.keys()[0] == "organisation_id"

@@ -41,7 +41,9 @@ def _prepare(*words: object) -> Result:
     return CliRunner().invoke(app, ["prepare", *map(str, words)])
 
 
-def test_colour_stain_and_objective_reach_the_patches(ray_session: None, folder: Path, tmp_path: Path) -> None:
+def test_colour_stain_and_objective_reach_the_patches(
+    ray_session: None, folder: Path, tmp_path: Path
+) -> None:
     plain, asked = str(tmp_path / "plain"), str(tmp_path / "asked")
     assert _prepare(folder, "--out", plain, "--mpp", 0.5).exit_code == 0
     done = _prepare(folder, "--out", asked, "--icc", "--stain", "macenko", "--mpp-from-objective")
@@ -55,7 +57,14 @@ def test_colour_stain_and_objective_reach_the_patches(ray_session: None, folder:
     for name in ("icc", "stain"):
         out = str(tmp_path / name)
         assert (
-            _prepare(folder, "--out", out, "--mpp", 0.5, *(["--icc"] if name == "icc" else ["--stain", "reinhard"])).exit_code
+            _prepare(
+                folder,
+                "--out",
+                out,
+                "--mpp",
+                0.5,
+                *(["--icc"] if name == "icc" else ["--stain", "reinhard"]),
+            ).exit_code
             == 0
         )
     patches = {name: _patches(str(tmp_path / name)) for name in ("plain", "asked", "icc", "stain")}
@@ -84,7 +93,9 @@ def test_an_objective_alone_is_no_mpp(ray_session: None, folder: Path, tmp_path:
         (["--mpp", "half"], "--mpp"),
     ],
 )
-def test_a_wrong_option_is_told_before_anything_is_written(folder: Path, tmp_path: Path, words: list[str], told: str) -> None:
+def test_a_wrong_option_is_told_before_anything_is_written(
+    folder: Path, tmp_path: Path, words: list[str], told: str
+) -> None:
     done = _prepare(folder, "--out", tmp_path / "out", *words)
     assert done.exit_code == 2
     assert told in " ".join(done.output.replace("│", " ").split())

@@ -31,7 +31,9 @@ def prefix(s3_bucket: str, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_what_was_copied_whole_is_told(prefix: str, tmp_path: Path) -> None:
     # A process and a Ray of its own: workers of the session's Ray know nothing of this endpoint.
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | {"COLUMNS": "150"}
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | {
+        "COLUMNS": "150"
+    }
     command = [
         sys.executable,
         "-m",
@@ -45,10 +47,15 @@ def test_what_was_copied_whole_is_told(prefix: str, tmp_path: Path) -> None:
         "--patch-mpp",
         "1",
     ]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     slides = json.loads((tmp_path / "out" / "report.json").read_text())["slides"]
     assert slides == {"total": 2, "prepared": 2, "failed": 0, "kept": 0, "staged": 1}
     rows = load_cohort(str(tmp_path / "out")).select(["vendor", "staged"]).to_pylist()
     assert {row["vendor"]: row["staged"] for row in rows} == {"hamamatsu": True, "aperio": False}
-    assert re.search(r"staged\W+1 slides? \w+ copied whole: .* can't be read in place", " ".join(done.stdout.split()))
+    assert re.search(
+        r"staged\W+1 slides? \w+ copied whole: .* can't be read in place",
+        " ".join(done.stdout.split()),
+    )

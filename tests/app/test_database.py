@@ -71,13 +71,22 @@ def test_a_row_cannot_point_into_another_organisation(database: Database) -> Non
     with database.session() as session:
         session.add(Case(organisation_id="a", id="case"))
     with pytest.raises(IntegrityError), database.session() as session:
-        session.add(Analysis(organisation_id="b", id="analysis", case_id="case", source_uri="x", uploaded=True))
+        session.add(
+            Analysis(
+                organisation_id="b", id="analysis", case_id="case", source_uri="x", uploaded=True
+            )
+        )
 
 
 def test_inserting_again_changes_nothing(database: Database) -> None:
     for size in (1, 2):
         with database.session() as session:
-            insert_if_absent(session, SlideRecord(organisation_id="a", slide_id="f" * 64, uri="file:///x", size_bytes=size))
+            insert_if_absent(
+                session,
+                SlideRecord(
+                    organisation_id="a", slide_id="f" * 64, uri="file:///x", size_bytes=size
+                ),
+            )
     with database.session() as session:
         assert [row.size_bytes for row in session.scalars(select(SlideRecord))] == [1]
 
@@ -89,7 +98,13 @@ def test_an_analysis_round_trips(database: Database) -> None:
         session.flush()
         session.add(
             Analysis(
-                organisation_id="a", id="x", case_id="case", source_uri="u", uploaded=False, result={"a": [1]}, created_at=instant
+                organisation_id="a",
+                id="x",
+                case_id="case",
+                source_uri="u",
+                uploaded=False,
+                result={"a": [1]},
+                created_at=instant,
             )
         )
     with database.session() as session:

@@ -24,12 +24,19 @@ def _tree(kind: type[errors.ServiceError]) -> Iterator[type[errors.ServiceError]
 
 @pytest.mark.parametrize("kind", list(_tree(errors.ServiceError)))
 def test_every_error_is_drawn_with_its_status(kind: type[errors.ServiceError]) -> None:
-    assert re.search(rf"{kind.__name__}\s+{kind.status}\b", errors.__doc__ or ""), f"draw {kind.__name__} in the tree"
+    assert re.search(rf"{kind.__name__}\s+{kind.status}\b", errors.__doc__ or ""), (
+        f"draw {kind.__name__} in the tree"
+    )
 
 
 def test_errors_survive_processes() -> None:
     error = pickle.loads(pickle.dumps(errors.NotReady("Not yet.", analysis="a")))
-    assert (type(error), error.message, error.analysis, error.status) == (errors.NotReady, "Not yet.", "a", 409)
+    assert (type(error), error.message, error.analysis, error.status) == (
+        errors.NotReady,
+        "Not yet.",
+        "a",
+        409,
+    )
 
 
 def test_clinicians_get_sentences() -> None:

@@ -33,7 +33,9 @@ def database(settings: Settings) -> Iterator[Database]:
     database.close()
 
 
-def handed_in(settings: Settings, database: Database, path: Path, analysis_id: str = "analysis") -> str:
+def handed_in(
+    settings: Settings, database: Database, path: Path, analysis_id: str = "analysis"
+) -> str:
     """An upload as the endpoint leaves it."""
     uri = store.incoming_uri(settings, "local", analysis_id, path.suffix)
     storage.write_file(uri, path)
@@ -41,9 +43,19 @@ def handed_in(settings: Settings, database: Database, path: Path, analysis_id: s
     return uri
 
 
-def add_analysis(database: Database, uri: str, *, analysis_id: str = "analysis", uploaded: bool = False) -> None:
+def add_analysis(
+    database: Database, uri: str, *, analysis_id: str = "analysis", uploaded: bool = False
+) -> None:
     with database.session() as session:
-        session.add(Analysis(organisation_id="local", id=analysis_id, case_id="case", source_uri=uri, uploaded=uploaded))
+        session.add(
+            Analysis(
+                organisation_id="local",
+                id=analysis_id,
+                case_id="case",
+                source_uri=uri,
+                uploaded=uploaded,
+            )
+        )
 
 
 def files(settings: Settings) -> list[str]:
@@ -51,26 +63,38 @@ def files(settings: Settings) -> list[str]:
     return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
 
 
-def test_a_slide_is_known_by_its_clean_bytes(settings: Settings, database: Database, generated_slide: Path) -> None:
+def test_a_slide_is_known_by_its_clean_bytes(
+    settings: Settings, database: Database, generated_slide: Path
+) -> None:
     source = handed_in(settings, database, generated_slide)
     taken = ingest(settings, database, "local", "analysis")
     stored = storage.local_path(taken.uri)
     assert stored is not None
     assert hashlib.sha256(stored.read_bytes()).hexdigest() == taken.slide_id
     assert taken.size_bytes == stored.stat().st_size
-    assert files(settings) == [f"local/{taken.slide_id}/slide.svs"], "the original is gone, and nothing else was written"
+    assert files(settings) == [f"local/{taken.slide_id}/slide.svs"], (
+        "the original is gone, and nothing else was written"
+    )
     assert not storage.exists(source)
     assert list(settings.staging.iterdir()) == []
     with database.session() as session:
         row = session.scalars(select(SlideRecord)).one()
-        assert (row.slide_id, row.uri, row.size_bytes) == (taken.slide_id, taken.uri, taken.size_bytes)
+        assert (row.slide_id, row.uri, row.size_bytes) == (
+            taken.slide_id,
+            taken.uri,
+            taken.size_bytes,
+        )
         assert session.scalars(select(Analysis)).one().slide_id == taken.slide_id
 
 
-def test_ingesting_again_gives_the_same_and_nothing_twice(settings: Settings, database: Database, generated_slide: Path) -> None:
+def test_ingesting_again_gives_the_same_and_nothing_twice(
+    settings: Settings, database: Database, generated_slide: Path
+) -> None:
     handed_in(settings, database, generated_slide)
     first = ingest(settings, database, "local", "analysis")
-    assert ingest(settings, database, "local", "analysis") == first, "after a crash behind the last commit"
+    assert ingest(settings, database, "local", "analysis") == first, (
+        "after a crash behind the last commit"
+    )
     handed_in(settings, database, generated_slide, "second")
     assert ingest(settings, database, "local", "second") == first, "the same slide, sent again"
     with database.session() as session:
@@ -93,18 +117,24 @@ def test_a_crash_before_the_commit_loses_nothing(
     assert ingest(settings, database, "local", "analysis").slide_id in files(settings)[0]
 
 
-def test_a_slide_given_by_uri_stays_where_it_is(settings: Settings, database: Database, generated_slide: Path) -> None:
+def test_a_slide_given_by_uri_stays_where_it_is(
+    settings: Settings, database: Database, generated_slide: Path
+) -> None:
     uri = storage.join(settings.organisation_root("local"), "batch", "x.svs")
     storage.write_file(uri, generated_slide)
     add_analysis(database, uri)
     taken = ingest(settings, database, "local", "analysis")
     assert storage.exists(uri)
     add_analysis(database, taken.uri, analysis_id="again")
-    assert ingest(settings, database, "local", "again") == taken, "an ingested slide is not ingested again"
+    assert ingest(settings, database, "local", "again") == taken, (
+        "an ingested slide is not ingested again"
+    )
     assert files(settings) == sorted(["local/batch/x.svs", f"local/{taken.slide_id}/slide.svs"])
 
 
-def test_what_cannot_be_taken_in_says_so(settings: Settings, database: Database, generated_slide: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_taken_in_says_so(
+    settings: Settings, database: Database, generated_slide: Path, tmp_path: Path
+) -> None:
     cut = tmp_path / "cut.svs"
     cut.write_bytes(generated_slide.read_bytes()[:5000])
     other = tmp_path / "other.tif"
@@ -114,7 +144,9 @@ def test_what_cannot_be_taken_in_says_so(settings: Settings, database: Database,
         handed_in(settings, database, path, str(number))
         with pytest.raises(error) as caught:
             ingest(settings, database, "local", str(number))
-        assert caught.value.slide in {"slide.svs", "slide.tif"}, "file names may hold names of patients"
+        assert caught.value.slide in {"slide.svs", "slide.tif"}, (
+            "file names may hold names of patients"
+        )
     add_analysis(database, gone)
     with pytest.raises(SlideNotFound):
         ingest(settings, database, "local", "analysis")

@@ -30,7 +30,10 @@ def example(**changes: Any) -> Report:
         five_year=estimate(incidence[20]),
         ten_year=estimate(incidence[40]),
         curve=schemas.RiskCurve(
-            years=YEARS.tolist(), estimate=incidence, lower=[v * 0.6 for v in incidence], upper=[v * 1.6 for v in incidence]
+            years=YEARS.tolist(),
+            estimate=incidence,
+            lower=[v * 0.6 for v in incidence],
+            upper=[v * 1.6 for v in incidence],
         ),
         score=-0.25,
         nccn_group="intermediate",
@@ -44,7 +47,13 @@ def example(**changes: Any) -> Report:
         analysis_id="0b5f8f6e-7a5c-4f0e-9a39-2f5f6b0c1d2e",
         created_at=datetime(2026, 11, 24, 5, 2, tzinfo=UTC),
         specimen=schemas.Specimen(
-            slide_id="9f" * 32, vendor="aperio", width_px=38400, height_px=13440, mpp=0.25, patches=1432, patch_area_mm2=17.97
+            slide_id="9f" * 32,
+            vendor="aperio",
+            width_px=38400,
+            height_px=13440,
+            mpp=0.25,
+            patches=1432,
+            patch_area_mm2=17.97,
         ),
         clinical=ClinicalVariables(age=67, psa=8.4, t_stage="T2a"),
         grading=schemas.Grading(
@@ -81,7 +90,11 @@ def example(**changes: Any) -> Report:
 
 
 def heatmap(height: int = 120, width: int = 300) -> bytes:
-    return heatmap_png(np.full((height, width, 3), 240, np.uint8), np.full((height, width, 4), np.nan, np.float32), mpp=30.0)
+    return heatmap_png(
+        np.full((height, width, 3), 240, np.uint8),
+        np.full((height, width, 4), np.nan, np.float32),
+        mpp=30.0,
+    )
 
 
 def pages(report: Report, picture: bytes | None = None) -> list[str]:
@@ -107,7 +120,18 @@ def test_without_simulated_outcomes_there_is_no_watermark() -> None:
 
 def test_it_says_what_the_report_says() -> None:
     first, second = pages(example())
-    for words in ("Group 2", "Gleason 3 + 4 = 7", "52 %", "48 %", "31 %", "21 %", "0.4 %", "37 %", "Group 3", "differs from"):
+    for words in (
+        "Group 2",
+        "Gleason 3 + 4 = 7",
+        "52 %",
+        "48 %",
+        "31 %",
+        "21 %",
+        "0.4 %",
+        "37 %",
+        "Group 3",
+        "differs from",
+    ):
         assert words in first, words
     for words in (
         "10 years",
@@ -127,7 +151,11 @@ def test_it_says_what_the_report_says() -> None:
 
 
 def test_an_analysis_without_risk_says_why() -> None:
-    report = example(risk=None, risk_absent_because="age, PSA and T stage were not given.", clinical=ClinicalVariables())
+    report = example(
+        risk=None,
+        risk_absent_because="age, PSA and T stage were not given.",
+        clinical=ClinicalVariables(),
+    )
     first, second = pages(report)
     assert "not calculated" in first
     assert "age, PSA and T stage were not given." in second

@@ -26,9 +26,20 @@ def deployments(application: Any) -> dict[str, Any]:
 
 
 def test_what_runs_where(tmp_path: Path) -> None:
-    found = deployments(build({"data_root": str(tmp_path), "encoder_replicas": 3, "encoder_gpus": 0.5, "ingress_replicas": 2}))
+    found = deployments(
+        build(
+            {
+                "data_root": str(tmp_path),
+                "encoder_replicas": 3,
+                "encoder_gpus": 0.5,
+                "ingress_replicas": 2,
+            }
+        )
+    )
     assert set(found) == {"Ingress", "CaseExecutor", "Encoder", "SlideRisk"}
-    assert found["CaseExecutor"].num_replicas == 1, "two executors would both recover the same workflows"
+    assert found["CaseExecutor"].num_replicas == 1, (
+        "two executors would both recover the same workflows"
+    )
     assert found["Encoder"].num_replicas == 3
     assert found["Encoder"].ray_actor_options["num_gpus"] == 0.5
     assert found["Ingress"].num_replicas == 2

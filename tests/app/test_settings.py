@@ -11,7 +11,9 @@ from app.settings import Settings
 
 
 def test_every_setting_is_documented() -> None:
-    undocumented = [name for name, field in Settings.model_fields.items() if len(field.description or "") < 20]
+    undocumented = [
+        name for name, field in Settings.model_fields.items() if len(field.description or "") < 20
+    ]
     assert undocumented == [], "write a description that an operator can act on"
 
 
@@ -33,7 +35,10 @@ def test_environment_sets_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 
 
 def test_a_local_path_is_a_storage_root(tmp_path: Path) -> None:
-    assert Settings(data_root=tmp_path, storage_root=str(tmp_path / "s")).storage_root == f"file://{tmp_path}/s"
+    assert (
+        Settings(data_root=tmp_path, storage_root=str(tmp_path / "s")).storage_root
+        == f"file://{tmp_path}/s"
+    )
 
 
 def test_they_are_frozen_and_checked(tmp_path: Path) -> None:

@@ -28,7 +28,13 @@ from app.slides.upload import Form
 from pipelines import storage
 
 PRINCIPAL = Principal("test", "local")
-FIELDS = {"age": "66", "psa": "7.2", "t_stage": "T2a", "gleason_primary": "3", "gleason_secondary": "4"}
+FIELDS = {
+    "age": "66",
+    "psa": "7.2",
+    "t_stage": "T2a",
+    "gleason_primary": "3",
+    "gleason_secondary": "4",
+}
 
 
 @pytest.fixture
@@ -44,7 +50,9 @@ def database(service_settings: Settings) -> Iterator[Database]:
     database.close()
 
 
-def submit(settings: Settings, database: Database, slide: Path, fields: dict[str, str] = FIELDS) -> str:
+def submit(
+    settings: Settings, database: Database, slide: Path, fields: dict[str, str] = FIELDS
+) -> str:
     """What the web process does."""
     queue = CaseQueue(settings)
     settings.uploads.mkdir(parents=True, exist_ok=True)
@@ -58,12 +66,22 @@ def submit(settings: Settings, database: Database, slide: Path, fields: dict[str
 
 def executor(settings: Settings, crash: str = "") -> subprocess.CompletedProcess[str]:
     """Run an executor until all is done, or until it dies where it is told to."""
-    arguments = [sys.executable, "-W", "error", "-m", "tests.app.executor_process", settings.model_dump_json(), crash]
+    arguments = [
+        sys.executable,
+        "-W",
+        "error",
+        "-m",
+        "tests.app.executor_process",
+        settings.model_dump_json(),
+        crash,
+    ]
     return subprocess.run(arguments, capture_output=True, text=True, timeout=180, check=False)
 
 
 def steps(run: subprocess.CompletedProcess[str]) -> list[str]:
-    return [line.removeprefix("step ") for line in run.stdout.splitlines() if line.startswith("step ")]
+    return [
+        line.removeprefix("step ") for line in run.stdout.splitlines() if line.startswith("step ")
+    ]
 
 
 def analysis(database: Database, analysis_id: str) -> Analysis:
@@ -86,7 +104,10 @@ def test_killed_at_any_moment_the_next_process_carries_on(
         assert run.returncode == -signal.SIGKILL, run.stderr
         assert steps(run) == expected, "finished steps are not run again"
         if crash == "embed:1":
-            stored = {path: path.stat().st_mtime_ns for path in service_settings.data_root.rglob("[0-9]*.safetensors")}
+            stored = {
+                path: path.stat().st_mtime_ns
+                for path in service_settings.data_root.rglob("[0-9]*.safetensors")
+            }
             assert stored
     last = executor(service_settings)
     assert last.returncode == 0, last.stderr
@@ -99,18 +120,27 @@ def test_killed_at_any_moment_the_next_process_carries_on(
     assert row.result is not None
     assert row.slide_id is not None
     with database.session() as session:
-        assert [len(session.scalars(select(table)).all()) for table in (Case, SlideRecord, Analysis)] == [1, 1, 1]
+        assert [
+            len(session.scalars(select(table)).all()) for table in (Case, SlideRecord, Analysis)
+        ] == [1, 1, 1]
     place = Place(root=service_settings.storage_root, organisation="local", analysis_id=analysis_id)
     assert json.loads(storage.read_bytes(place.file(row.slide_id, REPORT))) == row.result
     assert storage.read_bytes(place.file(row.slide_id, PDF)).startswith(b"%PDF")
     assert not (service_settings.data_root / "store" / "local" / "incoming" / analysis_id).exists()
-    embeddings = {path: path.stat().st_mtime_ns for path in service_settings.data_root.rglob("[0-9]*.safetensors")}
+    embeddings = {
+        path: path.stat().st_mtime_ns
+        for path in service_settings.data_root.rglob("[0-9]*.safetensors")
+    }
     assert len(embeddings) == row.shards_total
     assert stored.items() <= embeddings.items(), "a shard that was done was not computed again"
 
 
 def test_a_queue_of_good_and_bad_cases(
-    service_settings: Settings, database: Database, generated_slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    service_settings: Settings,
+    database: Database,
+    generated_slide: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """One executor works them all off: each ends as it should, and no bad one takes a good one with it."""
     cut = tmp_path / "cut.svs"
@@ -119,7 +149,9 @@ def test_a_queue_of_good_and_bad_cases(
     poison = submit(service_settings, database, generated_slide)
     with database.session() as session:
         session.get_one(Analysis, ("local", poison)).attempts = 5
-    good = submit(service_settings, database, generated_slide, {**FIELDS, "age": "71.625", "psa": "13.125"})
+    good = submit(
+        service_settings, database, generated_slide, {**FIELDS, "age": "71.625", "psa": "13.125"}
+    )
     with monkeypatch.context() as patch:
         patch.setattr(CaseQueue, "enqueue", dies)
         with pytest.raises(ConnectionError):
@@ -139,7 +171,9 @@ def test_a_queue_of_good_and_bad_cases(
     with database.session() as session:
         unqueued = session.scalars(select(Analysis).order_by(Analysis.created_at.desc())).first()
     assert unqueued is not None
-    assert unqueued.status is Status.DONE, "what the web process wrote down but could not queue is queued at the next start"
+    assert unqueued.status is Status.DONE, (
+        "what the web process wrote down but could not queue is queued at the next start"
+    )
     assert unqueued.slide_id == row.slide_id
     assert unqueued.result is not None
     assert unqueued.result["risk"] is None
@@ -156,7 +190,9 @@ def test_a_queue_of_good_and_bad_cases(
     assert "13.125" not in run.stderr + run.stdout
 
 
-def test_the_same_on_postgresql(postgres: str, tmp_path: Path, model_set: str, generated_slide: Path) -> None:
+def test_the_same_on_postgresql(
+    postgres: str, tmp_path: Path, model_set: str, generated_slide: Path
+) -> None:
     """Rows and workflow in one PostgreSQL, as in the cloud: a process is killed, the next one finishes."""
     server = create_engine(postgres, isolation_level="AUTOCOMMIT")
     with server.connect() as connection:
@@ -190,7 +226,9 @@ def workflow_database(settings: Settings) -> str:
     values = [
         value
         for table in ("workflow_status", "operation_outputs", "workflow_inputs")
-        for row in (connection.execute(f"SELECT * FROM {table}") if has_table(connection, table) else ())
+        for row in (
+            connection.execute(f"SELECT * FROM {table}") if has_table(connection, table) else ()
+        )
         for value in row
         if isinstance(value, str)
     ]
@@ -199,7 +237,9 @@ def workflow_database(settings: Settings) -> str:
 
 
 def has_table(connection: sqlite3.Connection, table: str) -> bool:
-    return bool(connection.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (table,)).fetchone())
+    return bool(
+        connection.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (table,)).fetchone()
+    )
 
 
 def decoded(value: str) -> str:

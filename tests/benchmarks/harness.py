@@ -73,7 +73,9 @@ def cpu_rate(work: Callable[[], int]) -> float:
     return done / (time.process_time() - start)
 
 
-def compare(case: str, ours: Callable[[], float], peer: Callable[[], float], *, pairs: int, **named: object) -> Row:
+def compare(
+    case: str, ours: Callable[[], float], peer: Callable[[], float], *, pairs: int, **named: object
+) -> Row:
     """Measure pairs, alternating which goes first, after one warm-up of each."""
     ours(), peer()
     found = []
@@ -112,13 +114,30 @@ def report(
     """Print the table and what limits each figure (by case, or by the beginning of its name), and write the JSON, to which
     `extra` adds what no row has a place for."""
     table = Table(title=benchmark)
-    for column in ("case", "ours", "reference", "value", "unit", "ratio", "quartiles", "goal", "met"):
+    for column in (
+        "case",
+        "ours",
+        "reference",
+        "value",
+        "unit",
+        "ratio",
+        "quartiles",
+        "goal",
+        "met",
+    ):
         table.add_column(column)
     for row in rows:
         goal = "" if row.goal is None else f"{row.goal:g}"
         met = {None: "", True: "yes", False: "NO"}[row.met]
         quartiles = f"{row.spread[0]:.2f} - {row.spread[1]:.2f}"
-        values = (row.case, f"{row.ours:,.0f}", row.reference, f"{row.reference_value:,.0f}", row.unit, f"{row.ratio:.2f}")
+        values = (
+            row.case,
+            f"{row.ours:,.0f}",
+            row.reference,
+            f"{row.reference_value:,.0f}",
+            row.unit,
+            f"{row.ratio:.2f}",
+        )
         table.add_row(*values, quartiles, goal, met)
     Console(width=140).print(table)
     for case, limit in (limits or {}).items():
@@ -131,7 +150,8 @@ def report(
                 "cores": os.cpu_count(),
                 "system": platform.system(),
             },
-            "versions": {name: version(name) for name in packages} | {"python": platform.python_version()},
+            "versions": {name: version(name) for name in packages}
+            | {"python": platform.python_version()},
             "rows": [{**asdict(row), "met": row.met} for row in rows],
             "limits": dict(limits or {}),
             **(extra or {}),

@@ -60,7 +60,9 @@ def _peak_after(work: Callable[..., None], given: tuple[object, ...]) -> float:
 def high_water(process: int | str = "self") -> float:
     """Largest resident size of a process so far, in bytes."""
     status = Path(f"/proc/{process}/status").read_text()
-    return 1024.0 * int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1])
+    return 1024.0 * int(
+        next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]
+    )
 
 
 def index_whole(path: str) -> None:
@@ -85,15 +87,38 @@ def size_rows(folder: Path, rounds: int) -> list[harness.Row]:
     tables = {}
     for name, path in paths.items():
         shards = shards_of(path, side=32)
-        full = [k for k, count in enumerate(shards["n_patches"].to_pylist()) if count == max(shards["n_patches"].to_pylist())]
+        full = [
+            k
+            for k, count in enumerate(shards["n_patches"].to_pylist())
+            if count == max(shards["n_patches"].to_pylist())
+        ]
         tables[name] = to_parquet(shards.take([full[k % len(full)] for k in range(READ)]))
-    reading = {name: [peak(read_some, table) for _ in range(rounds)] for name, table in tables.items()}
-    indexing = {name: [peak(index_whole, str(path)) for _ in range(rounds)] for name, path in paths.items()}
+    reading = {
+        name: [peak(read_some, table) for _ in range(rounds)] for name, table in tables.items()
+    }
+    indexing = {
+        name: [peak(index_whole, str(path)) for _ in range(rounds)] for name, path in paths.items()
+    }
     named = {"unit": "bytes", "better": "lower"}
     return [
-        harness.pairs_row("rss-8gb-vs-200mb", reading["8gb"], reading["200mb"], reference="200 MB slide", goal=1.1, **named),
-        harness.pairs_row("rss-8gb", reading["8gb"], [1e9] * rounds, reference="1 GB", goal=1.0, **named),
-        harness.pairs_row("index-rss-8gb-vs-200mb", indexing["8gb"], indexing["200mb"], reference="200 MB slide", **named),
+        harness.pairs_row(
+            "rss-8gb-vs-200mb",
+            reading["8gb"],
+            reading["200mb"],
+            reference="200 MB slide",
+            goal=1.1,
+            **named,
+        ),
+        harness.pairs_row(
+            "rss-8gb", reading["8gb"], [1e9] * rounds, reference="1 GB", goal=1.0, **named
+        ),
+        harness.pairs_row(
+            "index-rss-8gb-vs-200mb",
+            indexing["8gb"],
+            indexing["200mb"],
+            reference="200 MB slide",
+            **named,
+        ),
     ]
 
 
@@ -107,7 +132,12 @@ def driver_row(folder: Path, count: int) -> harness.Row:
             if seen < k <= seen + len(block):
                 at[k] = float(process.memory_full_info().uss)
         seen += len(block)
-    named = {"reference": f"after {count // 10:,} shards", "unit": "bytes", "better": "lower", "goal": 1.1}
+    named = {
+        "reference": f"after {count // 10:,} shards",
+        "unit": "bytes",
+        "better": "lower",
+        "goal": 1.1,
+    }
     return harness.pairs_row("driver-10000-shards", [at[count]], [at[count // 10]], **named)
 
 
@@ -115,19 +145,35 @@ def slow_consumer_rows(folder: Path, blocks: int) -> list[harness.Row]:
     """A consumer that takes a block every half second, from a source that could fill the store many times over."""
     shards = shards_of(folder / "8gb.tif", side=32).slice(0, blocks)
     held = []
-    for block in read_patches(shards).iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2):
+    for block in read_patches(shards).iter_batches(
+        batch_size=None, batch_format="pyarrow", prefetch_batches=2
+    ):
         held.append(block.nbytes)
         time.sleep(0.5)
-    workers = [high_water(child.pid) for child in psutil.Process().children(recursive=True) if child.name().startswith("ray::")]
+    workers = [
+        high_water(child.pid)
+        for child in psutil.Process().children(recursive=True)
+        if child.name().startswith("ray::")
+    ]
     amount = spilled_bytes()
-    print(f"{sum(held):,} bytes went through a store of {ray.cluster_resources()['object_store_memory']:,.0f}")
-    kept = [ray.put(np.zeros(2**26, np.uint8)) for _ in range(8)]  # twice what the store holds: this must be seen
+    print(
+        f"{sum(held):,} bytes went through a store of {ray.cluster_resources()['object_store_memory']:,.0f}"
+    )
+    kept = [
+        ray.put(np.zeros(2**26, np.uint8)) for _ in range(8)
+    ]  # twice what the store holds: this must be seen
     if not spilled_bytes() > amount:
-        raise RuntimeError(f"{len(kept)} objects of 64 MB were not seen to spill: Ray tells of it in another way now")
+        raise RuntimeError(
+            f"{len(kept)} objects of 64 MB were not seen to spill: Ray tells of it in another way now"
+        )
     named = {"unit": "bytes", "better": "lower"}
     return [
-        harness.pairs_row("ray-worker-rss-8gb", [max(workers)], [1e9], reference="1 GB", goal=1.0, **named),
-        harness.pairs_row("spilled", [amount], [float(sum(held))], reference="bytes read", goal=0.0, **named),
+        harness.pairs_row(
+            "ray-worker-rss-8gb", [max(workers)], [1e9], reference="1 GB", goal=1.0, **named
+        ),
+        harness.pairs_row(
+            "spilled", [amount], [float(sum(held))], reference="bytes read", goal=0.0, **named
+        ),
     ]
 
 
@@ -151,9 +197,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         rows = size_rows(folder, rounds)
-        start_ray(address="local", num_cpus=4, include_dashboard=False, object_store_memory=256 * 2**20)
+        start_ray(
+            address="local", num_cpus=4, include_dashboard=False, object_store_memory=256 * 2**20
+        )
         rows += [driver_row(folder, count), *slow_consumer_rows(folder, blocks)]
-    harness.report("memory", rows, given, packages=("ray", "pyarrow", "tifffile", "simplejpeg", "numpy"), limits=LIMITS)
+    harness.report(
+        "memory",
+        rows,
+        given,
+        packages=("ray", "pyarrow", "tifffile", "simplejpeg", "numpy"),
+        limits=LIMITS,
+    )
 
 
 if __name__ == "__main__":

@@ -39,17 +39,30 @@ def plot(found: Benchmark) -> Figure:
     axes.axvline(1, color="#c3c9d4", linewidth=1)
     for y, row in enumerate(rows):
         colour = COLOURS[row["met"]]
-        axes.plot(row["spread"], (y, y), color=colour, linewidth=3, alpha=0.4, solid_capstyle="round")
+        axes.plot(
+            row["spread"], (y, y), color=colour, linewidth=3, alpha=0.4, solid_capstyle="round"
+        )
         axes.plot(row["ratio"], y, "o", color=colour, markersize=5)
         if row["goal"]:
             axes.plot(row["goal"], y, "|", color="#1c2330", markersize=13, markeredgewidth=1.6)
-        axes.annotate(f"{row['ratio']:.2f}", (1.01, y), xycoords=("axes fraction", "data"), va="center", fontsize=8, color=colour)
+        axes.annotate(
+            f"{row['ratio']:.2f}",
+            (1.01, y),
+            xycoords=("axes fraction", "data"),
+            va="center",
+            fontsize=8,
+            color=colour,
+        )
     axes.set_xscale("log")
     low, high = axes.get_xlim()
-    ticks = [at for at in (0.01, 0.03, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100) if low <= at <= high]
+    ticks = [
+        at for at in (0.01, 0.03, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100) if low <= at <= high
+    ]
     axes.set_xticks(ticks, [f"{at:g}" for at in ticks])
     axes.minorticks_off()
-    axes.set_yticks(range(len(rows)), [f"{row['case']}  vs {row['reference']}" for row in rows], fontsize=8)
+    axes.set_yticks(
+        range(len(rows)), [f"{row['case']}  vs {row['reference']}" for row in rows], fontsize=8
+    )
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xlabel("ours / reference; tick: goal", fontsize=8)
     axes.tick_params(axis="x", labelsize=8)
@@ -62,7 +75,9 @@ def plot(found: Benchmark) -> Figure:
 def write_page(folder: Path) -> Path:
     """Write `index.html` beside the JSON files, and return its path."""
     found = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
-    benchmarks = [one for one in found if isinstance(one, dict) and one.get("rows") and "machine" in one]
+    benchmarks = [
+        one for one in found if isinstance(one, dict) and one.get("rows") and "machine" in one
+    ]
     page = folder / "index.html"
     page.write_text(
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Acinus benchmarks</title>'
@@ -76,10 +91,15 @@ def _section(found: Benchmark) -> str:
     drawn = io.StringIO()
     plot(found).savefig(drawn, format="svg")
     machine, versions = found["machine"], found["versions"]
-    on = f"{machine['cores']} cores, {machine['system']}; " + ", ".join(f"{name} {number}" for name, number in versions.items())
+    on = f"{machine['cores']} cores, {machine['system']}; " + ", ".join(
+        f"{name} {number}" for name, number in versions.items()
+    )
     head = "".join(f"<th>{name}</th>" for name in COLUMNS)
     body = "".join(_line(row) for row in found["rows"])
-    limits = "".join(f"<p>{html.escape(case)} is limited by {html.escape(text)}.</p>" for case, text in found["limits"].items())
+    limits = "".join(
+        f"<p>{html.escape(case)} is limited by {html.escape(text)}.</p>"
+        for case, text in found["limits"].items()
+    )
     svg = drawn.getvalue()
     return (
         f"<section><h2>{html.escape(found['benchmark'])}</h2><p>{html.escape(on)}</p>{svg[svg.index('<svg') :]}"
@@ -91,8 +111,17 @@ def _line(row: Mapping[str, Any]) -> str:
     sign = "≤" if row["better"] == "lower" else "≥"
     goal = "" if row["goal"] is None else f"{sign} {row['goal']:g}"
     values = (
-        *(row["case"], f"{row['ours']:,.3g}" if row["ours"] < 100 else f"{row['ours']:,.0f}", row["reference"]),
-        *(f"{row['reference_value']:,.3g}" if row["reference_value"] < 100 else f"{row['reference_value']:,.0f}", row["unit"]),
+        *(
+            row["case"],
+            f"{row['ours']:,.3g}" if row["ours"] < 100 else f"{row['ours']:,.0f}",
+            row["reference"],
+        ),
+        *(
+            f"{row['reference_value']:,.3g}"
+            if row["reference_value"] < 100
+            else f"{row['reference_value']:,.0f}",
+            row["unit"],
+        ),
         *(f"{row['ratio']:.3f}", f"{row['spread'][0]:.2f} to {row['spread'][1]:.2f}", goal),
     )
     missed = ' class="missed"' if row["met"] is False else ""
@@ -101,7 +130,9 @@ def _line(row: Mapping[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, help="folder of JSON files, to which the page is added")
+    parser.add_argument(
+        "folder", type=Path, help="folder of JSON files, to which the page is added"
+    )
     print(write_page(parser.parse_args().folder))
 
 

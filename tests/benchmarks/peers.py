@@ -77,11 +77,18 @@ class Reader:
 
 
 PLAIN = Reader(name="plain", title="ours", script="plain", options=(("1",), ("1",)))
-THREADS = Reader(name="threads", title="ours, all cores", script="plain", options=((str(os.cpu_count()),),) * 2)
+THREADS = Reader(
+    name="threads", title="ours, all cores", script="plain", options=((str(os.cpu_count()),),) * 2
+)
 STREAM = Reader(name="stream", title="ours by Ray Data", script="stream")
 
 ON_ONE_CORE = (
-    Reader(name="tiatoolbox", title="TIAToolbox", script="tiatoolbox", environment=environments.TIATOOLBOX),
+    Reader(
+        name="tiatoolbox",
+        title="TIAToolbox",
+        script="tiatoolbox",
+        environment=environments.TIATOOLBOX,
+    ),
     Reader(
         name="lazyslide",
         title="LazySlide",
@@ -96,7 +103,9 @@ ON_ONE_CORE = (
         environment=environments.LAZYSLIDE,
         options=(("fastslide",),) * 2,
     ),
-    Reader(name="tiffslide", title="tiffslide", script="tiffslide", environment=environments.TIFFSLIDE),
+    Reader(
+        name="tiffslide", title="tiffslide", script="tiffslide", environment=environments.TIFFSLIDE
+    ),
     Reader(
         name="fastslide",
         title="fastslide",
@@ -108,7 +117,12 @@ ON_ONE_CORE = (
     Reader(name="cucim", title="cuCIM on CPU", script="cucim", environment=environments.CUCIM),
 )
 ON_ALL_CORES = (
-    Reader(name="dataloader", title="OpenSlide + DataLoader", script="dataloader", environment=environments.DATALOADER),
+    Reader(
+        name="dataloader",
+        title="OpenSlide + DataLoader",
+        script="dataloader",
+        environment=environments.DATALOADER,
+    ),
     Reader(name="ray-tasks", title="OpenSlide in Ray tasks", script="ray_tasks"),
 )
 
@@ -178,7 +192,10 @@ class Running:
 
     def rates(self, clock: Clock) -> list[float]:
         """All measurements so far."""
-        return [found.patches / (found.cpu if clock == "cpu" else found.wall) for found in self.measurements]
+        return [
+            found.patches / (found.cpu if clock == "cpu" else found.wall)
+            for found in self.measurements
+        ]
 
     def _answer(self) -> dict[str, int | float]:
         assert self._process.stdout is not None
@@ -204,7 +221,10 @@ def write_svs(path: Path) -> None:
     with tifffile.TiffFile(generic) as tiff, tifffile.TiffWriter(path) as svs:
         page = tiff.pages[0]
         svs.write(
-            (content[start : start + length] for start, length in zip(page.dataoffsets, page.databytecounts, strict=True)),
+            (
+                content[start : start + length]
+                for start, length in zip(page.dataoffsets, page.databytecounts, strict=True)
+            ),
             shape=page.shape,
             dtype=page.dtype,
             photometric="ycbcr",
@@ -229,7 +249,10 @@ class Places:
         """Files for a reader, in the slide's folder."""
         places = self.by_shards if ours else self.by_rows
         name = f"{self._offset}-{'shards' if ours else 'rows'}"
-        paths = self._slide.with_name(f"{name}-{passes}.npy"), self._slide.with_name(f"{name}-expected.npy")
+        paths = (
+            self._slide.with_name(f"{name}-{passes}.npy"),
+            self._slide.with_name(f"{name}-expected.npy"),
+        )
         np.save(paths[0], np.tile(places, (passes, 1)))
         if not paths[1].exists():
             np.save(paths[1], self._read(places))
@@ -237,7 +260,12 @@ class Places:
 
     def _read(self, places: NDArray[np.int64]) -> NDArray[np.uint8]:
         with openslide.OpenSlide(self._slide) as slide:
-            return np.stack([np.asarray(slide.read_region(tuple(place), 0, (TILE, TILE)))[..., :3] for place in places.tolist()])
+            return np.stack(
+                [
+                    np.asarray(slide.read_region(tuple(place), 0, (TILE, TILE)))[..., :3]
+                    for place in places.tolist()
+                ]
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,11 +304,17 @@ class Pair:
         passes = 1 if self.clock == "cpu" else PASSES
         unit = "patches/s/core" if self.clock == "cpu" else f"patches/s, {os.cpu_count()} cores"
         with (
-            Running.start(self.ours, places.work(ours=True, passes=passes), alignment=self.alignment) as ours,
-            Running.start(self.peer, places.work(ours=False, passes=passes), alignment=self.alignment) as peer,
+            Running.start(
+                self.ours, places.work(ours=True, passes=passes), alignment=self.alignment
+            ) as ours,
+            Running.start(
+                self.peer, places.work(ours=False, passes=passes), alignment=self.alignment
+            ) as peer,
         ):
             if ours.pixels.greatest:
-                raise RuntimeError(f"{self.case}: {self.ours.title} differs from OpenSlide's pixels: {ours.pixels}")
+                raise RuntimeError(
+                    f"{self.case}: {self.ours.title} differs from OpenSlide's pixels: {ours.pixels}"
+                )
             row = harness.compare(
                 self.case,
                 lambda: ours.rate(self.clock),
@@ -289,7 +323,9 @@ class Pair:
                 reference=self.peer.title,
                 unit=unit,
             )
-        walls = list(zip(ours.rates("wall"), peer.rates("wall"), strict=True))[1:]  # without the warm-up
+        walls = list(zip(ours.rates("wall"), peer.rates("wall"), strict=True))[
+            1:
+        ]  # without the warm-up
         return row, Note(
             case=self.case,
             reader=self.peer.title,
@@ -302,10 +338,22 @@ class Pair:
 def print_notes(notes: Sequence[Note], sizes: dict[str, int]) -> None:
     """The second table, and what the environments take."""
     table = Table(title="peers: pixels beside OpenSlide's, and the wall clock")
-    for column in ("case", "reader", "greatest difference", "pixels differing", "patches/s", "ours / theirs", "failure"):
+    for column in (
+        "case",
+        "reader",
+        "greatest difference",
+        "pixels differing",
+        "patches/s",
+        "ours / theirs",
+        "failure",
+    ):
         table.add_column(column)
     for note in notes:
-        pixels = (f"{note.pixels.greatest} of 255", f"{note.pixels.share:.2%}") if note.pixels else ("", "")
+        pixels = (
+            (f"{note.pixels.greatest} of 255", f"{note.pixels.share:.2%}")
+            if note.pixels
+            else ("", "")
+        )
         wall = (f"{note.wall:,.0f}", f"{note.wall_ratio:.2f}") if note.wall else ("", "")
         table.add_row(note.case, note.reader, *pixels, *wall, note.failure)
     Console(width=170).print(table)
@@ -316,13 +364,19 @@ def main() -> None:
     given = harness.arguments(__doc__ or "")
     pairs = 3 if given.quick else 9
     rows, notes, missing = [], [], {}
-    readers = {reader.environment.name: reader.environment for reader in (*ON_ONE_CORE, *ON_ALL_CORES) if reader.environment}
+    readers = {
+        reader.environment.name: reader.environment
+        for reader in (*ON_ONE_CORE, *ON_ALL_CORES)
+        if reader.environment
+    }
     for environment in readers.values():
         try:
             environment.install()
         except InstallError as error:
             missing[environment.name] = f"not installed: {error}"
-    compared = [(PLAIN, peer) for peer in ON_ONE_CORE] + [(ours, peer) for peer in ON_ALL_CORES for ours in (THREADS, STREAM)]
+    compared = [(PLAIN, peer) for peer in ON_ONE_CORE] + [
+        (ours, peer) for peer in ON_ALL_CORES for ours in (THREADS, STREAM)
+    ]
     with tempfile.TemporaryDirectory() as folder:
         slide = Path(folder) / "slide.svs"
         write_svs(slide)
@@ -339,9 +393,17 @@ def main() -> None:
                 except ReaderError as error:
                     note = Note(case=pair.case, reader=peer.title, failure=str(error))
                 notes.append(note)
-    sizes = {name: environment.megabytes for name, environment in readers.items() if name not in missing}
-    versions = {name: (*environment.packages, *environment.alone) for name, environment in readers.items()}
-    extra = {"peers": [asdict(note) for note in notes], "environments": versions, "megabytes": sizes}
+    sizes = {
+        name: environment.megabytes for name, environment in readers.items() if name not in missing
+    }
+    versions = {
+        name: (*environment.packages, *environment.alone) for name, environment in readers.items()
+    }
+    extra = {
+        "peers": [asdict(note) for note in notes],
+        "environments": versions,
+        "megabytes": sizes,
+    }
     packages = ("simplejpeg", "openslide-python", "tifffile", "ray", "pyarrow", "numpy")
     harness.report("peers", rows, given, packages=packages, extra=extra)
     print_notes(notes, sizes)

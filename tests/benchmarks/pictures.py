@@ -95,7 +95,9 @@ def _scanned(densities: NDArray[np.float64]) -> NDArray[np.uint8]:
 def _as_models_see(path: Path, method: str) -> tuple[NDArray[np.uint8], Fingerprint]:
     """All patches of a slide, and their fingerprint."""
     with open_slide(str(path)) as slide:
-        shards = index_slide(slide, PatchSpec(size=224, mpp=0.5, stain=method), organisation="local").shards
+        shards = index_slide(
+            slide, PatchSpec(size=224, mpp=0.5, stain=method), organisation="local"
+        ).shards
         patches = decode_patches(fetch_shards(shards))["patch"]
         return patches, fingerprint(slide, patches, glass=(WHITE, WHITE, WHITE))
 
@@ -104,8 +106,16 @@ def _swatches(axes: Axes, found: Fingerprint) -> None:
     """Glass, haematoxylin and eosin of a fingerprint as colours."""
     glass = np.array(found.glass)
     stains = (found.haematoxylin, found.eosin)
-    colours = [glass * np.exp(-np.array(stain) * depth) for stain, depth in zip(stains, found.maxima, strict=True)]
-    _image(axes, np.rint(np.array([[glass, *colours]])).astype(np.uint8), "fingerprint: glass, haematoxylin, eosin", flat=True)
+    colours = [
+        glass * np.exp(-np.array(stain) * depth)
+        for stain, depth in zip(stains, found.maxima, strict=True)
+    ]
+    _image(
+        axes,
+        np.rint(np.array([[glass, *colours]])).astype(np.uint8),
+        "fingerprint: glass, haematoxylin, eosin",
+        flat=True,
+    )
 
 
 def _image(axes: Axes, pixels: NDArray[np.uint8], title: str, *, flat: bool = False) -> None:
@@ -125,7 +135,9 @@ def main() -> None:
     stain_picture().savefig(given.to / "stain.png", dpi=80)
     if given.json:
         for name in PLOTS:
-            plot(json.loads((given.json / f"{name}.json").read_text())).savefig(given.to / f"{name}.png", dpi=110)
+            plot(json.loads((given.json / f"{name}.json").read_text())).savefig(
+                given.to / f"{name}.png", dpi=110
+            )
 
 
 if __name__ == "__main__":

@@ -21,7 +21,10 @@ class IdleShards(ShardSource):
 
     def get_read_tasks(self, parallelism: int, *given: object, **named: object) -> list[ReadTask]:
         return [
-            ReadTask(partial(_idle, task.slice(0, 1)), BlockMetadata(num_rows=1, size_bytes=1, exec_stats=None, input_files=None))
+            ReadTask(
+                partial(_idle, task.slice(0, 1)),
+                BlockMetadata(num_rows=1, size_bytes=1, exec_stats=None, input_files=None),
+            )
             for task in self._tasks
         ]
 

@@ -86,7 +86,11 @@ class Case:
             tissue = tissue_mask(self.name, self.pixels, mpp=self.mpp, found=self.found)
         except NoTissue:
             tissue = np.zeros(self.mask.shape, bool)
-        drawn = Image.open(_stream(overview_picture(self.pixels, tissue, np.empty((0, 4)), self.found, mpp=self.mpp)))
+        drawn = Image.open(
+            _stream(
+                overview_picture(self.pixels, tissue, np.empty((0, 4)), self.found, mpp=self.mpp)
+            )
+        )
         marked = np.array(drawn)
         before = np.full_like(marked, 255)
         before[: len(self.pixels)] = self.pixels
@@ -97,12 +101,28 @@ class Case:
 def real_cases(folder: Path) -> Iterator[Case]:
     for name, (picture, kind, mpp) in HISTOQC.items():
         pixels = np.asarray(Image.open(folder / "histoqc" / f"{picture}.png").convert("RGB"))
-        truth = np.asarray(Image.open(folder / "histoqc" / f"{picture}_mask.png").convert("L")) > 127
+        truth = (
+            np.asarray(Image.open(folder / "histoqc" / f"{picture}_mask.png").convert("L")) > 127
+        )
         found = artefacts(pixels, mpp=mpp)
-        yield Case(name=f"histoqc-{name}", pixels=pixels, mpp=mpp, found=found, mask=getattr(found, kind), truth=truth)
+        yield Case(
+            name=f"histoqc-{name}",
+            pixels=pixels,
+            mpp=mpp,
+            found=found,
+            mask=getattr(found, kind),
+            truth=truth,
+        )
         if found.faint.any():
             mask = found.pen | found.faint
-            yield Case(name=f"histoqc-{name}-with-faint", pixels=pixels, mpp=mpp, found=found, mask=mask, truth=truth)
+            yield Case(
+                name=f"histoqc-{name}-with-faint",
+                pixels=pixels,
+                mpp=mpp,
+                found=found,
+                mask=mask,
+                truth=truth,
+            )
 
 
 def drawn_cases() -> Iterator[Case]:
@@ -114,7 +134,9 @@ def drawn_cases() -> Iterator[Case]:
     drawn.absorb("edge", line([(880, 0), (905, 500), (890, SIDE)], 8), (0.3, 0.3, 0.3))
     for x, y, radius in ((760, 820, 60), (300, 860, 35), (420, 500, 40)):
         drawn.absorb("rim", disc(x, y, radius) & ~disc(x, y, radius - 3), (0.35, 0.35, 0.35))
-        drawn.artefacts["bubble"] = drawn.artefacts.get("bubble", np.zeros((SIDE, SIDE), bool)) | disc(x, y, radius)
+        drawn.artefacts["bubble"] = drawn.artefacts.get(
+            "bubble", np.zeros((SIDE, SIDE), bool)
+        ) | disc(x, y, radius)
     yield _of("drawn-edge", drawn, "edge")
     yield _of("drawn-bubble", drawn, "bubble")
 
@@ -125,16 +147,34 @@ def tissue_cases() -> Iterator[Case]:
         pixels = drawn.photograph(glass=glass)
         found = artefacts(pixels, mpp=THUMBNAIL_MPP)
         mask = tissue_mask(name, pixels, mpp=THUMBNAIL_MPP, found=found)
-        yield Case(name=f"tissue-{name}", pixels=pixels, mpp=THUMBNAIL_MPP, found=found, mask=mask, truth=drawn.tissue)
+        yield Case(
+            name=f"tissue-{name}",
+            pixels=pixels,
+            mpp=THUMBNAIL_MPP,
+            found=found,
+            mask=mask,
+            truth=drawn.tissue,
+        )
 
 
 def sharp_patches(folder: Path | None) -> NDArray[np.uint8]:
     """Patches of 224 px at 0.5 um a pixel: real ones where there are any."""
     if folder is None:
         rng = np.random.default_rng(4)
-        return np.stack([generate_tile(name, rng, side=224) for name in ("benign", "gleason_3", "gleason_4", "gleason_5") * 8])
+        return np.stack(
+            [
+                generate_tile(name, rng, side=224)
+                for name in ("benign", "gleason_3", "gleason_4", "gleason_5") * 8
+            ]
+        )
     tiles = sorted((folder / "tiles" / "gleason_arvaniti").rglob("*.jpg"))
-    opened = (Image.open(tile).convert("RGB").resize((345, 345), Image.Resampling.BOX).crop((0, 0, 224, 224)) for tile in tiles)
+    opened = (
+        Image.open(tile)
+        .convert("RGB")
+        .resize((345, 345), Image.Resampling.BOX)
+        .crop((0, 0, 224, 224))
+        for tile in tiles
+    )
     return np.stack([np.asarray(image) for image in opened])
 
 
@@ -143,11 +183,25 @@ def focus_rows(sharp: NDArray[np.uint8]) -> Iterator[harness.Row]:
     pale = np.rint(243 - (243 - sharp.astype(float)) * 0.35).astype(np.uint8)
     clear = np.concatenate([patch_quality(sharp).focus, patch_quality(pale).focus])
     for sigma in (1.0, 1.5, 2.0):
-        soft = np.stack([np.asarray(Image.fromarray(patch).filter(ImageFilter.GaussianBlur(sigma))) for patch in sharp])
+        soft = np.stack(
+            [
+                np.asarray(Image.fromarray(patch).filter(ImageFilter.GaussianBlur(sigma)))
+                for patch in sharp
+            ]
+        )
         blurred = patch_quality(soft).focus
-        area = float(roc_auc_score([1] * len(clear) + [0] * len(blurred), np.concatenate([clear, blurred])))
+        area = float(
+            roc_auc_score([1] * len(clear) + [0] * len(blurred), np.concatenate([clear, blurred]))
+        )
         named = {"reference": "perfect", "reference_value": 100.0, "unit": "% area under curve"}
-        yield harness.Row(case=f"focus-{sigma:g}px", ours=100 * area, ratio=area, spread=(area, area), goal=0.9, **named)  # type: ignore[arg-type]
+        yield harness.Row(
+            case=f"focus-{sigma:g}px",
+            ours=100 * area,
+            ratio=area,
+            spread=(area, area),
+            goal=0.9,
+            **named,
+        )  # type: ignore[arg-type]
 
 
 def cost_row(patches: NDArray[np.uint8], *, pairs: int) -> harness.Row:
@@ -177,7 +231,9 @@ def stain_panel(pictures: list[NDArray[np.uint8]]) -> Image.Image:
         top, left = (picture.shape[0] - 224) // 2, (picture.shape[1] - 224) // 2
         middle = picture[top : top + 224, left : left + 224]
         fits = [fit_stain(picture.reshape(-1, 3), method=method) for method in METHODS]
-        columns.append(np.concatenate([middle, *(fit.apply(middle[None].copy())[0] for fit in fits)]))
+        columns.append(
+            np.concatenate([middle, *(fit.apply(middle[None].copy())[0] for fit in fits)])
+        )
     return Image.fromarray(np.concatenate(columns, axis=1))
 
 
@@ -188,7 +244,9 @@ def write_pictures(to: Path, cases: list[Case], folder: Path | None) -> None:
     shown = list(sharp_patches(folder)[16::32])
     if folder is not None:
         others = ("torchstain_source.png", "torchstain_target.png", "hgsc_nest.jpg", "histo.jpg")
-        shown += [np.asarray(Image.open(folder / "misc" / other).convert("RGB")) for other in others]
+        shown += [
+            np.asarray(Image.open(folder / "misc" / other).convert("RGB")) for other in others
+        ]
     stain_panel(shown).save(to / "stain.png")
 
 
@@ -196,7 +254,14 @@ def _of(name: str, drawn: Drawn, kind: str) -> Case:
     pixels = drawn.photograph()
     found = artefacts(pixels, mpp=THUMBNAIL_MPP)
     truth = drawn.artefacts[kind]
-    return Case(name=name, pixels=pixels, mpp=THUMBNAIL_MPP, found=found, mask=getattr(found, kind), truth=truth)
+    return Case(
+        name=name,
+        pixels=pixels,
+        mpp=THUMBNAIL_MPP,
+        found=found,
+        mask=getattr(found, kind),
+        truth=truth,
+    )
 
 
 def _stream(content: bytes) -> io.BytesIO:

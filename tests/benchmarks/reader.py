@@ -40,8 +40,14 @@ OFFSET = 100
 def write_slide(path: Path, *, subsampling: tuple[int, int], side: int, tile: int = TILE) -> None:
     """One level of H&E, `side` tiles of 256 px square, whatever the tiles that it is written in."""
     rng = np.random.default_rng(0)
-    tiles = [generate_tile(name, rng, side=2 * TILE) for name in ("benign", "gleason_3", "gleason_4", "gleason_5")]
-    rows = [np.concatenate([tiles[(row + column) % 4] for column in range(side // 2)], axis=1) for row in range(side // 2)]
+    tiles = [
+        generate_tile(name, rng, side=2 * TILE)
+        for name in ("benign", "gleason_3", "gleason_4", "gleason_5")
+    ]
+    rows = [
+        np.concatenate([tiles[(row + column) % 4] for column in range(side // 2)], axis=1)
+        for row in range(side // 2)
+    ]
     with tifffile.TiffWriter(path) as tiff:
         tiff.write(
             np.concatenate(rows),
@@ -63,7 +69,10 @@ def shards_of(path: Path, *, size: int, offset: int, mpp: float = MPP) -> pa.Tab
         grid = patch_grid(slide, np.ones((64, 64), bool), spec)
         moved = {name: getattr(grid, name) + offset for name in ("x", "y", "read_x", "read_y")}
         inside = (moved["x"] + size <= slide.size.width) & (moved["y"] + size <= slide.size.height)
-        kept = {name: values[inside] for name, values in {**moved, "column": grid.column, "row": grid.row}.items()}
+        kept = {
+            name: values[inside]
+            for name, values in {**moved, "column": grid.column, "row": grid.row}.items()
+        }
         grid = type(grid)(level=grid.level, scale=grid.scale, read_size=grid.read_size, **kept)
         return shard_rows(slide, grid, spec, organisation="bench", side=SIDE * TILE // size)
 
@@ -74,7 +83,10 @@ def ours(shards: pa.Table) -> Callable[[], float]:
     out = np.empty((max(shards["n_patches"].to_pylist()), size, size, 3), np.uint8)
 
     def work() -> int:
-        return sum(len(decode_patches(fetch_shards(shards.slice(k, 1)), out=out)["patch"]) for k in range(len(shards)))
+        return sum(
+            len(decode_patches(fetch_shards(shards.slice(k, 1)), out=out)["patch"])
+            for k in range(len(shards))
+        )
 
     return lambda: harness.cpu_rate(work)
 
@@ -84,7 +96,10 @@ def raw(path: Path, *, size: int) -> Callable[[], float]:
     slide = open_slide(str(path))
     assert isinstance(slide, TiledSlide)
     index, content = slide.indexes[0], path.read_bytes()
-    tiles = [content[a : a + n] for a, n in zip(index.offsets.tolist(), index.lengths.tolist(), strict=True)]
+    tiles = [
+        content[a : a + n]
+        for a, n in zip(index.offsets.tolist(), index.lengths.tolist(), strict=True)
+    ]
     side = index.grid.tile.width
     buffer = tile_buffer(index.grid.tile)  # where libjpeg-turbo is at its fastest
 
@@ -109,7 +124,9 @@ def averaged(shards: pa.Table, path: Path) -> Callable[[], np.ndarray]:
             x, y = (np.array(row[name], np.int64) * scale for name in ("read_x", "read_y"))
             native = np.empty((len(x), side * scale, side * scale, 3), np.uint8)
             numbers = index.grid.covering(x, y, Size(side * scale, side * scale))
-            tiles = fetch_tiles("bench", index.store, index.offsets[numbers], index.lengths[numbers])
+            tiles = fetch_tiles(
+                "bench", index.store, index.offsets[numbers], index.lengths[numbers]
+            )
             streams = dict(zip(numbers.tolist(), tiles.streams(), strict=True))
             decode_windows("bench", index.grid, "jpeg", streams, x=x, y=y, out=native)
         resample(native, out)
@@ -132,12 +149,18 @@ def scaled_row(path: Path, scale: int, pairs: int) -> tuple[harness.Row, dict[st
         unit="patches/s/core",
         pairs=pairs,
     )
-    return row, {"mean": float(apart.mean()), "99th percentile": float(np.percentile(apart, 99)), "most": float(apart.max())}
+    return row, {
+        "mean": float(apart.mean()),
+        "99th percentile": float(np.percentile(apart, 99)),
+        "most": float(apart.max()),
+    }
 
 
 def by_openslide(path: Path, shards: pa.Table, *, size: int) -> Callable[[], float]:
     """openslide-python's rate: one `read_region` a patch, RGB into a batch."""
-    places = [(x, y) for row in shards.to_pylist() for x, y in zip(row["x"], row["y"], strict=True)][::7]
+    places = [
+        (x, y) for row in shards.to_pylist() for x, y in zip(row["x"], row["y"], strict=True)
+    ][::7]
     batch = np.empty((len(places), size, size, 3), np.uint8)
 
     def work() -> int:
@@ -183,20 +206,40 @@ def main() -> None:
             shards = shards_of(path, size=size, offset=offset)
             named = {"unit": "patches/s/core", "pairs": pairs}
             rows.append(
-                harness.compare(case, ours(shards), raw(path, size=size), reference="libjpeg-turbo", goal=goal, **named)  # type: ignore[arg-type]
+                harness.compare(
+                    case,
+                    ours(shards),
+                    raw(path, size=size),
+                    reference="libjpeg-turbo",
+                    goal=goal,
+                    **named,
+                )  # type: ignore[arg-type]
             )
             peer = by_openslide(path, shards, size=size)
             rows.append(
-                harness.compare(f"openslide-{case}", ours(shards), peer, reference="openslide-python", goal=peer_goal, **named)  # type: ignore[arg-type]
+                harness.compare(
+                    f"openslide-{case}",
+                    ours(shards),
+                    peer,
+                    reference="openslide-python",
+                    goal=peer_goal,
+                    **named,
+                )  # type: ignore[arg-type]
             )
         for scale in (2, 4, 8):
-            row, errors[f"scaled-{scale}"] = scaled_row(Path(folder) / f"2-{TILE}.tif", scale, pairs)
+            row, errors[f"scaled-{scale}"] = scaled_row(
+                Path(folder) / f"2-{TILE}.tif", scale, pairs
+            )
             rows.append(row)
     packages = ("simplejpeg", "openslide-python", "tifffile", "pyarrow", "numpy")
-    harness.report("reader", rows, given, packages=packages, limits=LIMITS, extra={"levels apart": errors})
+    harness.report(
+        "reader", rows, given, packages=packages, limits=LIMITS, extra={"levels apart": errors}
+    )
     for name, apart in errors.items():
         print(
-            f"{name}: " + ", ".join(f"{what} {value:.2f}" for what, value in apart.items()) + " grey levels from decode + average"
+            f"{name}: "
+            + ", ".join(f"{what} {value:.2f}" for what, value in apart.items())
+            + " grey levels from decode + average"
         )
 
 

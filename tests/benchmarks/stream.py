@@ -28,7 +28,13 @@ import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 
-from pipelines.patches import PATCHES_PER_TASK, decode_patches, fetch_shards, read_patches, stream_patches
+from pipelines.patches import (
+    PATCHES_PER_TASK,
+    decode_patches,
+    fetch_shards,
+    read_patches,
+    stream_patches,
+)
 from tests.benchmarks import harness
 from tests.benchmarks.planning import planned, start_ray, two_drivers
 from tests.benchmarks.reader import shards_of, write_slide
@@ -70,7 +76,9 @@ def plain(shards: pa.Table) -> int:
         return sum(pool.map(work, range(THREADS)))
 
 
-def consume(blocks: Iterator[pa.Table], most: int, decode: Callable[[pa.Table, np.ndarray], np.ndarray]) -> int:
+def consume(
+    blocks: Iterator[pa.Table], most: int, decode: Callable[[pa.Table, np.ndarray], np.ndarray]
+) -> int:
     """Patches that two threads make of blocks, a shard at a time, at most four shards waiting."""
     waiting: Queue[pa.Table | None] = Queue(2 * THREADS)
 
@@ -95,8 +103,14 @@ def consume(blocks: Iterator[pa.Table], most: int, decode: Callable[[pa.Table, n
 
 def through_ray(shards: pa.Table) -> int:
     """Patches that travel as encoded tiles."""
-    blocks = read_patches(shards).iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2)
-    return consume(blocks, max(shards["n_patches"].to_pylist()), lambda row, out: decode_patches(row, out=out)["patch"])
+    blocks = read_patches(shards).iter_batches(
+        batch_size=None, batch_format="pyarrow", prefetch_batches=2
+    )
+    return consume(
+        blocks,
+        max(shards["n_patches"].to_pylist()),
+        lambda row, out: decode_patches(row, out=out)["patch"],
+    )
 
 
 def as_pixels(block: pa.Table) -> pa.Table:
@@ -104,14 +118,24 @@ def as_pixels(block: pa.Table) -> pa.Table:
     patch = decode_patches(block)["patch"]
     bounds = np.cumsum([0, *block["n_patches"].to_pylist()], dtype=np.int64) * patch[0].size
     buffers = [None, pa.py_buffer(bounds), pa.py_buffer(patch)]
-    return pa.table({"pixels": pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(block), buffers)})
+    return pa.table(
+        {"pixels": pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(block), buffers)}
+    )
 
 
 def through_ray_as_pixels(shards: pa.Table) -> int:
     """Patches that travel as pixels."""
-    dataset = read_patches(shards, patches_per_task=256).map_batches(as_pixels, batch_size=None, batch_format="pyarrow")
+    dataset = read_patches(shards, patches_per_task=256).map_batches(
+        as_pixels, batch_size=None, batch_format="pyarrow"
+    )
     blocks = dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2)
-    return consume(blocks, 1, lambda row, _: np.frombuffer(row["pixels"][0].as_buffer(), np.uint8).reshape(-1, SIZE, SIZE, 3))
+    return consume(
+        blocks,
+        1,
+        lambda row, _: np.frombuffer(row["pixels"][0].as_buffer(), np.uint8).reshape(
+            -1, SIZE, SIZE, 3
+        ),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +152,11 @@ def kind(process: psutil.Process) -> str:
     words = " ".join(process.cmdline()[:3])
     if words.startswith("ray::"):
         return "read workers"
-    for name, word in (("raylet", "raylet/raylet"), ("gcs", "gcs_server"), ("dashboard and agents", "dashboard")):
+    for name, word in (
+        ("raylet", "raylet/raylet"),
+        ("gcs", "gcs_server"),
+        ("dashboard and agents", "dashboard"),
+    ):
         if word in words:
             return name
     return "dashboard and agents"
@@ -185,15 +213,24 @@ def parts(shards: pa.Table) -> dict[str, float]:
     middle = time.process_time()
     count = sum(len(decode_patches(row, out=out)["patch"]) for row in fetched)
     end = time.process_time()
-    return {"fetch_shards": (middle - start) / count * 1e6, "decode_patches": (end - middle) / count * 1e6}
+    return {
+        "fetch_shards": (middle - start) / count * 1e6,
+        "decode_patches": (end - middle) / count * 1e6,
+    }
 
 
 def account(costs: dict[str, list[Cost]], alone: dict[str, float]) -> dict[str, dict[str, float]]:
     """CPU microseconds a patch by kind of process; prints them."""
     names = sorted({name for runs in costs.values() for run in runs for name in run.cpu})
     found = {
-        column: {name: float(np.median([run.cpu.get(name, 0.0) / run.patches for run in runs])) * 1e6 for name in names}
-        | {"wall x cores": float(np.median([THREADS * run.wall / run.patches for run in runs])) * 1e6}
+        column: {
+            name: float(np.median([run.cpu.get(name, 0.0) / run.patches for run in runs])) * 1e6
+            for name in names
+        }
+        | {
+            "wall x cores": float(np.median([THREADS * run.wall / run.patches for run in runs]))
+            * 1e6
+        }
         for column, runs in costs.items()
     }
     table = Table("process", *costs, title="CPU, us a patch")
@@ -221,13 +258,29 @@ def rows_of(costs: dict[str, list[Cost]]) -> list[harness.Row]:
     """Ratios to the plain reader: of wall rates, and of rates per CPU second of the data path."""
     path = ("read workers", "consumer and driver")
     wall = {name: [run.patches / run.wall for run in runs] for name, runs in costs.items()}
-    cpu = {name: [run.patches / sum(run.cpu.get(at, 0.0) for at in path) for run in runs] for name, runs in costs.items()}
+    cpu = {
+        name: [run.patches / sum(run.cpu.get(at, 0.0) for at in path) for run in runs]
+        for name, runs in costs.items()
+    }
     named = {"reference": "plain threaded reader"}
     return [
-        harness.pairs_row("wall", wall["ray, tiles"], wall["plain"], unit="patches/s", goal=0.75, **named),
-        harness.pairs_row("cpu-data-path", cpu["ray, tiles"], cpu["plain"], unit="patches/CPU s", goal=0.85, **named),
-        harness.pairs_row("wall-pixels", wall["ray, pixels"], wall["plain"], unit="patches/s", **named),
-        harness.pairs_row("cpu-data-path-pixels", cpu["ray, pixels"], cpu["plain"], unit="patches/CPU s", **named),
+        harness.pairs_row(
+            "wall", wall["ray, tiles"], wall["plain"], unit="patches/s", goal=0.75, **named
+        ),
+        harness.pairs_row(
+            "cpu-data-path",
+            cpu["ray, tiles"],
+            cpu["plain"],
+            unit="patches/CPU s",
+            goal=0.85,
+            **named,
+        ),
+        harness.pairs_row(
+            "wall-pixels", wall["ray, pixels"], wall["plain"], unit="patches/s", **named
+        ),
+        harness.pairs_row(
+            "cpu-data-path-pixels", cpu["ray, pixels"], cpu["plain"], unit="patches/CPU s", **named
+        ),
     ]
 
 
@@ -247,11 +300,21 @@ def main() -> None:
         shards = cohort(Path(folder), slides=slides, side=side)
         costs, alone = run(shards, rounds), parts(shards)
         one, two = planned(shards, tasks), two_drivers(shards, tasks)
-    rows = [*rows_of(costs), harness.pairs_row("plan-two-drivers", [two], [one], unit="tasks/s", reference="one driver")]
+    rows = [
+        *rows_of(costs),
+        harness.pairs_row("plan-two-drivers", [two], [one], unit="tasks/s", reference="one driver"),
+    ]
     accounts = account(costs, alone)
     plans = {"one driver": one * PATCHES_PER_TASK, "two drivers": two * PATCHES_PER_TASK}
     extra = {"account": accounts, "patches planned a second": plans}
-    harness.report("stream", rows, given, packages=("ray", "pyarrow", "simplejpeg", "numpy"), limits=LIMITS, extra=extra)
+    harness.report(
+        "stream",
+        rows,
+        given,
+        packages=("ray", "pyarrow", "simplejpeg", "numpy"),
+        limits=LIMITS,
+        extra=extra,
+    )
     for name, rate in (("one driver plans", one), ("two drivers plan", two)):
         print(
             f"{name} {rate:,.0f} tasks/s, which at {PATCHES_PER_TASK} patches a task is {rate * PATCHES_PER_TASK:,.0f} patches/s"

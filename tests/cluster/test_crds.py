@@ -83,13 +83,19 @@ def test_a_right_manifest_has_no_problems(schema: Json) -> None:
 @pytest.mark.parametrize(
     ("fields", "problem"),
     [
-        ({"objectiv": 20}, "$.spec: Additional properties are not allowed ('objectiv' was unexpected)"),
+        (
+            {"objectiv": 20},
+            "$.spec: Additional properties are not allowed ('objectiv' was unexpected)",
+        ),
         ({"objective": "40"}, "$.spec.objective: '40' is not of type 'integer'"),
         ({"port": [1]}, "$.spec.port: [1] is not of type 'integer', 'string'"),
         ({"port": "no!"}, "$.spec.port: 'no!' does not match '^[a-z0-9]+$'"),
         ({"labels": {"room": 7}}, "$.spec.labels.room: 7 is not of type 'string'"),
         ({"slides": [{}]}, "$.spec.slides[0]: 'name' is a required property"),
-        ({"slides": [{"name": "a"}, {"name": "a", "stain": "HE"}]}, "$.spec.slides: two entries with name=a, stain=HE"),
+        (
+            {"slides": [{"name": "a"}, {"name": "a", "stain": "HE"}]},
+            "$.spec.slides: two entries with name=a, stain=HE",
+        ),
     ],
 )
 def test_a_wrong_field_is_refused_with_its_path(schema: Json, fields: Json, problem: str) -> None:
@@ -103,7 +109,9 @@ def test_a_manifest_has_all_its_parts(schema: Json, part: str) -> None:
 
 
 def test_status_belongs_to_the_operator(schema: Json) -> None:
-    assert crds.problems(GOOD | {"status": {}}, schema) == ["$: Additional properties are not allowed ('status' was unexpected)"]
+    assert crds.problems(GOOD | {"status": {}}, schema) == [
+        "$: Additional properties are not allowed ('status' was unexpected)"
+    ]
 
 
 def test_the_command_prints_problems_and_exits_with_1(
@@ -114,6 +122,9 @@ def test_the_command_prints_problems_and_exits_with_1(
     (tmp_path / "bad.yaml").write_text(yaml.safe_dump(changed(lens=1)))
     unexpected = "$.spec: Additional properties are not allowed ('lens' was unexpected)\n"
     for name, status, output in (("good", 0, ""), ("bad", 1, unexpected)):
-        monkeypatch.setattr("sys.argv", ["crds", str(tmp_path / f"{name}.yaml"), "--crd", str(tmp_path / "crd.yaml")])
+        monkeypatch.setattr(
+            "sys.argv",
+            ["crds", str(tmp_path / f"{name}.yaml"), "--crd", str(tmp_path / "crd.yaml")],
+        )
         assert crds.main() == status
         assert capsys.readouterr().out == output

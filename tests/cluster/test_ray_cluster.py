@@ -22,9 +22,16 @@ MANIFEST = ROOT / "ray-cluster.yaml"
 # What the manifest uses of the CRD, written by hand: it refuses a misspelt field on machines without the CRD.
 # A name stands for itself, `name[]` for a list of objects; leaves hold None and may contain anything.
 RULES = {
-    "ingressRules[]": {"from[]": {"namespaceSelector": None, "podSelector": None}, "ports[]": {"port": None, "protocol": None}}
+    "ingressRules[]": {
+        "from[]": {"namespaceSelector": None, "podSelector": None},
+        "ports[]": {"port": None, "protocol": None},
+    }
 }
-CONTAINER_SECURITY = {"allowPrivilegeEscalation": None, "capabilities": {"drop": None}, "privileged": None}
+CONTAINER_SECURITY = {
+    "allowPrivilegeEscalation": None,
+    "capabilities": {"drop": None},
+    "privileged": None,
+}
 RESOURCES = {"requests": None, "limits": None}
 SECRET = {"valueFrom": {"secretKeyRef": {"name": None, "key": None}}}
 TEMPLATE = {
@@ -68,7 +75,12 @@ FIELDS: Json = {
         "authOptions": {"mode": None, "secretName": None},
         "tlsOptions": {"enabled": None},
         "networkPolicy": {"mode": None, "head": RULES, "worker": RULES},
-        "gcsFaultToleranceOptions": {"backend": None, "redisAddress": None, "redisUsername": SECRET, "redisPassword": SECRET},
+        "gcsFaultToleranceOptions": {
+            "backend": None,
+            "redisAddress": None,
+            "redisUsername": SECRET,
+            "redisPassword": SECRET,
+        },
         "enableInTreeAutoscaling": None,
         "autoscalerOptions": {
             "version": None,
@@ -107,7 +119,11 @@ def unknown(node: Any, fields: Json | None, path: str = "$") -> Iterator[str]:
 def as_manifest(fields: Json) -> Json:
     """The smallest object that has every field of `fields`, so that the CRD can judge the names."""
     return {
-        name.removesuffix("[]"): ([as_manifest(child)] if name.endswith("[]") else as_manifest(child)) if child else None
+        name.removesuffix("[]"): (
+            [as_manifest(child)] if name.endswith("[]") else as_manifest(child)
+        )
+        if child
+        else None
         for name, child in fields.items()
     }
 
@@ -118,7 +134,9 @@ def schema() -> Json:
     data = shared_data()
     path = data / "kuberay-crds" / "ray.io_rayclusters.yaml" if data else None
     if path is None or not path.is_file():
-        pytest.skip("KubeRay's CRDs are absent: set ACINUS_SHARED_DATA; the hand-written list of fields ran instead")
+        pytest.skip(
+            "KubeRay's CRDs are absent: set ACINUS_SHARED_DATA; the hand-written list of fields ran instead"
+        )
     return crds.schema_of(crds.read_yaml(path), "v1")
 
 
@@ -143,12 +161,18 @@ def test_a_misspelt_field_is_refused_by_the_crd(schema: Json, right: str) -> Non
     text = MANIFEST.read_text()
     assert right in text
     broken = yaml.safe_load(text.replace(right, MISTAKES[right]))
-    assert [line for line in crds.problems(broken, schema) if "Additional properties are not allowed" in line]
+    assert [
+        line
+        for line in crds.problems(broken, schema)
+        if "Additional properties are not allowed" in line
+    ]
 
 
 @pytest.mark.parametrize("right", MISTAKES)
 def test_a_misspelt_field_is_refused_without_the_crd(right: str) -> None:
-    assert list(unknown(yaml.safe_load(MANIFEST.read_text().replace(right, MISTAKES[right])), FIELDS))
+    assert list(
+        unknown(yaml.safe_load(MANIFEST.read_text().replace(right, MISTAKES[right])), FIELDS)
+    )
 
 
 def test_kuberay_takes_the_manifest(schema: Json, manifest: Json) -> None:
@@ -160,14 +184,24 @@ def test_the_manifest_has_no_unknown_field(manifest: Json) -> None:
 
 
 def test_the_hand_written_fields_are_the_crds(schema: Json) -> None:
-    assert not [line for line in crds.problems(as_manifest(FIELDS), schema) if "Additional properties" in line]
+    assert not [
+        line
+        for line in crds.problems(as_manifest(FIELDS), schema)
+        if "Additional properties" in line
+    ]
 
 
 @pytest.mark.parametrize(
     ("path", "value"),
-    [(("spec", "authOptions", "mode"), "none"), (("spec", "autoscalerOptions", "version"), "v3"), (("spec", "rayVersion"), 2.6)],
+    [
+        (("spec", "authOptions", "mode"), "none"),
+        (("spec", "autoscalerOptions", "version"), "v3"),
+        (("spec", "rayVersion"), 2.6),
+    ],
 )
-def test_a_wrong_value_is_refused_by_the_crd(schema: Json, manifest: Json, path: tuple[str, ...], value: object) -> None:
+def test_a_wrong_value_is_refused_by_the_crd(
+    schema: Json, manifest: Json, path: tuple[str, ...], value: object
+) -> None:
     broken = copy.deepcopy(manifest)
     node = broken
     for name in path[:-1]:
@@ -180,12 +214,16 @@ def test_a_wrong_value_is_refused_by_the_crd(schema: Json, manifest: Json, path:
 def groups(manifest: Json) -> dict[str, Json]:
     """Head and worker groups by name."""
     spec = manifest["spec"]
-    return {"head": spec["headGroupSpec"]} | {group["groupName"]: group for group in spec["workerGroupSpecs"]}
+    return {"head": spec["headGroupSpec"]} | {
+        group["groupName"]: group for group in spec["workerGroupSpecs"]
+    }
 
 
 def containers(manifest: Json) -> dict[str, Json]:
     """The Ray container of each group."""
-    return {name: group["template"]["spec"]["containers"][0] for name, group in groups(manifest).items()}
+    return {
+        name: group["template"]["spec"]["containers"][0] for name, group in groups(manifest).items()
+    }
 
 
 def test_it_runs_the_ray_we_pin(manifest: Json) -> None:
@@ -241,20 +279,26 @@ def test_no_container_is_root_or_unbounded(manifest: Json) -> None:
 def test_no_secret_is_written_down(manifest: Json) -> None:
     for name, container in containers(manifest).items():
         plain = {entry["name"] for entry in container["env"] if "value" in entry}
-        assert not [variable for variable in plain if re.search("PASS|TOKEN|SECRET|KEY", variable)], name
+        assert not [
+            variable for variable in plain if re.search("PASS|TOKEN|SECRET|KEY", variable)
+        ], name
 
 
 def test_every_mount_has_its_volume_and_the_object_store_fits_in_memory(manifest: Json) -> None:
     for name, group in groups(manifest).items():
         pod = group["template"]["spec"]
         volumes = {volume["name"]: volume for volume in pod["volumes"]}
-        mounts = {mount["mountPath"]: mount["name"] for mount in pod["containers"][0]["volumeMounts"]}
+        mounts = {
+            mount["mountPath"]: mount["name"] for mount in pod["containers"][0]["volumeMounts"]
+        }
         assert set(mounts.values()) == set(volumes), name
         store = volumes[mounts["/dev/shm"]]["emptyDir"]
         assert store["medium"] == "Memory", name
         memory = pod["containers"][0]["resources"]["limits"]["memory"]
         # Ray gives its object store 30 % of a node's memory.
-        assert float(store["sizeLimit"].removesuffix("Gi")) >= 0.3 * float(memory.removesuffix("Gi")), name
+        assert float(store["sizeLimit"].removesuffix("Gi")) >= 0.3 * float(
+            memory.removesuffix("Gi")
+        ), name
 
 
 def test_gpus_are_paid_only_while_there_is_work(manifest: Json) -> None:

@@ -48,7 +48,9 @@ class LocalCluster:
     def cpus(self) -> float:
         """CPUs of all nodes that have joined."""
         nodes = self.get("/api/v0/nodes?detail=1", self.token).json()["data"]["result"]["result"]
-        return float(sum(each["resources_total"].get("CPU", 0) for each in nodes if each["state"] == "ALIVE"))
+        return float(
+            sum(each["resources_total"].get("CPU", 0) for each in nodes if each["state"] == "ALIVE")
+        )
 
     @property
     def token(self) -> str:
@@ -68,8 +70,18 @@ def free_ports(count: int) -> list[int]:
 @contextmanager
 def node(log: Path, environment: dict[str, str], *options: str) -> Iterator[None]:
     """A Ray node as a process that ends with the block."""
-    command = [*RAY, "start", "--block", f"--node-ip-address={HOST}", "--disable-usage-stats", *options]
-    with log.open("wb") as stream, subprocess.Popen(command, env=environment, stdout=stream, stderr=stream) as process:
+    command = [
+        *RAY,
+        "start",
+        "--block",
+        f"--node-ip-address={HOST}",
+        "--disable-usage-stats",
+        *options,
+    ]
+    with (
+        log.open("wb") as stream,
+        subprocess.Popen(command, env=environment, stdout=stream, stderr=stream) as process,
+    ):
         try:
             yield
         finally:
@@ -99,8 +111,12 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
     """Head and one worker, token authentication on."""
     gcs, dashboard, client, *agents = free_ports(5)
     spec = yaml.safe_load((ROOT / "ray-cluster.yaml").read_text())["spec"]
-    head_options = [f"--{name}={value}" for name, value in spec["headGroupSpec"]["rayStartParams"].items()]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | {
+    head_options = [
+        f"--{name}={value}" for name, value in spec["headGroupSpec"]["rayStartParams"].items()
+    ]
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("RAY_")
+    } | {
         "NO_COLOR": "1",
         "RAY_AUTH_MODE": spec["authOptions"]["mode"],
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
@@ -108,10 +124,22 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
     }
     running = LocalCluster(dashboard=f"http://{HOST}:{dashboard}", environment=environment)
     logs = tmp_path_factory.mktemp("ray-logs")
-    folder = tempfile.mkdtemp(prefix="r", dir="/tmp")  # short: the path of a Unix socket has 107 bytes
+    folder = tempfile.mkdtemp(
+        prefix="r", dir="/tmp"
+    )  # short: the path of a Unix socket has 107 bytes
     head = (
-        *("--head", f"--port={gcs}", f"--dashboard-host={HOST}", f"--dashboard-port={dashboard}", f"--temp-dir={folder}"),
-        *(f"--ray-client-server-port={client}", f"--dashboard-agent-listen-port={agents[0]}", "--object-store-memory=100000000"),
+        *(
+            "--head",
+            f"--port={gcs}",
+            f"--dashboard-host={HOST}",
+            f"--dashboard-port={dashboard}",
+            f"--temp-dir={folder}",
+        ),
+        *(
+            f"--ray-client-server-port={client}",
+            f"--dashboard-agent-listen-port={agents[0]}",
+            "--object-store-memory=100000000",
+        ),
     )
     worker = (
         *(f"--address={HOST}:{gcs}", "--num-cpus=4", f"--dashboard-agent-listen-port={agents[1]}"),
@@ -119,7 +147,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
     )
     try:
         with node(logs / "head.log", environment, *head, *head_options):
-            wait_for("the head", lambda: running.get("/api/version", running.token).is_success, logs)
+            wait_for(
+                "the head", lambda: running.get("/api/version", running.token).is_success, logs
+            )
             with node(logs / "worker.log", environment, *worker):
                 wait_for("the worker", lambda: running.cpus() == 4, logs)
                 yield running
@@ -137,21 +167,51 @@ def test_the_job_api_takes_nobody_without_the_token(cluster: LocalCluster) -> No
 
 
 def test_the_command_line_is_refused_without_the_token(cluster: LocalCluster) -> None:
-    stranger = {name: value for name, value in cluster.environment.items() if not name.startswith("RAY_AUTH")}
+    stranger = {
+        name: value
+        for name, value in cluster.environment.items()
+        if not name.startswith("RAY_AUTH")
+    }
     command = [*RAY, "job", "list", f"--address={cluster.dashboard}"]
-    done = subprocess.run(command, env=stranger | {"RAY_AUTH_MODE": "disabled"}, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command,
+        env=stranger | {"RAY_AUTH_MODE": "disabled"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode != 0
     assert "Missing authentication token" in done.stderr
 
 
 @pytest.mark.timeout(600)  # half a minute on an idle machine with two cores
 def test_a_cohort_is_prepared_as_a_ray_job(cluster: LocalCluster, tmp_path: Path) -> None:
-    manifest = synthesise(SynthConfig(out=str(tmp_path / "slides"), slides=2, test_slides=0, cores=1, core_length=2))
+    manifest = synthesise(
+        SynthConfig(out=str(tmp_path / "slides"), slides=2, test_slides=0, cores=1, core_length=2)
+    )
     out = tmp_path / "cohort"
-    submit = [*RAY, "job", "submit", f"--address={cluster.dashboard}", "--submission-id=prepare", "--"]
-    entrypoint = [str(Path(sys.executable).with_name("acinus")), "prepare", manifest, "--out", str(out)]
+    submit = [
+        *RAY,
+        "job",
+        "submit",
+        f"--address={cluster.dashboard}",
+        "--submission-id=prepare",
+        "--",
+    ]
+    entrypoint = [
+        str(Path(sys.executable).with_name("acinus")),
+        "prepare",
+        manifest,
+        "--out",
+        str(out),
+    ]
     done = subprocess.run(
-        [*submit, *entrypoint], env=cluster.environment, capture_output=True, text=True, timeout=500, check=False
+        [*submit, *entrypoint],
+        env=cluster.environment,
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"prepared\W+2 slides", done.stdout)

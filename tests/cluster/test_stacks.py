@@ -17,16 +17,24 @@ import yaml
 from cluster.stacks import EXCEPTIONS
 
 NODE = shutil.which("node")
-needs_node = pytest.mark.skipif(NODE is None, reason="the CDK runs in Node.js, and no `node` is on PATH")
+needs_node = pytest.mark.skipif(
+    NODE is None, reason="the CDK runs in Node.js, and no `node` is on PATH"
+)
 
 Template = dict[str, Any]
 
 
 def run_python(*arguments: str, path: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Python with nothing on PATH but what lies in `path`, and no AWS setting from outside."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "CDK_"))}
+    clean = {
+        name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "CDK_"))
+    }
     return subprocess.run(
-        [sys.executable, *arguments], env=clean | environment | {"PATH": str(path)}, capture_output=True, text=True, check=False
+        [sys.executable, *arguments],
+        env=clean | environment | {"PATH": str(path)},
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
@@ -55,7 +63,11 @@ def storage(synthesised: Path) -> Template:
 
 
 def buckets(template: Template) -> dict[str, Template]:
-    return {name: r["Properties"] for name, r in template["Resources"].items() if r["Type"] == "AWS::S3::Bucket"}
+    return {
+        name: r["Properties"]
+        for name, r in template["Resources"].items()
+        if r["Type"] == "AWS::S3::Bucket"
+    }
 
 
 @needs_node
@@ -68,12 +80,18 @@ def test_every_finding_is_excused_with_a_reason(synthesised: Path) -> None:
         for resource in finding["violatingConstructs"]
     }
     assert [finding for report in reports for finding in report["violations"]] == []
-    assert excused == {(entry["construct"], entry["rule"]) for entry in yaml.safe_load(EXCEPTIONS.read_text())}
+    assert excused == {
+        (entry["construct"], entry["rule"]) for entry in yaml.safe_load(EXCEPTIONS.read_text())
+    }
 
 
 @needs_node
 def test_a_finding_without_exception_stops_the_synthesis(only_node: Path, tmp_path: Path) -> None:
-    entries = [e for e in yaml.safe_load(EXCEPTIONS.read_text()) if e["rule"] != "HIPAA.Security-S3DefaultEncryptionKMS"]
+    entries = [
+        e
+        for e in yaml.safe_load(EXCEPTIONS.read_text())
+        if e["rule"] != "HIPAA.Security-S3DefaultEncryptionKMS"
+    ]
     file = tmp_path / "exceptions.yaml"
     file.write_text(yaml.safe_dump(entries))
     program = "import pathlib, sys; from cluster.stacks import build; build(sys.argv[1], pathlib.Path(sys.argv[2])).synth()"
@@ -112,14 +130,19 @@ def test_an_exception_excuses_a_finding_and_says_why(only_node: Path, tmp_path: 
 def test_without_node_it_says_so(tmp_path: Path) -> None:
     done = run_python("-m", "cluster.stacks", path=tmp_path)
     assert done.returncode == 1
-    assert done.stderr == "cluster.stacks: the CDK runs in Node.js, which is not on PATH; install a supported release\n"
+    assert (
+        done.stderr
+        == "cluster.stacks: the CDK runs in Node.js, which is not on PATH; install a supported release\n"
+    )
 
 
 @needs_node
 def test_cfn_lint_takes_the_templates(synthesised: Path) -> None:
     linter = [sys.executable, "-c", "from cfnlint.runner import main; main()"]
     templates = sorted(str(path) for path in synthesised.glob("*.template.json"))
-    done = subprocess.run([*linter, "--template", *templates], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [*linter, "--template", *templates], capture_output=True, text=True, check=False
+    )
     assert (done.returncode, done.stdout) == (0, ""), done.stdout + done.stderr
 
 
@@ -128,7 +151,9 @@ def test_no_account_and_no_region_is_written_down(synthesised: Path) -> None:
     for template in synthesised.glob("*.template.json"):
         text = template.read_text()
         assert not re.search(r"\b\d{12}\b", text)
-        assert not re.search(r"\b(us|eu|ap|ca|sa|me|af)-(north|south|east|west|central)\w*-\d\b", text)
+        assert not re.search(
+            r"\b(us|eu|ap|ca|sa|me|af)-(north|south|east|west|central)\w*-\d\b", text
+        )
 
 
 @needs_node
@@ -142,16 +167,31 @@ def test_no_bucket_is_public_and_none_goes_with_its_stack(storage: Template) -> 
 
 @needs_node
 def test_buckets_refuse_plain_http_and_old_tls(storage: Template) -> None:
-    policies = [r["Properties"] for r in storage["Resources"].values() if r["Type"] == "AWS::S3::BucketPolicy"]
+    policies = [
+        r["Properties"]
+        for r in storage["Resources"].values()
+        if r["Type"] == "AWS::S3::BucketPolicy"
+    ]
     assert {policy["Bucket"]["Ref"] for policy in policies} == set(buckets(storage))
     for policy in policies:
-        denied = [s["Condition"] for s in policy["PolicyDocument"]["Statement"] if s["Effect"] == "Deny"]
-        assert denied == [{"Bool": {"aws:SecureTransport": "false"}}, {"NumericLessThan": {"s3:TlsVersion": 1.2}}]
+        denied = [
+            s["Condition"] for s in policy["PolicyDocument"]["Statement"] if s["Effect"] == "Deny"
+        ]
+        assert denied == [
+            {"Bool": {"aws:SecureTransport": "false"}},
+            {"NumericLessThan": {"s3:TlsVersion": 1.2}},
+        ]
 
 
 @needs_node
-def test_data_is_encrypted_by_a_rotating_key_of_ours_and_access_is_logged(storage: Template) -> None:
-    keys = {name: r["Properties"] for name, r in storage["Resources"].items() if r["Type"] == "AWS::KMS::Key"}
+def test_data_is_encrypted_by_a_rotating_key_of_ours_and_access_is_logged(
+    storage: Template,
+) -> None:
+    keys = {
+        name: r["Properties"]
+        for name, r in storage["Resources"].items()
+        if r["Type"] == "AWS::KMS::Key"
+    }
     (key,) = keys
     assert keys[key]["EnableKeyRotation"] is True
     (data,) = (bucket for bucket in buckets(storage).values() if "LoggingConfiguration" in bucket)

@@ -12,4 +12,6 @@ def model_set(cohort_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     """URI of a complete, tiny model set (`tests.model_set`)."""
     from tests.model_set import make_model_set
 
-    return make_model_set(str(cohort_folder / "manifest.csv"), str(tmp_path_factory.mktemp("models")))
+    return make_model_set(
+        str(cohort_folder / "manifest.csv"), str(tmp_path_factory.mktemp("models"))
+    )

@@ -43,8 +43,12 @@ class Service:
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit():
                 try:
-                    names[int(entry.name)] = (entry / "cmdline").read_bytes().split(b"\0")[0].decode()
-                    parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+                    names[int(entry.name)] = (
+                        (entry / "cmdline").read_bytes().split(b"\0")[0].decode()
+                    )
+                    parents[int(entry.name)] = int(
+                        (entry / "stat").read_text().rpartition(")")[2].split()[1]
+                    )
                 except (OSError, IndexError):
                     continue
         for process, name in names.items():
@@ -82,7 +86,12 @@ def running(data_root: Path, models: str, **settings: str) -> Iterator[Service]:
     }
     arguments = [sys.executable, "-X", "faulthandler", "-c", PROGRAM]
     with subprocess.Popen(
-        arguments, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        arguments,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
     ) as process:
         try:
             yield Service(address=_ready(process), data_root=data_root, process=process)

@@ -13,9 +13,19 @@ import pytest
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_demo_on_generated_tissue(tmp_path: Path) -> None:
-    environment = os.environ | {"DEMO_EXIT": "1", "DEMO_OUT": str(tmp_path / "out"), "ACINUS_SHARED_DATA": str(tmp_path / "none")}
+    environment = os.environ | {
+        "DEMO_EXIT": "1",
+        "DEMO_OUT": str(tmp_path / "out"),
+        "ACINUS_SHARED_DATA": str(tmp_path / "none"),
+    }
     environment.pop("RAY_ADDRESS", None)
-    done = subprocess.run([sys.executable, "-m", "app.demo"], env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "app.demo"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "generated H&E" in done.stdout
     assert "Research use only; not a diagnosis" in done.stdout

@@ -37,7 +37,9 @@ def client(service: Service) -> Iterator[httpx.Client]:
 
 def send(client: httpx.Client, slide: Path, **fields: str) -> dict[str, Any]:
     with slide.open("rb") as stream:
-        answer = client.post("/api/v1/analyses", files={"slide": (slide.name, stream)}, data={**CLINICAL, **fields})
+        answer = client.post(
+            "/api/v1/analyses", files={"slide": (slide.name, stream)}, data={**CLINICAL, **fields}
+        )
     assert answer.status_code == 202, answer.text
     accepted: dict[str, Any] = answer.json()
     return accepted
@@ -86,7 +88,9 @@ def test_from_a_slide_to_a_report(client: httpx.Client, generated_slide: Path) -
         assert SIMULATED in text
 
 
-def test_a_slide_within_the_store_by_its_uri(service: Service, client: httpx.Client, generated_slide: Path) -> None:
+def test_a_slide_within_the_store_by_its_uri(
+    service: Service, client: httpx.Client, generated_slide: Path
+) -> None:
     first = finished(client, send(client, generated_slide))[-1]
     folder = service.data_root / "store" / "local"
     uri = f"file://{folder}/{first['slide_id']}/slide.svs"
@@ -96,7 +100,9 @@ def test_a_slide_within_the_store_by_its_uri(service: Service, client: httpx.Cli
     assert last["result"]["risk"] is None
 
 
-def test_a_bad_slide_is_told_in_one_sentence(client: httpx.Client, generated_slide: Path, tmp_path: Path) -> None:
+def test_a_bad_slide_is_told_in_one_sentence(
+    client: httpx.Client, generated_slide: Path, tmp_path: Path
+) -> None:
     cut = tmp_path / "Doe^John.svs"
     cut.write_bytes(generated_slide.read_bytes()[:100_000])
     accepted = send(client, cut)
@@ -118,15 +124,24 @@ def test_an_upload_stays_out_of_memory(service: Service, client: httpx.Client) -
 
     def peak() -> int:
         status = Path(f"/proc/{service.replica('Ingress')}/status").read_text()
-        return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) * 1024
+        return (
+            int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1])
+            * 1024
+        )
 
     before = peak()
-    answer = client.post("/api/v1/analyses", content=form(), headers={"content-type": "multipart/form-data; boundary=b"})
+    answer = client.post(
+        "/api/v1/analyses",
+        content=form(),
+        headers={"content-type": "multipart/form-data; boundary=b"},
+    )
     assert answer.status_code == 202
     assert peak() - before < 64 * 2**20
     last = finished(client, answer.json())[-1]
     assert last["status"] == "failed"
-    assert not list((service.data_root / "store" / "local" / "incoming").rglob("*.svs")), "what cannot be cleaned is not kept"
+    assert not list((service.data_root / "store" / "local" / "incoming").rglob("*.svs")), (
+        "what cannot be cleaned is not kept"
+    )
 
 
 def test_it_listens_where_it_is_told_and_nowhere_else(service: Service) -> None:
@@ -135,7 +150,9 @@ def test_it_listens_where_it_is_told_and_nowhere_else(service: Service) -> None:
         socket.create_connection(("127.0.0.3", port), timeout=2)
 
 
-def test_cases_survive_the_death_of_the_executor(service: Service, client: httpx.Client, generated_slide: Path) -> None:
+def test_cases_survive_the_death_of_the_executor(
+    service: Service, client: httpx.Client, generated_slide: Path
+) -> None:
     cases = [send(client, generated_slide, psa=str(5 + number)) for number in range(4)]
     victim = service.replica("CaseExecutor")
     while client.get(cases[0]["links"]["analysis"]).json()["status"] == "queued":
@@ -143,7 +160,9 @@ def test_cases_survive_the_death_of_the_executor(service: Service, client: httpx
     os.kill(victim, signal.SIGKILL)
     begun = time.monotonic()
     states = [finished(client, case)[-1] for case in cases]
-    print(f"{len(states)} cases done {time.monotonic() - begun:.1f} s after the executor was killed")
+    print(
+        f"{len(states)} cases done {time.monotonic() - begun:.1f} s after the executor was killed"
+    )
     assert [state["status"] for state in states] == ["done"] * 4
     assert [state["result"]["clinical"]["psa"] for state in states] == [5, 6, 7, 8]
     listed = client.get("/api/v1/analyses", params={"limit": 100}).json()["items"]
@@ -156,5 +175,8 @@ def test_a_restart_takes_up_what_was_under_way(
     """The last test: it stops the service that the others use."""
     cases = [send(client, generated_slide) for _ in range(3)]
     assert service.stop() == 0
-    with running(service.data_root, model_set) as again, httpx.Client(base_url=again.address, timeout=30) as later:
+    with (
+        running(service.data_root, model_set) as again,
+        httpx.Client(base_url=again.address, timeout=30) as later,
+    ):
         assert [finished(later, case)[-1]["status"] for case in cases] == ["done"] * 3

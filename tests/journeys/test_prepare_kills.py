@@ -33,7 +33,9 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(ray_session: None, manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
+def undisturbed(
+    ray_session: None, manifest: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Snapshot:
     out = tmp_path_factory.mktemp("undisturbed")
     report = prepare(PrepareConfig(manifest=str(manifest), out=str(out)))
     assert (len(report.prepared), len(report.failed)) == (SLIDES - BAD, BAD)
@@ -43,7 +45,11 @@ def undisturbed(ray_session: None, manifest: Path, tmp_path_factory: pytest.Temp
 def snapshot(out: Path) -> Snapshot:
     """All that a run leaves but its report, which tells of the run itself; not the parts of files that a killed writer left."""
     files = {path.relative_to(out).as_posix(): path for path in out.rglob("*") if path.is_file()}
-    return {name: path.read_bytes() for name, path in files.items() if name != "report.json" and not re.search(r"#\d+$", name)}
+    return {
+        name: path.read_bytes()
+        for name, path in files.items()
+        if name != "report.json" and not re.search(r"#\d+$", name)
+    }
 
 
 def records(out: Path) -> int:
@@ -65,7 +71,9 @@ class Driver:
         self.process.wait()
         deadline = time.monotonic() + PATIENCE_S
         # Ray's two agents take about a minute to notice; they touch nothing of ours.
-        while left := {process: title for process, title in alive(below).items() if "Agent" not in title}:
+        while left := {
+            process: title for process, title in alive(below).items() if "Agent" not in title
+        }:
             assert time.monotonic() < deadline, f"a killed driver leaves processes behind: {left}"
             time.sleep(0.1)
         return alive(below)
@@ -79,10 +87,23 @@ class Driver:
 @contextmanager
 def driver(manifest: Path, out: Path, said: Path) -> Iterator[Driver]:
     """Start a driver; nothing of it is left when the block ends."""
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | {"COLUMNS": "150"}
-    command = [sys.executable, "-m", "app.cli", "prepare", str(manifest), "--out", str(out), "--resume"]
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | {
+        "COLUMNS": "150"
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "app.cli",
+        "prepare",
+        str(manifest),
+        "--out",
+        str(out),
+        "--resume",
+    ]
     with said.open("wb") as stream:
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=stream, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=stream, stderr=subprocess.STDOUT
+        )
     started = Driver(process=process, said=said)
     try:
         yield started
@@ -91,7 +112,9 @@ def driver(manifest: Path, out: Path, said: Path) -> Iterator[Driver]:
             kill(left)
 
 
-def resume_to_the_end(manifest: Path, out: Path, said: Path, *, patience: float = 250.0) -> dict[str, int]:
+def resume_to_the_end(
+    manifest: Path, out: Path, said: Path, *, patience: float = 250.0
+) -> dict[str, int]:
     """Run until it ends by itself; returns the counts of its report."""
     with driver(manifest, out, said) as last:
         assert last.process.wait(timeout=patience) == 1, said.read_text()  # for the bad slides
@@ -99,7 +122,9 @@ def resume_to_the_end(manifest: Path, out: Path, said: Path, *, patience: float 
     return counts
 
 
-def test_a_killed_driver_loses_nothing(manifest: Path, undisturbed: Snapshot, tmp_path: Path) -> None:
+def test_a_killed_driver_loses_nothing(
+    manifest: Path, undisturbed: Snapshot, tmp_path: Path
+) -> None:
     out, said = tmp_path / "out", tmp_path / "said"
     with driver(manifest, out, said) as first:
         while records(out) < 5:
@@ -110,23 +135,35 @@ def test_a_killed_driver_loses_nothing(manifest: Path, undisturbed: Snapshot, tm
     assert 5 <= finished < SLIDES - BAD, "the run ended before it was killed"
     assert not (out / "cohort.parquet").exists()
     counts = resume_to_the_end(manifest, out, said)
-    assert counts == {"total": SLIDES, "prepared": SLIDES - BAD, "failed": BAD, "kept": finished, "staged": 0}
+    assert counts == {
+        "total": SLIDES,
+        "prepared": SLIDES - BAD,
+        "failed": BAD,
+        "kept": finished,
+        "staged": 0,
+    }
     assert snapshot(out) == undisturbed
     told = said.read_text()
     assert f"{finished} of them kept" in told
     for line in ("BrokenSlide", "UnsupportedSlide", "SlideNotFound", "MissingResolution"):
         assert line in told
-    print(f"driver killed once at {finished} of {SLIDES - BAD} slides, resumed once: same {len(undisturbed)} files")
+    print(
+        f"driver killed once at {finished} of {SLIDES - BAD} slides, resumed once: same {len(undisturbed)} files"
+    )
 
 
 def test_killed_workers_cost_nothing(manifest: Path, undisturbed: Snapshot, tmp_path: Path) -> None:
     config = PrepareConfig(manifest=str(manifest), out=str(tmp_path))
-    with killing("ray::prepare_slide", below=os.getpid(), seed=3, pause=(0.05, 0.3), most=6) as killed:
+    with killing(
+        "ray::prepare_slide", below=os.getpid(), seed=3, pause=(0.05, 0.3), most=6
+    ) as killed:
         report = prepare(config)
     assert killed
     assert (len(report.prepared), len(report.failed)) == (SLIDES - BAD, BAD)
     assert snapshot(tmp_path) == undisturbed
-    print(f"{len(killed)} workers killed, {SLIDES} slides, no resume: same {len(undisturbed)} files")
+    print(
+        f"{len(killed)} workers killed, {SLIDES} slides, no resume: same {len(undisturbed)} files"
+    )
 
 
 @contextmanager
@@ -134,7 +171,10 @@ def small_disk(place: Path, megabytes: int) -> Iterator[None]:
     """A file system of so many MB at a folder; skips where that may not be mounted."""
     place.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", place], capture_output=True, text=True, check=False
+        ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", place],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if mounted.returncode:
         pytest.skip(f"mounting a small file system is not allowed here: {mounted.stderr.strip()}")
@@ -144,7 +184,9 @@ def small_disk(place: Path, megabytes: int) -> Iterator[None]:
         subprocess.run(["umount", "--lazy", place], check=True)
 
 
-def test_a_full_disk_is_told_and_resumed(manifest: Path, undisturbed: Snapshot, tmp_path: Path) -> None:
+def test_a_full_disk_is_told_and_resumed(
+    manifest: Path, undisturbed: Snapshot, tmp_path: Path
+) -> None:
     disk = tmp_path / "disk"
     total = sum(map(len, undisturbed.values()))
     with small_disk(disk, megabytes=max(1, total // 2**21)):
@@ -159,9 +201,15 @@ def test_a_full_disk_is_told_and_resumed(manifest: Path, undisturbed: Snapshot, 
         assert finished
         subprocess.run(["mount", "-o", "remount,size=100m", disk], check=True)
         report: PrepareReport = prepare(config)
-        assert (len(report.prepared), len(report.failed), report.kept) == (SLIDES - BAD, BAD, finished)
+        assert (len(report.prepared), len(report.failed), report.kept) == (
+            SLIDES - BAD,
+            BAD,
+            finished,
+        )
         assert snapshot(disk / "out") == undisturbed
-    print(f"disk full at {finished} of {SLIDES - BAD} slides, resumed once: same {len(undisturbed)} files")
+    print(
+        f"disk full at {finished} of {SLIDES - BAD} slides, resumed once: same {len(undisturbed)} files"
+    )
 
 
 @pytest.mark.slow
@@ -169,7 +217,11 @@ def test_a_full_disk_is_told_and_resumed(manifest: Path, undisturbed: Snapshot, 
 def test_a_thousand_slides_killed_many_times(tmp_path: Path) -> None:
     """Drivers and workers, both at random moments."""
     slides, bad, chance = 1000, 30, random.Random(11)
-    manifest, said, out = small_cohort(tmp_path / "slides", slides, bad=bad), tmp_path / "said", tmp_path / "out"
+    manifest, said, out = (
+        small_cohort(tmp_path / "slides", slides, bad=bad),
+        tmp_path / "said",
+        tmp_path / "out",
+    )
     begun, peak = time.monotonic(), 0.0
     with driver(manifest, tmp_path / "undisturbed", said) as whole:
         while whole.process.poll() is None:
@@ -177,17 +229,27 @@ def test_a_thousand_slides_killed_many_times(tmp_path: Path) -> None:
             time.sleep(0.2)
         assert whole.process.returncode == 1
     seconds = time.monotonic() - begun
-    print(f"undisturbed: {seconds:.0f} s, {seconds / slides * 1000:.0f} ms a slide, driver at most {peak:.0f} MB")
+    print(
+        f"undisturbed: {seconds:.0f} s, {seconds / slides * 1000:.0f} ms a slide, driver at most {peak:.0f} MB"
+    )
     expected = snapshot(tmp_path / "undisturbed")
 
     drivers = workers = 0
     while drivers < 12:
         before, starting = records(out), chance.random() < 0.25
         with driver(manifest, out, said) as victim:
-            with killing("ray::prepare_slide", below=victim.process.pid, seed=drivers, pause=(0.2, 4.0), most=50) as killed:
+            with killing(
+                "ray::prepare_slide",
+                below=victim.process.pid,
+                seed=drivers,
+                pause=(0.2, 4.0),
+                most=50,
+            ) as killed:
                 while not starting and records(out) == before and victim.process.poll() is None:
                     time.sleep(0.05)
-                moment = time.monotonic() + chance.uniform(0.0, 8.0)  # into its work, or else into its start
+                moment = time.monotonic() + chance.uniform(
+                    0.0, 8.0
+                )  # into its work, or else into its start
                 while victim.process.poll() is None and time.monotonic() < moment:
                     time.sleep(0.05)
             workers += len(killed)
@@ -200,5 +262,7 @@ def test_a_thousand_slides_killed_many_times(tmp_path: Path) -> None:
     assert counts["kept"] == finished
     assert (counts["prepared"], counts["failed"]) == (slides - bad, bad)
     assert snapshot(out) == expected
-    print(f"{drivers} drivers and {workers} workers killed, {drivers} resumes, {slides} slides: same {len(expected)} files")
+    print(
+        f"{drivers} drivers and {workers} workers killed, {drivers} resumes, {slides} slides: same {len(expected)} files"
+    )
     print(said.read_text())

@@ -30,10 +30,16 @@ def small_cohort(folder: Path, slides: int, *, bad: int) -> Path:
         name, fault = f"slide-{k:04d}.svs", faults.get(k)
         if fault != "absent":
             pixels[20:260, 20:500] = np.roll(tile, (k // 480, k % 480), axis=(0, 1))[:240]
-            write_svs(folder / name, pixels, SvsMetadata(mpp=None if fault == "no-mpp" else 0.5, tile=128))
+            write_svs(
+                folder / name, pixels, SvsMetadata(mpp=None if fault == "no-mpp" else 0.5, tile=128)
+            )
             damage(folder / name, fault)
-            os.utime(folder / name, (1_700_000_000 + k, 1_700_000_000 + k))  # a slide's identity holds its time
-        lines.append(f"{name},case-{k // 2:04d},{'test' if k // 2 % 5 == 0 else 'train'},{'3+4' if k % 3 else 'benign'}")
+            os.utime(
+                folder / name, (1_700_000_000 + k, 1_700_000_000 + k)
+            )  # a slide's identity holds its time
+        lines.append(
+            f"{name},case-{k // 2:04d},{'test' if k // 2 % 5 == 0 else 'train'},{'3+4' if k % 3 else 'benign'}"
+        )
     (folder / "manifest.csv").write_text("\n".join(lines) + "\n")
     return folder / "manifest.csv"
 

@@ -27,14 +27,18 @@ ENCODED = {
     "lzw": tiff_slides.lzw(TILE),
     "lzw+delta": tiff_slides.lzw(predicted(TILE)),
     "jpegls": dicom_slides.jpegls(TILE),
-    "jpeg2000": bytes(imagecodecs.jpeg2k_encode(TILE, codecformat="j2k", mct=True, reversible=True)),
+    "jpeg2000": bytes(
+        imagecodecs.jpeg2k_encode(TILE, codecformat="j2k", mct=True, reversible=True)
+    ),
     "jpeg": tiff_slides.jpeg_ycc(TILE),
     "jpeg2000-ycc": tiff_slides.j2k_ycc(TILE),
 }
 LOSSLESS = [name for name in ENCODED if name not in ("jpeg", "jpeg2000-ycc")]
 
 
-def decoded(codec: str, stream: bytes, height: int = 96, width: int = 96, *, before: int = 0) -> Pixels:
+def decoded(
+    codec: str, stream: bytes, height: int = 96, width: int = 96, *, before: int = 0
+) -> Pixels:
     out = np.full((height, width, 3), before, np.uint8)
     codecs.decode(codec, stream, out=out)
     return out
@@ -67,7 +71,9 @@ def test_jpeg_is_libjpegs_slow_and_smooth() -> None:
 @pytest.mark.parametrize("scale", [2, 4, 8])
 def test_jpeg_is_shrunk_while_it_is_decoded(scale: int) -> None:
     small = decoded(f"jpeg/{scale}", ENCODED["jpeg"], 96 // scale, 96 // scale).astype(int)
-    average = np.asarray(Image.fromarray(decoded("jpeg", ENCODED["jpeg"])).reduce(scale)).astype(int)
+    average = np.asarray(Image.fromarray(decoded("jpeg", ENCODED["jpeg"])).reduce(scale)).astype(
+        int
+    )
     assert np.abs(small - average).mean() < 2
 
 
@@ -118,15 +124,24 @@ def test_alpha_lies_over_white() -> None:
     straight = np.concatenate([TILE, alpha], axis=2)
     assert np.abs(decoded("raw+alpha", straight.tobytes()) - exact).max() <= 0.5 + 1e-9
     multiplied = np.concatenate([np.rint(TILE * share).astype(np.uint8), alpha], axis=2)
-    assert np.abs(decoded("deflate+delta+premultiplied", tiff_slides.deflate(predicted(multiplied))) - exact).max() <= 0.5 + 1e-9
+    assert (
+        np.abs(
+            decoded("deflate+delta+premultiplied", tiff_slides.deflate(predicted(multiplied)))
+            - exact
+        ).max()
+        <= 0.5 + 1e-9
+    )
 
 
 @pytest.mark.parametrize(
-    ("codec", "samples"), [("raw", 4), ("deflate", 4), ("lzw", 4), ("raw+alpha", 3), ("lzw+premultiplied", 3)]
+    ("codec", "samples"),
+    [("raw", 4), ("deflate", 4), ("lzw", 4), ("raw+alpha", 3), ("lzw+premultiplied", 3)],
 )
 def test_another_number_of_samples_is_refused(codec: str, samples: int) -> None:
     pixels = np.zeros((96, 96, samples), np.uint8)
-    pack = {"raw": np.ndarray.tobytes, "deflate": tiff_slides.deflate, "lzw": tiff_slides.lzw}[codec.partition("+")[0]]
+    pack = {"raw": np.ndarray.tobytes, "deflate": tiff_slides.deflate, "lzw": tiff_slides.lzw}[
+        codec.partition("+")[0]
+    ]
     with pytest.raises(ValueError, match="bytes where"):
         decoded(codec, pack(pixels))
 

@@ -73,7 +73,9 @@ def test_an_mpp_in_the_manifest_counts_and_a_label_does_not(config: PrepareConfi
     assert [at.row and at.row["label"] for at in outcomes] == ["5+4", "3+3"]
 
 
-@pytest.mark.parametrize("pattern", ["shards.parquet", "quality.json", "overview.png", "prepared/*.json"])
+@pytest.mark.parametrize(
+    "pattern", ["shards.parquet", "quality.json", "overview.png", "prepared/*.json"]
+)
 def test_what_is_missing_is_done_again(config: PrepareConfig, pattern: str) -> None:
     _kept(config)
     gone = _only(config.out, pattern)[0]
@@ -92,7 +94,9 @@ def test_what_is_damaged_is_done_again(config: PrepareConfig, pattern: str, dama
     assert sorted(_kept(config), key=bool) == [False, True]
 
 
-def test_another_index_version_does_it_again(config: PrepareConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_index_version_does_it_again(
+    config: PrepareConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _kept(config)
     monkeypatch.setattr(completion, "INDEX_VERSION", completion.INDEX_VERSION + 1)
     assert _kept(config) == [False, False]
@@ -100,14 +104,19 @@ def test_another_index_version_does_it_again(config: PrepareConfig, monkeypatch:
 
 def test_records_hold_no_name_of_a_slide(config: PrepareConfig) -> None:
     _kept(config)
-    told = "".join(f"{path.relative_to(config.out)} {path.read_text()}" for path in _only(config.out, "prepared/*.json"))
+    told = "".join(
+        f"{path.relative_to(config.out)} {path.read_text()}"
+        for path in _only(config.out, "prepared/*.json")
+    )
     assert "slide-000" not in told
     assert "case-000" not in told
 
 
 def test_failures_are_tried_again_and_told(ray_session: None, tmp_path: Path) -> None:
     slides = tmp_path / "slides"
-    config = PrepareConfig(manifest=str(small_cohort(slides, 10, bad=5)), out=str(tmp_path / "out"), resume=True)
+    config = PrepareConfig(
+        manifest=str(small_cohort(slides, 10, bad=5)), out=str(tmp_path / "out"), resume=True
+    )
     report = prepare(config)
     assert [at.line for at in report.failed] == [3, 5, 7, 9, 11]
     assert sum(report.errors.values()) == len(BAD) == 5
@@ -117,7 +126,9 @@ def test_failures_are_tried_again_and_told(ray_session: None, tmp_path: Path) ->
     assert told["errors"] == report.errors
     assert told["splits"] == {"test": 1, "train": 4}
     sound = small_cohort(tmp_path / "sound", 10, bad=0).parent
-    for time, name in enumerate(("slide-0001.svs", "slide-0003.svs", "slide-0005.svs", "slide-0007.svs")):
+    for time, name in enumerate(
+        ("slide-0001.svs", "slide-0003.svs", "slide-0005.svs", "slide-0007.svs")
+    ):
         (slides / name).write_bytes((sound / name).read_bytes())
         os.utime(slides / name, (time, time))
     again = prepare(replace(config, mpp=0.5))  # for the one without
@@ -153,7 +164,9 @@ def test_a_copy_made_later_is_the_same_slide_too(ray_session: None, config: Prep
     assert len(load_shards(config.out)) == 2
 
 
-def test_a_run_killed_over_another_ones_cohort_is_noticed(config: PrepareConfig, ray_session: None) -> None:
+def test_a_run_killed_over_another_ones_cohort_is_noticed(
+    config: PrepareConfig, ray_session: None
+) -> None:
     """Its shard tables lie where those of the cohort were, but of another mpp."""
     prepare(config)
     prepare_slide(replace(read_manifest(config.manifest)[0], mpp=0.495), config)
@@ -172,7 +185,9 @@ def test_a_vms_slide_is_all_files_that_bear_its_name(tmp_path: Path) -> None:
     assert slide_version(str(tmp_path / "b.vms")) == before["b.vms"]
 
 
-def test_one_file_of_a_series_stands_for_all(small_slide: Callable[[str], Path], tmp_path: Path) -> None:
+def test_one_file_of_a_series_stands_for_all(
+    small_slide: Callable[[str], Path], tmp_path: Path
+) -> None:
     for path in sorted(small_slide("dicom-jpeg").glob("*.dcm")):
         (tmp_path / path.name).write_bytes(path.read_bytes())
     named, *others = sorted(tmp_path.glob("*.dcm"))
@@ -181,7 +196,9 @@ def test_one_file_of_a_series_stands_for_all(small_slide: Callable[[str], Path],
     assert slide_version(str(named)) != before
 
 
-def test_a_slide_that_ends_its_process_is_a_failure(ray_session: None, config: PrepareConfig) -> None:
+def test_a_slide_that_ends_its_process_is_a_failure(
+    ray_session: None, config: PrepareConfig
+) -> None:
     row = read_manifest(config.manifest)[0]
     end = ray.remote(max_retries=0)(lambda: os.kill(os.getpid(), signal.SIGKILL))
     outcome = _outcome(end.remote(), row)
@@ -196,7 +213,9 @@ def test_all_failed_is_not_an_empty_cohort(ray_session: None, tmp_path: Path) ->
         load_cohort(str(tmp_path / "out"))
 
 
-def test_a_store_that_cannot_be_written_ends_the_run(ray_session: None, config: PrepareConfig, tmp_path: Path) -> None:
+def test_a_store_that_cannot_be_written_ends_the_run(
+    ray_session: None, config: PrepareConfig, tmp_path: Path
+) -> None:
     (tmp_path / "file").write_bytes(b"in the way")
     with pytest.raises(OutputError, match=r"file/out can't be written .*make room"):
         prepare(replace(config, out=str(tmp_path / "file" / "out")))
@@ -223,9 +242,13 @@ def test_on_s3_an_etag_is_the_version(s3_bucket: str, config: PrepareConfig) -> 
     slides = Path(config.manifest).parent
     for path in sorted(slides.iterdir()):
         storage.write_bytes(storage.join(s3_bucket, "slides", path.name), path.read_bytes())
-    storage.write_bytes(f"{s3_bucket}/slides/slide-0001.svs", (slides / "slide-0001.svs").read_bytes() + b"\0")
+    storage.write_bytes(
+        f"{s3_bucket}/slides/slide-0001.svs", (slides / "slide-0001.svs").read_bytes() + b"\0"
+    )
     remote = replace(config, manifest=f"{s3_bucket}/slides/manifest.csv", out=f"{s3_bucket}/out")
     assert _kept(remote) == [False, False]
     assert _kept(remote) == [True, True]
-    storage.write_bytes(f"{s3_bucket}/slides/slide-0001.svs", (slides / "slide-0001.svs").read_bytes() + b"\0\0")
+    storage.write_bytes(
+        f"{s3_bucket}/slides/slide-0001.svs", (slides / "slide-0001.svs").read_bytes() + b"\0\0"
+    )
     assert _kept(remote) == [True, False]

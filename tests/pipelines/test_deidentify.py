@@ -19,7 +19,19 @@ from pipelines.slides.slide import open_slide
 from tests import tiff_writer as tw
 from tests.formats import FORMATS, picture
 from tests.shared_data import needs_shared_data, shared_data
-from tests.tiff_slides import BIG, DEFLATE, MOTOROLA, MPP, TILE, Pixels, Tags, deflate, has_opj_compress, pyramid, resolution
+from tests.tiff_slides import (
+    BIG,
+    DEFLATE,
+    MOTOROLA,
+    MPP,
+    TILE,
+    Pixels,
+    Tags,
+    deflate,
+    has_opj_compress,
+    pyramid,
+    resolution,
+)
 from tests.tiff_writer import Directory, TiffForm
 
 REFUSED = ("philips", "bif", "mirax", "scn", "trestle")
@@ -35,7 +47,11 @@ def levels_of(path: Path) -> list[NDArray[np.uint8]]:
 
 def content(path: Path) -> bytes:
     """The bytes of a file, or of all files of a folder."""
-    return path.read_bytes() if path.is_file() else b"".join(at.read_bytes() for at in sorted(path.iterdir()))
+    return (
+        path.read_bytes()
+        if path.is_file()
+        else b"".join(at.read_bytes() for at in sorted(path.iterdir()))
+    )
 
 
 def assert_same_pixels(source: Path, copy: Path) -> None:
@@ -47,7 +63,9 @@ def test_svs_loses_names_and_labels(generated_slide: Path, tmp_path: Path) -> No
     copy = tmp_path / "copy.svs"
     with tifffile.TiffFile(generated_slide) as tiff:
         label = next(page for page in tiff.pages if "label" in str(page.description))
-        label_bytes = generated_slide.read_bytes()[label.dataoffsets[0] :][: label.databytecounts[0]]
+        label_bytes = generated_slide.read_bytes()[label.dataoffsets[0] :][
+            : label.databytecounts[0]
+        ]
     assert b"DOE^JANE" in generated_slide.read_bytes()
     report = deidentify(generated_slide, copy)
     assert report.images == ("thumbnail", "label", "macro")
@@ -63,7 +81,9 @@ def test_svs_loses_names_and_labels(generated_slide: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("name", [name for name in FORMATS if name not in REFUSED])
-def test_pixels_and_scale_of_every_format_stay(name: str, small_slide: Callable[[str], Path], tmp_path: Path) -> None:
+def test_pixels_and_scale_of_every_format_stay(
+    name: str, small_slide: Callable[[str], Path], tmp_path: Path
+) -> None:
     if name == "svs-33003-422" and not has_opj_compress():
         pytest.skip("needs opj_compress")
     source = small_slide(name)
@@ -75,13 +95,17 @@ def test_pixels_and_scale_of_every_format_stay(name: str, small_slide: Callable[
             assert getattr(before, fact) == getattr(after, fact)
     readable, file = (at if at.is_file() else sorted(at.iterdir())[0] for at in (source, copy))
     assert readable.stat().st_size == file.stat().st_size
-    if name != "dicom-jpegls" and openslide.OpenSlide.detect_format(readable):  # which OpenSlide knows, but not its codec
+    if name != "dicom-jpegls" and openslide.OpenSlide.detect_format(
+        readable
+    ):  # which OpenSlide knows, but not its codec
         with openslide.OpenSlide(readable) as before, openslide.OpenSlide(file) as after:
             assert before.level_dimensions == after.level_dimensions
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_formats_that_would_read_differently_are_refused(name: str, small_slide: Callable[[str], Path], tmp_path: Path) -> None:
+def test_formats_that_would_read_differently_are_refused(
+    name: str, small_slide: Callable[[str], Path], tmp_path: Path
+) -> None:
     source = small_slide(name)
     with pytest.raises(UnsupportedSlide, match="de-identified"):
         deidentify(source, tmp_path / source.name)
@@ -94,7 +118,9 @@ def test_the_copy_is_always_the_same(generated_slide: Path, tmp_path: Path) -> N
     assert (reports[0], content(copies[0])) == (reports[1], content(copies[1]))
 
 
-def test_a_label_behind_a_broken_chain_is_not_let_through(generated_slide: Path, tmp_path: Path) -> None:
+def test_a_label_behind_a_broken_chain_is_not_let_through(
+    generated_slide: Path, tmp_path: Path
+) -> None:
     data = bytearray(generated_slide.read_bytes())
     with tifffile.TiffFile(generated_slide) as tiff:
         page = next(page for page in tiff.pages if "label" in str(page.description))
@@ -118,18 +144,34 @@ def test_what_cannot_be_cleaned_is_not_taken(tmp_path: Path) -> None:
 # ---- TIFF, directory by directory ------------------------------------------------------------------------------------------
 
 
-def image(stream: IO[bytes], pixels: Pixels, tags: Tags, *, tiled: bool = True) -> tuple[Directory, list[bytes]]:
+def image(
+    stream: IO[bytes], pixels: Pixels, tags: Tags, *, tiled: bool = True
+) -> tuple[Directory, list[bytes]]:
     """Write an image's tiles, or its one strip; answers its directory and the encoded parts."""
     parts = [deflate(part) for part in (tw.tiles_of(pixels, TILE) if tiled else [pixels])]
-    offsets = [stream.seek(0, 2) and stream.write(part) and stream.tell() - len(part) for part in parts]
+    offsets = [
+        stream.seek(0, 2) and stream.write(part) and stream.tell() - len(part) for part in parts
+    ]
     lengths = [len(part) for part in parts]
     height, width = pixels.shape[:2]
-    where: Tags = {tw.STRIP_OFFSETS: ("long", offsets), tw.STRIP_ROWS: ("long", [height]), tw.STRIP_LENGTHS: ("long", lengths)}
+    where: Tags = {
+        tw.STRIP_OFFSETS: ("long", offsets),
+        tw.STRIP_ROWS: ("long", [height]),
+        tw.STRIP_LENGTHS: ("long", lengths),
+    }
     if tiled:
         where = {tw.TILE_WIDTH: ("long", [TILE]), tw.TILE_HEIGHT: ("long", [TILE])}
         where |= {tw.TILE_OFFSETS: ("long", offsets), tw.TILE_LENGTHS: ("long", lengths)}
-    shape: Tags = {tw.WIDTH: ("long", [width]), tw.HEIGHT: ("long", [height]), tw.BITS: ("short", [8, 8, 8])}
-    shape |= {tw.COMPRESSION: ("short", [DEFLATE]), tw.PHOTOMETRIC: ("short", [2]), tw.SAMPLES: ("short", [3])}
+    shape: Tags = {
+        tw.WIDTH: ("long", [width]),
+        tw.HEIGHT: ("long", [height]),
+        tw.BITS: ("short", [8, 8, 8]),
+    }
+    shape |= {
+        tw.COMPRESSION: ("short", [DEFLATE]),
+        tw.PHOTOMETRIC: ("short", [2]),
+        tw.SAMPLES: ("short", [3]),
+    }
     return Directory(tags=shape | where | tags), parts
 
 
@@ -169,19 +211,28 @@ def test_ome_tiff_loses_the_images_that_its_xml_names(
         xml = OME_XML.format(width, height, side[1], side[0])
         base, _ = image(stream, levels[0], {tw.DESCRIPTION: ("ascii", xml)})
         base.subs = [image(stream, level, {tw.SUBFILE: ("long", [1])})[0] for level in levels[1:]]
-        label, parts = image(stream, label_pixels((*side, 3)), {tw.SUBFILE: ("long", [subfile])}, tiled=tiled)
+        label, parts = image(
+            stream, label_pixels((*side, 3)), {tw.SUBFILE: ("long", [subfile])}, tiled=tiled
+        )
         label.subs = [image(stream, label_pixels((100, 150, 3)), {tw.SUBFILE: ("long", [1])})[0]]
         tw.write_directories(stream, [base, label], form)
     report = deidentify(source, copy)
     assert report.images == ("label",)
     cleaned = content(copy)
-    assert all(part[at : at + 32] not in cleaned for part in parts for at in range(0, len(part) - 32, 997))
+    assert all(
+        part[at : at + 32] not in cleaned for part in parts for at in range(0, len(part) - 32, 997)
+    )
     for secret in (NAME, b"1999-12-31", b"label"):
         assert secret in content(source)
         assert secret not in cleaned
     assert_same_pixels(source, copy)
     with open_slide(str(copy)) as slide:
-        assert (slide.vendor, slide.mpp, slide.objective, len(slide.levels)) == ("ome-tiff", 0.5, 20, 3)
+        assert (slide.vendor, slide.mpp, slide.objective, len(slide.levels)) == (
+            "ome-tiff",
+            0.5,
+            20,
+            3,
+        )
     with tifffile.TiffFile(copy) as tiff:
         assert len(tiff.pages) == 1
         assert len(tiff.series) == 1
@@ -207,7 +258,9 @@ PLANTED: dict[str, Tags] = {
 @pytest.mark.parametrize("place", ["base", "level", "sub", "label"])
 @pytest.mark.parametrize("name", PLANTED)
 @pytest.mark.parametrize("form", [TiffForm(), BIG], ids=["classic", "big"])
-def test_tags_go_from_every_directory(tmp_path: Path, place: str, name: str, form: TiffForm) -> None:
+def test_tags_go_from_every_directory(
+    tmp_path: Path, place: str, name: str, form: TiffForm
+) -> None:
     source, copy = tmp_path / "slide.tiff", tmp_path / "copy.tiff"
     levels = pyramid(picture())
     planted: dict[str, Tags] = {"base": {}, "level": {}, "sub": {}, "label": {}}
@@ -241,8 +294,14 @@ def test_another_image_of_the_same_shape_goes_with_its_levels(tmp_path: Path) ->
     levels, reduced = pyramid(picture()), {tw.SUBFILE: ("long", [1])}
     with source.open("wb") as stream:
         stream.write(b"\0" * 8)
-        chain = [image(stream, level, reduced if k else resolution(MPP)) for k, level in enumerate(levels)]
-        others = [image(stream, label_pixels(level.shape), reduced if k else {}) for k, level in enumerate(levels)]
+        chain = [
+            image(stream, level, reduced if k else resolution(MPP))
+            for k, level in enumerate(levels)
+        ]
+        others = [
+            image(stream, label_pixels(level.shape), reduced if k else {})
+            for k, level in enumerate(levels)
+        ]
         tw.write_directories(stream, [directory for directory, _ in chain + others], TiffForm())
     assert deidentify(source, copy).images == ("image",) * 3
     assert all(part[:32] not in content(copy) for _, parts in others for part in parts)
@@ -301,7 +360,12 @@ def test_real_tiffs(tmp_path: Path, name: str, secrets: list[bytes]) -> None:
     copy = tmp_path / Path(name).name
     deidentify(folder / name, copy)
     with tifffile.TiffFile(copy) as tiff:
-        texts = b"".join(tag.value.encode() for page in tiff.pages for tag in page.tags.values() if isinstance(tag.value, str))
+        texts = b"".join(
+            tag.value.encode()
+            for page in tiff.pages
+            for tag in page.tags.values()
+            if isinstance(tag.value, str)
+        )
     assert not [secret for secret in secrets if secret in texts]
     with open_slide(str(folder / name)) as before, open_slide(str(copy)) as after:
         assert (before.mpp, before.levels) == (after.mpp, after.levels)

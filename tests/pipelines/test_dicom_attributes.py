@@ -20,7 +20,9 @@ from tests.pipelines.test_deidentify import NAME, assert_same_pixels, content
 from tests.shared_data import needs_shared_data, shared_data
 
 
-def series_with(folder: Path, small_slide: Callable[[str], Path], change: Callable[[Dataset], None], name: str) -> Path:
+def series_with(
+    folder: Path, small_slide: Callable[[str], Path], change: Callable[[Dataset], None], name: str
+) -> Path:
     """A copy of a small series, each of whose files was changed."""
     folder.mkdir()
     for path in sorted(small_slide(name).iterdir()):
@@ -31,11 +33,25 @@ def series_with(folder: Path, small_slide: Callable[[str], Path], change: Callab
 
 
 PLANTED_ATTRIBUTES = {
-    **dict.fromkeys(("PatientName", "OtherPatientNames", "PerformingPhysicianName", "PatientMotherBirthName"), "Doe^Jane"),
-    **dict.fromkeys(("PatientComments", "RequestingPhysician", "SeriesDescription", "PatientTelephoneNumbers"), "Doe^Jane"),
-    **dict.fromkeys(("ImageComments", "IssuerOfPatientID", "DeviceSerialNumber", "StationName", "TextValue"), "Doe^Jane"),
-    **dict.fromkeys(("ScheduledProcedureStepDescription", "LabelText", "BarcodeValue", "AccessionNumber"), "Doe^Jane"),
-    **dict.fromkeys(("InstanceCreationDate", "AcquisitionDate", "PatientBirthDate", "StudyDate"), "19991231"),
+    **dict.fromkeys(
+        ("PatientName", "OtherPatientNames", "PerformingPhysicianName", "PatientMotherBirthName"),
+        "Doe^Jane",
+    ),
+    **dict.fromkeys(
+        ("PatientComments", "RequestingPhysician", "SeriesDescription", "PatientTelephoneNumbers"),
+        "Doe^Jane",
+    ),
+    **dict.fromkeys(
+        ("ImageComments", "IssuerOfPatientID", "DeviceSerialNumber", "StationName", "TextValue"),
+        "Doe^Jane",
+    ),
+    **dict.fromkeys(
+        ("ScheduledProcedureStepDescription", "LabelText", "BarcodeValue", "AccessionNumber"),
+        "Doe^Jane",
+    ),
+    **dict.fromkeys(
+        ("InstanceCreationDate", "AcquisitionDate", "PatientBirthDate", "StudyDate"), "19991231"
+    ),
     **dict.fromkeys(("InstanceCreationTime", "AcquisitionTime"), "235911.123456"),
     **dict.fromkeys(("AcquisitionDateTime", "StartAcquisitionDateTime"), "19991231235911"),
     **{"PatientAge": "087Y", "PatientWeight": "87.654321", "RetrieveURL": "https://x/19991231"},
@@ -63,7 +79,9 @@ def test_attributes_that_are_not_listed_lose_their_values(
     assert keyword in report.fields
     assert any(secret in content(source) for secret in SECRETS)
     assert not any(secret in content(tmp_path / "copy") for secret in SECRETS)
-    for one, other in zip(sorted(source.iterdir()), sorted((tmp_path / "copy").iterdir()), strict=True):
+    for one, other in zip(
+        sorted(source.iterdir()), sorted((tmp_path / "copy").iterdir()), strict=True
+    ):
         assert one.stat().st_size == other.stat().st_size
         dataset = pydicom.dcmread(other)
         found = [element for element in dataset.iterall() if element.keyword == keyword]
@@ -97,7 +115,9 @@ def wrong_vr(dataset: Dataset) -> None:
 
 
 def file_meta(dataset: Dataset) -> None:
-    dataset.file_meta.ImplementationVersionName = dataset.file_meta.SourceApplicationEntityTitle = "Doe^Jane"
+    dataset.file_meta.ImplementationVersionName = dataset.file_meta.SourceApplicationEntityTitle = (
+        "Doe^Jane"
+    )
 
 
 def behind_the_pixels(dataset: Dataset) -> None:
@@ -105,7 +125,9 @@ def behind_the_pixels(dataset: Dataset) -> None:
 
 
 @pytest.mark.parametrize("name", ["dicom-raw", "dicom-jpeg", "dicom-sparse", "dicom-jpeg-extended"])
-@pytest.mark.parametrize("plant", [private, coded, preamble, wrong_vr, file_meta, behind_the_pixels])
+@pytest.mark.parametrize(
+    "plant", [private, coded, preamble, wrong_vr, file_meta, behind_the_pixels]
+)
 def test_names_hide_nowhere_else_in_dicom(
     tmp_path: Path, small_slide: Callable[[str], Path], plant: Callable[[Dataset], None], name: str
 ) -> None:
@@ -133,9 +155,13 @@ def test_implicit_vr_is_cleaned_too(tmp_path: Path, small_slide: Callable[[str],
     assert_same_pixels(folder, tmp_path / "copy")
 
 
-def test_a_sequence_of_unknown_vr_is_cleaned(tmp_path: Path, small_slide: Callable[[str], Path]) -> None:
+def test_a_sequence_of_unknown_vr_is_cleaned(
+    tmp_path: Path, small_slide: Callable[[str], Path]
+) -> None:
     source = series_with(tmp_path / "series", small_slide, lambda dataset: None, "dicom-raw")
-    unknown = struct.pack("<HH2sHI", 0x7FE1, 0x1001, b"UN", 0, 0xFFFFFFFF)  # without a length, what it holds is implicit VR
+    unknown = struct.pack(
+        "<HH2sHI", 0x7FE1, 0x1001, b"UN", 0, 0xFFFFFFFF
+    )  # without a length, what it holds is implicit VR
     item = struct.pack("<HHIHHI8s", 0xFFFE, 0xE000, 16, 0x0010, 0x4000, 8, NAME)
     with (source / "level-0.dcm").open("ab") as stream:
         stream.write(unknown + item + struct.pack("<HHI", 0xFFFE, 0xE0DD, 0))
@@ -144,7 +170,9 @@ def test_a_sequence_of_unknown_vr_is_cleaned(tmp_path: Path, small_slide: Callab
     assert_same_pixels(source, tmp_path / "copy")
 
 
-def test_uids_are_others_and_a_series_still_belongs_together(tmp_path: Path, small_slide: Callable[[str], Path]) -> None:
+def test_uids_are_others_and_a_series_still_belongs_together(
+    tmp_path: Path, small_slide: Callable[[str], Path]
+) -> None:
     def refer(dataset: Dataset) -> None:
         dataset.ReferencedImageSequence = Items([Dataset()])
         dataset.ReferencedImageSequence[0].ReferencedSOPInstanceUID = dataset.SOPInstanceUID
@@ -153,14 +181,27 @@ def test_uids_are_others_and_a_series_still_belongs_together(tmp_path: Path, sma
     source = series_with(tmp_path / "series", small_slide, refer, "dicom-jpeg")
     deidentify(source, tmp_path / "copy")
     names = ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID")
-    before, after = ([pydicom.dcmread(path) for path in sorted(at.iterdir())] for at in (source, tmp_path / "copy"))
-    assert not any(str(one[name].value).encode() in content(tmp_path / "copy") for one in before for name in names)
+    before, after = (
+        [pydicom.dcmread(path) for path in sorted(at.iterdir())]
+        for at in (source, tmp_path / "copy")
+    )
+    assert not any(
+        str(one[name].value).encode() in content(tmp_path / "copy")
+        for one in before
+        for name in names
+    )
     for one, other in zip(before, after, strict=True):
-        assert all(other[name].value.is_valid and other[name].value.startswith("2.25.") for name in names)
+        assert all(
+            other[name].value.is_valid and other[name].value.startswith("2.25.") for name in names
+        )
         assert all(int(other[name].value[5:]) < 2**128 for name in names)
         assert other.file_meta.MediaStorageSOPInstanceUID == other.SOPInstanceUID
         assert other.ReferencedImageSequence[0].ReferencedSOPInstanceUID == other.SOPInstanceUID
-        assert other.ReferencedImageSequence[0].ReferencedSOPClassUID == other.SOPClassUID == one.SOPClassUID
+        assert (
+            other.ReferencedImageSequence[0].ReferencedSOPClassUID
+            == other.SOPClassUID
+            == one.SOPClassUID
+        )
         assert other.file_meta.TransferSyntaxUID == one.file_meta.TransferSyntaxUID
     assert len({other.SOPInstanceUID for other in after}) == len(after)
     assert len({other.SeriesInstanceUID for other in after}) == 1
@@ -204,7 +245,9 @@ def without_group_length(folder: Path) -> None:
     path.write_bytes(data[:132] + data[144:])
 
 
-def test_a_uid_that_leaves_no_room_is_refused(tmp_path: Path, small_slide: Callable[[str], Path]) -> None:
+def test_a_uid_that_leaves_no_room_is_refused(
+    tmp_path: Path, small_slide: Callable[[str], Path]
+) -> None:
     def shorten(dataset: Dataset) -> None:
         dataset.StudyInstanceUID = "1.2.3"
 
@@ -215,7 +258,9 @@ def test_a_uid_that_leaves_no_room_is_refused(tmp_path: Path, small_slide: Calla
 
 
 @pytest.mark.parametrize("damage", [cut, without_group_length])
-def test_damaged_dicom_is_refused(tmp_path: Path, small_slide: Callable[[str], Path], damage: Callable[[Path], None]) -> None:
+def test_damaged_dicom_is_refused(
+    tmp_path: Path, small_slide: Callable[[str], Path], damage: Callable[[Path], None]
+) -> None:
     source = series_with(tmp_path / "series", small_slide, lambda dataset: None, "dicom-jpeg")
     damage(source)
     with pytest.raises(BrokenSlide):
@@ -224,7 +269,9 @@ def test_damaged_dicom_is_refused(tmp_path: Path, small_slide: Callable[[str], P
 
 
 def test_the_list_names_attributes_of_dicom() -> None:
-    assert all(pydicom.datadict.tag_for_keyword(keyword) for keyword in dicom_attributes.KEPT_KEYWORDS)
+    assert all(
+        pydicom.datadict.tag_for_keyword(keyword) for keyword in dicom_attributes.KEPT_KEYWORDS
+    )
 
 
 @needs_shared_data
@@ -235,5 +282,7 @@ def test_dicom_series(tmp_path: Path) -> None:
     assert set(report.images) == {"label", "overview"}
     kept = [pydicom.dcmread(path) for path in sorted((tmp_path / "copy").iterdir())]
     assert len(kept) == 2
-    assert all(not dataset.get("PatientName") and not dataset.get("DeviceSerialNumber") for dataset in kept)
+    assert all(
+        not dataset.get("PatientName") and not dataset.get("DeviceSerialNumber") for dataset in kept
+    )
     assert open_slide(str(tmp_path / "copy")).mpp == 0.499

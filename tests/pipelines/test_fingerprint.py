@@ -17,7 +17,12 @@ GLASS = (243.0, 243.0, 243.0)
 
 def patches(seed: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
     rng = np.random.default_rng(seed)
-    return np.stack([generate_tile(name, rng, side=224) for name in ("benign", "gleason_3", "gleason_4", "gleason_5")])
+    return np.stack(
+        [
+            generate_tile(name, rng, side=224)
+            for name in ("benign", "gleason_3", "gleason_4", "gleason_5")
+        ]
+    )
 
 
 @pytest.fixture

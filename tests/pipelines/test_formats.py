@@ -51,7 +51,8 @@ every_format = pytest.mark.parametrize(
         pytest.param(
             name,
             marks=pytest.mark.skipif(
-                name == "svs-33003-422" and not has_opj_compress(), reason="opj_compress (libopenjp2-tools) writes this one"
+                name == "svs-33003-422" and not has_opj_compress(),
+                reason="opj_compress (libopenjp2-tools) writes this one",
             ),
         )
         for name in FORMATS
@@ -62,13 +63,21 @@ every_format = pytest.mark.parametrize(
 @lru_cache(maxsize=2)
 def oracle(name: str, path: Path) -> tuple[Pixels, ...]:
     """All levels as the independent reader shows them."""
-    if name in ("tiff-deflate", "ome-tiff"):  # OpenSlide does not open big-endian TIFF, and of OME-TIFF the first level only
+    if name in (
+        "tiff-deflate",
+        "ome-tiff",
+    ):  # OpenSlide does not open big-endian TIFF, and of OME-TIFF the first level only
         return tuple(pyramid(picture()))
     if name == "dicom-jpegls":
         with wsidicom.WsiDicom.open(path) as series:
             levels = [(level.level, level.size.width, level.size.height) for level in series.levels]
-            return tuple(np.asarray(series.read_region((0, 0), k, (w, h)).convert("RGB")) for k, w, h in levels)
-    if name == "ome-jpeg":  # the first level only; sub-directories hold the JPEGs that are levels of this plain TIFF
+            return tuple(
+                np.asarray(series.read_region((0, 0), k, (w, h)).convert("RGB"))
+                for k, w, h in levels
+            )
+    if (
+        name == "ome-jpeg"
+    ):  # the first level only; sub-directories hold the JPEGs that are levels of this plain TIFF
         with tempfile.TemporaryDirectory() as folder:
             plain = oracle("tiff-jpeg", write_slide("tiff-jpeg", Path(folder)))
         with openslide.OpenSlide(path) as handle:
@@ -81,7 +90,12 @@ def oracle(name: str, path: Path) -> tuple[Pixels, ...]:
 def window(pixels: Pixels, x: int, y: int, size: Size) -> Pixels:
     """Part of a level, white outside."""
     out = np.full((*size.shape, 3), 255, np.uint8)
-    x0, y0, x1, y1 = max(x, 0), max(y, 0), min(x + size.width, pixels.shape[1]), min(y + size.height, pixels.shape[0])
+    x0, y0, x1, y1 = (
+        max(x, 0),
+        max(y, 0),
+        min(x + size.width, pixels.shape[1]),
+        min(y + size.height, pixels.shape[0]),
+    )
     if x0 < x1 and y0 < y1:
         out[y0 - y : y1 - y, x0 - x : x1 - x] = pixels[y0:y1, x0:x1]
     return out
@@ -112,11 +126,15 @@ def test_facts(name: str, small_slide: Find) -> None:
         levels = oracle(name, small_slide(name))
         assert [level.size.shape for level in slide.levels] == [level.shape[:2] for level in levels]
         if FORMATS[name].lossless:
-            assert all(np.array_equal(a, b) for a, b in zip(levels, pyramid(picture()), strict=True))
+            assert all(
+                np.array_equal(a, b) for a, b in zip(levels, pyramid(picture()), strict=True)
+            )
 
 
 @every_format
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(data=st.data())
 def test_regions_are_the_oracles(name: str, small_slide: Find, data: st.DataObject) -> None:
     """Any level, offset and size, over the edges too."""
@@ -124,7 +142,10 @@ def test_regions_are_the_oracles(name: str, small_slide: Find, data: st.DataObje
     with open_slide(str(small_slide(name))) as slide:
         level = data.draw(st.sampled_from(slide.levels))
         # Points at which pixels of the level begin: between them OpenSlide interpolates or rounds in its own way.
-        x, y = (data.draw(st.integers(-200, side + 50)) for side in (level.size.width, level.size.height))
+        x, y = (
+            data.draw(st.integers(-200, side + 50))
+            for side in (level.size.width, level.size.height)
+        )
         size = Size(data.draw(st.integers(1, 400)), data.draw(st.integers(1, 400)))
         origin = Point(round(x * level.downsample), round(y * level.downsample))
         ours = slide.read_region(origin, level.index, size)
@@ -140,7 +161,9 @@ def test_regions_are_the_oracles(name: str, small_slide: Find, data: st.DataObje
 def test_shrunk_while_decoded_is_near_the_average(name: str, small_slide: Find) -> None:
     with open_slide(str(small_slide(name))) as slide:
         assert slide.scales(0)[-1] == 1
-        assert (len(slide.scales(0)) > 1) == (isinstance(slide, TiledSlide) and slide.indexes[0].store.codec == "jpeg")
+        assert (len(slide.scales(0)) > 1) == (
+            isinstance(slide, TiledSlide) and slide.indexes[0].store.codec == "jpeg"
+        )
         for scale in slide.scales(0)[:-1]:
             size = Size(slide.size.width // scale, slide.size.height // scale)
             ours = slide.read_region(Point(0, 0), 0, size, scale=scale)
@@ -149,8 +172,12 @@ def test_shrunk_while_decoded_is_near_the_average(name: str, small_slide: Find) 
 
 
 # Without 4:2:2: its chroma is shrunk to half the width that there is place for, and small parts differ by more.
-@pytest.mark.parametrize("name", ["svs-jpeg", "svs-jpeg-rgb", "tiff-jpeg-444", "philips", "ome-jpeg", "dicom-jpeg"])
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.parametrize(
+    "name", ["svs-jpeg", "svs-jpeg-rgb", "tiff-jpeg-444", "philips", "ome-jpeg", "dicom-jpeg"]
+)
+@settings(
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(data=st.data())
 def test_any_scale_is_near_the_average(name: str, small_slide: Find, data: st.DataObject) -> None:
     """Any level, scale, offset and size, over the edges too, against the independent reader's whole level, area-averaged."""
@@ -160,7 +187,9 @@ def test_any_scale_is_near_the_average(name: str, small_slide: Find, data: st.Da
         scale = data.draw(st.sampled_from(slide.scales(level.index)))
         whole = level.size.shrunk(scale)
         x, y = (data.draw(st.integers(-30, side + 10)) for side in (whole.width, whole.height))
-        size = Size(data.draw(st.integers(32, 300)), data.draw(st.integers(32, 300)))  # of a few pixels the mean says nothing
+        size = Size(
+            data.draw(st.integers(32, 300)), data.draw(st.integers(32, 300))
+        )  # of a few pixels the mean says nothing
         # The nearest pixel is taken: any point less than half a pixel off gives the same.
         pixel = scale * level.downsample
         near = max(0, int(pixel / 2) - 1)
@@ -179,7 +208,9 @@ def test_patches_are_regions(name: str, small_slide: Find) -> None:
         assert len(batch["patch"]) > 10
         level, side = int(str(row["level"])), int(str(row["read_size"]))
         for k in range(len(batch["patch"])):
-            region = slide.read_region(Point(int(batch["x"][k]), int(batch["y"][k])), level, Size(side, side))
+            region = slide.read_region(
+                Point(int(batch["x"][k]), int(batch["y"][k])), level, Size(side, side)
+            )
             expected = np.empty((1, SPEC.size, SPEC.size, 3), np.uint8)
             resample(region[None], expected)
             np.testing.assert_array_equal(batch["patch"][k], expected[0])
@@ -191,9 +222,15 @@ def test_s3_shows_the_same(name: str, small_slide: Find, s3_bucket: str) -> None
     uri = upload(path, s3_bucket)
     with open_slide(str(path)) as local, open_slide(uri) as remote:
         assert remote.staged == (not FORMATS[name].direct or name in STAGED)
-        assert (remote.vendor, remote.mpp, remote.levels == local.levels) == (local.vendor, local.mpp, True)
+        assert (remote.vendor, remote.mpp, remote.levels == local.levels) == (
+            local.vendor,
+            local.mpp,
+            True,
+        )
         for level in local.levels:
-            ours, theirs = (slide.read_region(Point(0, 0), level.index, level.size) for slide in (remote, local))
+            ours, theirs = (
+                slide.read_region(Point(0, 0), level.index, level.size) for slide in (remote, local)
+            )
             np.testing.assert_array_equal(ours, theirs)
         np.testing.assert_array_equal(batch_of(remote)[0]["patch"], batch_of(local)[0]["patch"])
 
@@ -206,7 +243,9 @@ class _Objects(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """GetObject."""
         size = self.path_of.stat().st_size
-        first, last = (int(text) for text in self.headers["Range"].removeprefix("bytes=").split("-"))
+        first, last = (
+            int(text) for text in self.headers["Range"].removeprefix("bytes=").split("-")
+        )
         last = min(last, size - 1)
         with self.path_of.open("rb") as stream:
             stream.seek(first)
@@ -251,18 +290,31 @@ def huge_in_s3(huge: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 def test_beyond_4_gib(huge: Path, huge_in_s3: str) -> None:
     rng = np.random.default_rng(0)
-    with open_slide(str(huge)) as local, open_slide(huge_in_s3) as remote, openslide.OpenSlide(huge) as handle:
+    with (
+        open_slide(str(huge)) as local,
+        open_slide(huge_in_s3) as remote,
+        openslide.OpenSlide(huge) as handle,
+    ):
         assert isinstance(local, TiledSlide)
         assert local.vendor == handle.properties[openslide.PROPERTY_NAME_VENDOR]
         assert local.indexes[0].offsets.max() > 2**32
         assert huge.stat().st_blocks * 512 < 100e6
         for level in local.levels:
-            places = [Point(*(int(side * level.downsample) for side in rng.integers(0, level.size.width, 2))) for _ in range(4)]
+            places = [
+                Point(
+                    *(int(side * level.downsample) for side in rng.integers(0, level.size.width, 2))
+                )
+                for _ in range(4)
+            ]
             end = round((level.size.width - 200) * level.downsample)
             for origin in (*places, Point(end, end)):
                 ours = local.read_region(origin, level.index, Size(300, 300))
-                np.testing.assert_array_equal(ours, openslide_pixels(handle, origin, level.index, Size(300, 300)))
-                np.testing.assert_array_equal(remote.read_region(origin, level.index, Size(300, 300)), ours)
+                np.testing.assert_array_equal(
+                    ours, openslide_pixels(handle, origin, level.index, Size(300, 300))
+                )
+                np.testing.assert_array_equal(
+                    remote.read_region(origin, level.index, Size(300, 300)), ours
+                )
         with storage.metered() as meter:
             assert (remote.thumbnail(512) == local.thumbnail(512)).all()
         assert meter.fetched < 10e6
@@ -272,16 +324,24 @@ def test_beyond_4_gib(huge: Path, huge_in_s3: str) -> None:
 
 def check_far_shard(slide: Slide, handle: openslide.OpenSlide) -> None:
     """The patches of a shard whose tiles lie beyond 4 GiB are OpenSlide's."""
-    table = index_slide(slide, PatchSpec(size=256, mpp=0.25), organisation="org", shard_side=4).shards
-    far = [row for row, offsets in enumerate(table["tile_offset"].to_pylist()) if min(offsets) > 2**32]
+    table = index_slide(
+        slide, PatchSpec(size=256, mpp=0.25), organisation="org", shard_side=4
+    ).shards
+    far = [
+        row for row, offsets in enumerate(table["tile_offset"].to_pylist()) if min(offsets) > 2**32
+    ]
     counts = table["n_patches"].to_pylist()
     shard = table.slice(max(far, key=counts.__getitem__), 1)
     assert set(shard["transport"].to_pylist()) == {TILES}
     batch = decode_patches(fetch_shards(shard))
     assert len(batch["patch"]) == 16
-    assert all(patch.std() > 5 for patch in batch["patch"]), "glass would look the same from anywhere"
+    assert all(patch.std() > 5 for patch in batch["patch"]), (
+        "glass would look the same from anywhere"
+    )
     for x, y, patch in zip(batch["x"], batch["y"], batch["patch"], strict=True):
-        np.testing.assert_array_equal(patch, openslide_pixels(handle, Point(int(x), int(y)), 0, Size(256, 256)))
+        np.testing.assert_array_equal(
+            patch, openslide_pixels(handle, Point(int(x), int(y)), 0, Size(256, 256))
+        )
 
 
 @needs_shared_data
@@ -289,12 +349,17 @@ def check_far_shard(slide: Slide, handle: openslide.OpenSlide) -> None:
 def test_real_ome(name: str) -> None:
     folder = shared_data()
     assert folder is not None
-    with open_slide(str(folder / "wsi" / name)) as slide, tifffile.TiffFile(folder / "wsi" / name) as tiff:
+    with (
+        open_slide(str(folder / "wsi" / name)) as slide,
+        tifffile.TiffFile(folder / "wsi" / name) as tiff,
+    ):
         levels = tiff.series[0].levels
         assert [level.size.shape for level in slide.levels] == [level.shape[:2] for level in levels]
         for level, theirs in zip(slide.levels, levels, strict=True):
             ours = slide.read_region(Point(0, 0), level.index, level.size)
-            assert np.abs(ours.astype(int) - theirs.asarray()).mean() < 0.5  # tifffile upsamples chroma in another way
+            assert (
+                np.abs(ours.astype(int) - theirs.asarray()).mean() < 0.5
+            )  # tifffile upsamples chroma in another way
 
 
 @needs_shared_data
@@ -306,8 +371,12 @@ def test_real_dicom(name: str) -> None:
     with open_slide(str(path)) as slide, wsidicom.WsiDicom.open(path) as series:
         assert isinstance(slide, TiledSlide)
         for level, their in zip(slide.levels, series.levels, strict=True):
-            theirs = series.read_region((0, 0), their.level, (level.size.width, level.size.height)).convert("RGB")
-            np.testing.assert_array_equal(slide.read_region(Point(0, 0), level.index, level.size), np.asarray(theirs))
+            theirs = series.read_region(
+                (0, 0), their.level, (level.size.width, level.size.height)
+            ).convert("RGB")
+            np.testing.assert_array_equal(
+                slide.read_region(Point(0, 0), level.index, level.size), np.asarray(theirs)
+            )
 
 
 @needs_shared_data
@@ -319,4 +388,6 @@ def test_real_ndpi_is_openslides() -> None:
         assert not isinstance(slide, TiledSlide)
         for level in slide.levels:
             ours = slide.read_region(Point(0, 0), level.index, Size(300, 300))
-            np.testing.assert_array_equal(ours, openslide_pixels(handle, Point(0, 0), level.index, Size(300, 300)))
+            np.testing.assert_array_equal(
+                ours, openslide_pixels(handle, Point(0, 0), level.index, Size(300, 300))
+            )

@@ -63,7 +63,9 @@ def write(name: str, folder: Path, profile: bytes) -> Path:
         dicom_slides.SERIES[name].write(path, picture(), icc=profile)
     elif name == "bif":
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(vendor_slides, "TiffSlide", partial(TiffSlideWithProfile, profile=profile))
+            patch.setattr(
+                vendor_slides, "TiffSlide", partial(TiffSlideWithProfile, profile=profile)
+            )
             vendor_slides.write_bif(path, picture())
     else:
         tiff_slides.WRITERS[name](path, picture(), icc=profile)
@@ -72,7 +74,9 @@ def write(name: str, folder: Path, profile: bytes) -> Path:
 
 def as_pillow(pixels: NDArray[np.uint8], profile: ImageCms.ImageCmsProfile) -> NDArray[np.uint8]:
     """The picture in sRGB."""
-    return np.asarray(ImageCms.profileToProfile(Image.fromarray(pixels), profile, ImageCms.createProfile("sRGB")))
+    return np.asarray(
+        ImageCms.profileToProfile(Image.fromarray(pixels), profile, ImageCms.createProfile("sRGB"))
+    )
 
 
 @pytest.mark.parametrize("name", WITH_PROFILE)
@@ -84,7 +88,9 @@ def test_profile_is_recorded_and_applied_when_asked(name: str, tmp_path: Path) -
         batches = {}
         for asked in (False, True):
             spec = PatchSpec(size=64, mpp=0.5, min_tissue=0.1, icc=asked)
-            batches[asked] = decode_patches(fetch_shards(index_slide(slide, spec, organisation="org").shards))
+            batches[asked] = decode_patches(
+                fetch_shards(index_slide(slide, spec, organisation="org").shards)
+            )
         for k in range(0, len(batches[True]["x"]), 7):
             origin = Point(int(batches[True]["x"][k]), int(batches[True]["y"][k]))
             region = slide.read_region(origin, 0, Size(64, 64))
@@ -101,7 +107,10 @@ def test_it_is_off_unless_asked_for() -> None:
 @pytest.mark.parametrize("name", ["svs-jpeg", "tiff-jpeg", "dicom-jpeg", "bif"])
 def test_openslide_reads_the_same_profile(name: str, tmp_path: Path) -> None:
     path = write(name, tmp_path, PROFILE)
-    with open_slide(str(path)) as slide, openslide.OpenSlide(path / "level-0.dcm" if path.is_dir() else path) as handle:
+    with (
+        open_slide(str(path)) as slide,
+        openslide.OpenSlide(path / "level-0.dcm" if path.is_dir() else path) as handle,
+    ):
         theirs = handle.color_profile
         assert theirs is not None
         assert slide.icc == theirs.tobytes()
@@ -117,19 +126,33 @@ def test_slide_without_profile_is_left_as_it_is(small_slide: Callable[[str], Pat
         with open_slide(str(small_slide("svs-jpeg"))) as slide:
             assert slide.icc == b""
             spec = PatchSpec(size=64, mpp=0.5, min_tissue=0.1, icc=asked)
-            patches.append(decode_patches(fetch_shards(index_slide(slide, spec, organisation="org").shards))["patch"])
+            patches.append(
+                decode_patches(fetch_shards(index_slide(slide, spec, organisation="org").shards))[
+                    "patch"
+                ]
+            )
     np.testing.assert_array_equal(*patches)
 
 
-@pytest.mark.parametrize("profile", [b"no profile at all", PROFILE[:200], PROFILE.replace(b"RGB XYZ ", b"CMYKXYZ ")])
-def test_damaged_profile_is_an_error_only_where_it_is_needed(profile: bytes, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "profile", [b"no profile at all", PROFILE[:200], PROFILE.replace(b"RGB XYZ ", b"CMYKXYZ ")]
+)
+def test_damaged_profile_is_an_error_only_where_it_is_needed(
+    profile: bytes, tmp_path: Path
+) -> None:
     path = write("svs-jpeg", tmp_path, profile)
     with open_slide(str(path)) as slide:
         shards = index_slide(slide, PatchSpec(size=64, mpp=0.5), organisation="org").shards
         assert len(decode_patches(fetch_shards(shards))["patch"])
-        with pytest.raises(BrokenSlide, match=r"slide\.svs has an ICC profile that can't be used.*without ICC"):
+        with pytest.raises(
+            BrokenSlide, match=r"slide\.svs has an ICC profile that can't be used.*without ICC"
+        ):
             index_slide(slide, PatchSpec(size=64, mpp=0.5, icc=True), organisation="org")
-    asked = shards.set_column(shards.schema.get_field_index("icc"), shards.schema.field("icc"), pa.array([True] * len(shards)))
+    asked = shards.set_column(
+        shards.schema.get_field_index("icc"),
+        shards.schema.field("icc"),
+        pa.array([True] * len(shards)),
+    )
     with pytest.raises(BrokenSlide, match=r"ICC profile that can't be used.*without ICC"):
         decode_patches(fetch_shards(asked))
 

@@ -58,10 +58,19 @@ ELSEWHERE = {"slide_id", "slide_uri", "tile_uri", "tile_version"}
 
 def digest(indexed: IndexedSlide) -> str:
     """Of all that resuming keeps; measured values to three digits, since vector units round the last ones differently."""
-    shards = [{name: value for name, value in row.items() if name not in ELSEWHERE} for row in indexed.shards.to_pylist()]
+    shards = [
+        {name: value for name, value in row.items() if name not in ELSEWHERE}
+        for row in indexed.shards.to_pylist()
+    ]
     for row in shards:
         row["stain"] = json.loads(row["stain"] or "{}")
-    values = [shards, indexed.quality.to_dict(), indexed.fingerprint.to_dict(), indexed.icc, indexed.size.shape]
+    values = [
+        shards,
+        indexed.quality.to_dict(),
+        indexed.fingerprint.to_dict(),
+        indexed.icc,
+        indexed.size.shape,
+    ]
     text = json.dumps(_rounded(values), sort_keys=True).encode()
     pictures = indexed.thumbnail.tobytes() + indexed.tissue.tobytes()
     return hashlib.sha256(text + pictures).hexdigest()[:16]
@@ -81,9 +90,13 @@ def test_the_digests_belong_to_this_version() -> None:
     assert INDEX_VERSION == VERSION
 
 
-@pytest.mark.parametrize("name", ["svs-jpeg", "tiff-deflate", "ome-jpeg", "philips", "dicom-jpeg", "ndpi"])
+@pytest.mark.parametrize(
+    "name", ["svs-jpeg", "tiff-deflate", "ome-jpeg", "philips", "dicom-jpeg", "ndpi"]
+)
 @pytest.mark.parametrize("spec", SPECS)
-def test_a_slide_is_indexed_as_before(small_slide: Callable[[str], Path], name: str, spec: str) -> None:
+def test_a_slide_is_indexed_as_before(
+    small_slide: Callable[[str], Path], name: str, spec: str
+) -> None:
     with open_slide(str(small_slide(name))) as slide:
         indexed = index_slide(slide, SPECS[spec], organisation="golden")
     assert digest(indexed) == GOLDEN[name, spec]

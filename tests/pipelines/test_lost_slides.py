@@ -42,7 +42,9 @@ def test_object_that_goes_or_shrinks_in_s3(s3_bucket: str, tmp_path: Path) -> No
             open_slide(uri)
     with pytest.raises(BrokenSlide, match=r"wrong\.svs has been replaced"):
         slide.read_region(Point(0, 0), 0, slide.size)
-    boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"]).delete_object(Bucket=uri.split("/")[2], Key="wrong.svs")
+    boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"]).delete_object(
+        Bucket=uri.split("/")[2], Key="wrong.svs"
+    )
     with pytest.raises(SlideError, match=r"wrong\.svs"):
         slide.read_region(Point(0, 0), 0, slide.size)
     with pytest.raises(SlideNotFound, match=r"wrong\.svs"):
@@ -118,7 +120,9 @@ def faults(s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Faults]:
 
 
 @pytest.mark.parametrize("statuses", [[503], [400], [200, 503], [200, 400]], ids=str)
-@pytest.mark.parametrize("opened", ["", "level-0.dcm", "level-1.dcm"], ids=["folder", "file", "beside"])
+@pytest.mark.parametrize(
+    "opened", ["", "level-0.dcm", "level-1.dcm"], ids=["folder", "file", "beside"]
+)
 def test_an_outage_takes_no_level_from_a_series(
     opened: str, statuses: list[int], faults: Faults, s3_bucket: str, tmp_path: Path
 ) -> None:
@@ -127,7 +131,9 @@ def test_an_outage_takes_no_level_from_a_series(
     with open_slide(uri) as slide:
         expected = (slide.mpp, slide.levels, slide.identity)
     faults["level-0.dcm"] = list(statuses)
-    with pytest.raises(SlideNotFound, match=r"level-0\.dcm can't be reached in its store .*; check the connection"):
+    with pytest.raises(
+        SlideNotFound, match=r"level-0\.dcm can't be reached in its store .*; check the connection"
+    ):
         open_slide(uri)
     assert not faults["level-0.dcm"]
     with open_slide(uri) as slide:
@@ -146,7 +152,9 @@ def test_a_store_that_asks_for_less_gets_time(
 
 
 @pytest.mark.parametrize("statuses", [[503], [400], [200, 503]], ids=str)
-def test_an_outage_is_not_told_as_damage(statuses: list[int], faults: Faults, s3_bucket: str, tmp_path: Path) -> None:
+def test_an_outage_is_not_told_as_damage(
+    statuses: list[int], faults: Faults, s3_bucket: str, tmp_path: Path
+) -> None:
     uri = f"{s3_bucket}/outage.svs"
     storage.write_bytes(uri, svs(tmp_path).read_bytes())
     faults["outage.svs"] = list(statuses)
@@ -154,7 +162,9 @@ def test_an_outage_is_not_told_as_damage(statuses: list[int], faults: Faults, s3
         open_slide(uri)
 
 
-def test_a_series_whose_folder_is_not_listed(faults: Faults, s3_bucket: str, tmp_path: Path) -> None:
+def test_a_series_whose_folder_is_not_listed(
+    faults: Faults, s3_bucket: str, tmp_path: Path
+) -> None:
     uri = upload(write_slide("dicom-jpeg", tmp_path), s3_bucket) + "level-0.dcm"
     faults[s3_bucket.rpartition("/")[2]] = [503]
     with pytest.raises(SlideNotFound, match="can't be reached in its store"):
@@ -168,7 +178,9 @@ def test_an_empty_object_is_no_outage(s3_bucket: str) -> None:
         open_slide(uri)
 
 
-def test_no_error_tells_the_folders_of_a_slide(s3_bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_error_tells_the_folders_of_a_slide(
+    s3_bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Neither by itself nor by what led to it: tracebacks go to logs, and folders can bear names of patients."""
     folder = tmp_path / "Jane Doe"
     folder.mkdir()
@@ -191,7 +203,9 @@ def test_no_error_tells_the_folders_of_a_slide(s3_bucket: str, tmp_path: Path, m
         raise OSError(errno.EIO, "Input/output error", str(folder))
 
     monkeypatch.setattr(Path, "iterdir", fail)
-    with pytest.raises(SlideNotFound, match=r"series can't be read from its disk \(Input/output error\)") as failed:
+    with pytest.raises(
+        SlideNotFound, match=r"series can't be read from its disk \(Input/output error\)"
+    ) as failed:
         open_slide(str(series))
     for raised in (changed, unlisted, gone, failed):
         assert "Jane" not in "".join(traceback.format_exception(raised.value))

@@ -46,7 +46,10 @@ def _names(uris: Sequence[str]) -> list[str]:
         ("slide\na.svs\n./a.svs\n", "a.svs stands in lines 2 and 3"),
         ("slide\na.svs\nb/.././a.svs\n", "a.svs stands in lines 2 and 3"),
         ("slide,mpp\na.svs,0.25\nb.svs,forty\n", "b.svs has the mpp 'forty' in line 3"),
-        ("slide;mpp\na.svs;0,25\n", "the mpp '0,25' in line 2; give a number of micrometres, such as 0.25"),
+        (
+            "slide;mpp\na.svs;0,25\n",
+            "the mpp '0,25' in line 2; give a number of micrometres, such as 0.25",
+        ),
         ("slide,mpp\na.svs,250\n", "the mpp 250 in line 2, outside 0.05 to"),
         ("slide,mpp\na.svs,nan\n", "the mpp nan in line 2"),
         ("slide,mpp\na.svs,-1\n", "the mpp -1 in line 2"),
@@ -62,13 +65,18 @@ def _names(uris: Sequence[str]) -> list[str]:
         ("slide,case\na.svs,p1,train\n", "3 cells in line 2 for 2 columns"),
         ('slide,case\na.svs,p1\n"b.svs,p2\n', "from line 3 on"),
         ('slide,case\n"a\n.svs",p1\n', "m.csv has a line break within a cell in line 2"),
-        ('slide,label\na.svs,"3+3\n"\nb.svs,"3\n4"\n\nc.svs,x\nc.svs,y\n', "c.svs stands in lines 7 and 8"),
+        (
+            'slide,label\na.svs,"3+3\n"\nb.svs,"3\n4"\n\nc.svs,x\nc.svs,y\n',
+            "c.svs stands in lines 7 and 8",
+        ),
         ("slide\nnothing-*.svs\n", "matches no slide in line 2"),
         ("slide,annotation\na*.svs,a.geojson\n", "stands for several slides in line 2"),
         ("slide\na.svs\n".encode("utf-16"), "is not UTF-8"),
     ],
 )
-def test_mistakes_are_told_with_their_lines(tmp_path: Path, text: str | bytes, message: str) -> None:
+def test_mistakes_are_told_with_their_lines(
+    tmp_path: Path, text: str | bytes, message: str
+) -> None:
     with pytest.raises(ManifestError) as raised:
         _read(tmp_path, text)
     assert message in str(raised.value)
@@ -77,7 +85,10 @@ def test_mistakes_are_told_with_their_lines(tmp_path: Path, text: str | bytes, m
 def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
     bad = "".join(f"s{k}.svs,p{k},train,x\n" for k in range(20))
     with pytest.raises(ManifestError, match="has 23 mistakes") as raised:
-        _read(tmp_path, f"slide,case,split,mpp\na.svs,p,train,1\n{bad},q,train,1\na.svs,p,train,1\nb.svs,p,test,1\n")
+        _read(
+            tmp_path,
+            f"slide,case,split,mpp\na.svs,p,train,1\n{bad},q,train,1\na.svs,p,train,1\nb.svs,p,test,1\n",
+        )
     told = str(raised.value)
     assert [f"in line {line}" in told for line in (2, 3, 12, 13)] == [False, True, True, False]
     assert "and 13 more" in told
@@ -112,7 +123,11 @@ def test_a_quoted_name_keeps_its_separator(tmp_path: Path) -> None:
     assert row.uri == f"file://{tmp_path}/core%20%233%3F.svs"
     with pytest.raises(ManifestError, match=r"slide core #3\?\.svs has the mpp"):
         _read(tmp_path, "slide,mpp\ncore #3?.svs,x\n")
-    assert (rows[0].uri, rows[0].label, rows[1].line) == (f"file://{tmp_path}/a%2C%20left%20%22core%22.svs", "3+4, focal", 3)
+    assert (rows[0].uri, rows[0].label, rows[1].line) == (
+        f"file://{tmp_path}/a%2C%20left%20%22core%22.svs",
+        "3+4, focal",
+        3,
+    )
 
 
 def test_paths_beside_and_above_the_manifest(tmp_path: Path, s3_bucket: str) -> None:
@@ -122,19 +137,40 @@ def test_paths_beside_and_above_the_manifest(tmp_path: Path, s3_bucket: str) -> 
     (tmp_path / "lists").mkdir()
     rows = _read(tmp_path / "lists", text)
     root = f"file://{tmp_path}"
-    assert [at.uri for at in rows] == [f"{root}/{series.name}", f"{root}/lists/b.svs", f"{root}/d.svs", f"{root}/e.svs"]
+    assert [at.uri for at in rows] == [
+        f"{root}/{series.name}",
+        f"{root}/lists/b.svs",
+        f"{root}/d.svs",
+        f"{root}/e.svs",
+    ]
     assert rows[0].annotation == f"{root}/lists/a.geojson"
     assert slide_version(rows[0].uri) == slide_version(str(series))
-    storage.write_bytes(f"{s3_bucket}/lists/m.csv", b"slide\n../../../a.svs\n./s/\ns3://other/prefix/\n")
+    storage.write_bytes(
+        f"{s3_bucket}/lists/m.csv", b"slide\n../../../a.svs\n./s/\ns3://other/prefix/\n"
+    )
     rows = read_manifest(f"{s3_bucket}/lists/m.csv")
-    assert [at.uri for at in rows] == [f"{s3_bucket}/a.svs", f"{s3_bucket}/lists/s", "s3://other/prefix/"]
+    assert [at.uri for at in rows] == [
+        f"{s3_bucket}/a.svs",
+        f"{s3_bucket}/lists/s",
+        "s3://other/prefix/",
+    ]
 
 
 def test_parquet_is_read_like_csv(tmp_path: Path) -> None:
-    table = pa.table({"slide": ["a.svs", "b.svs"], "mpp": [0.25, float("nan")], "case": [7.0, 8.0], "label": ["3+3", None]})
+    table = pa.table(
+        {
+            "slide": ["a.svs", "b.svs"],
+            "mpp": [0.25, float("nan")],
+            "case": [7.0, 8.0],
+            "label": ["3+3", None],
+        }
+    )
     pq.write_table(table, tmp_path / "m.parquet")
     rows = read_manifest(str(tmp_path / "m.parquet"))
-    assert [(at.line, at.mpp, at.case, at.label) for at in rows] == [(2, 0.25, "7", "3+3"), (3, None, "8", "")]
+    assert [(at.line, at.mpp, at.case, at.label) for at in rows] == [
+        (2, 0.25, "7", "3+3"),
+        (3, None, "8", ""),
+    ]
     pq.write_table(pa.table({"slide": ["a.svs", None]}), tmp_path / "m.parquet")
     with pytest.raises(ManifestError, match="no slide in line 3"):
         read_manifest(str(tmp_path / "m.parquet"))
@@ -144,7 +180,15 @@ def test_parquet_is_read_like_csv(tmp_path: Path) -> None:
 
 
 def _tree(root: str) -> None:
-    for name in ("a.svs", "B.SVS", "deep/er/c.tiff", "deep/d [2].ndpi", "notes.txt", "a.geojson", "e.svs.tmp"):
+    for name in (
+        "a.svs",
+        "B.SVS",
+        "deep/er/c.tiff",
+        "deep/d [2].ndpi",
+        "notes.txt",
+        "a.geojson",
+        "e.svs.tmp",
+    ):
         storage.write_bytes(storage.join(root, *name.split("/")), b"x")
     for name in ("1.dcm", "2.DCM", "index.xml"):
         storage.write_bytes(storage.join(root, "series", name), b"x")
@@ -160,7 +204,9 @@ def _check_places(root: str) -> None:
     assert _names(find_slides(f"{root}/**/*.svs")) == ["B.SVS", "a.svs"]
     assert _names(find_slides(f"{root}/deep/*")) == ["deep/d%20%5B2%5D.ndpi"]
     assert _names(find_slides(f"{root}/deep/d [2]*")) == ["deep/d%20%5B2%5D.ndpi"]
-    assert _names(find_slides(f"{root}/ser*")) == _names(find_slides(f"{root}/*/*.dcm")) == ["series"]
+    assert (
+        _names(find_slides(f"{root}/ser*")) == _names(find_slides(f"{root}/*/*.dcm")) == ["series"]
+    )
     assert _names(find_slides(f"{root}/a.svs")) == ["a.svs"]
     assert _names(find_slides(f"{root.rpartition('/')[0]}/*/a.svs")) == ["a.svs"]
     assert find_slides(f"{root}/nowhere") == find_slides(f"{root}/*.txt") == []
@@ -182,12 +228,17 @@ def test_prefixes_and_patterns_on_s3(s3_bucket: str) -> None:
     storage.write_bytes(f"{s3_bucket}/slides-of-others/z.svs", b"x")
     assert "z.svs" not in "".join(find_slides(f"{s3_bucket}/slides"))
     storage.write_bytes(f"{s3_bucket}/m.csv", b"slide,label\nslides/*.svs,3+3\n")
-    assert [at.uri for at in read_manifest(f"{s3_bucket}/m.csv")] == [f"{s3_bucket}/slides/B.SVS", f"{s3_bucket}/slides/a.svs"]
+    assert [at.uri for at in read_manifest(f"{s3_bucket}/m.csv")] == [
+        f"{s3_bucket}/slides/B.SVS",
+        f"{s3_bucket}/slides/a.svs",
+    ]
 
 
 def test_a_pattern_in_a_row_stands_for_its_slides(tmp_path: Path) -> None:
     _tree(str(tmp_path / "slides"))
-    rows = _read(tmp_path, "slide,case,split,label\nslides/*.svs,p1,train,3+3\nslides/deep/**,,test,benign\n")
+    rows = _read(
+        tmp_path, "slide,case,split,label\nslides/*.svs,p1,train,3+3\nslides/deep/**,,test,benign\n"
+    )
     assert [(at.line, at.case, at.split, at.label) for at in rows] == [
         *([(2, "p1", "train", "3+3")] * 2),
         (3, "d [2].ndpi", "test", "benign"),
@@ -199,10 +250,16 @@ def test_a_pattern_in_a_row_stands_for_its_slides(tmp_path: Path) -> None:
 
 def test_splits_follow_the_case(tmp_path: Path) -> None:
     def table(cases: int) -> str:
-        return "slide,case\n" + "".join(f"s{k}-{at}.svs,p{k}\n" for k in range(cases) for at in range(2))
+        return "slide,case\n" + "".join(
+            f"s{k}-{at}.svs,p{k}\n" for k in range(cases) for at in range(2)
+        )
 
-    few, many = ({at.uri: at for at in _read(tmp_path, table(n), shares=SHARES)} for n in (100, 2000))
-    assert all(many[uri].split == row.split for uri, row in few.items())  # more slides move no old one
+    few, many = (
+        {at.uri: at for at in _read(tmp_path, table(n), shares=SHARES)} for n in (100, 2000)
+    )
+    assert all(
+        many[uri].split == row.split for uri, row in few.items()
+    )  # more slides move no old one
     splits = [row.split for row in many.values()]
     for name, share in SHARES.shares:
         assert splits.count(name) / len(splits) == pytest.approx(share, abs=0.04)
@@ -224,7 +281,10 @@ def test_splits_are_only_assigned_where_that_is_safe(tmp_path: Path) -> None:
 
 @given(st.lists(st.floats(0.01, 1), min_size=1, max_size=5), st.text(), st.integers(0, 5))
 def test_every_case_has_a_split(weights: list[float], case: str, seed: int) -> None:
-    shares = SplitShares(shares=tuple((f"s{k}", weight / sum(weights)) for k, weight in enumerate(weights)), seed=seed)
+    shares = SplitShares(
+        shares=tuple((f"s{k}", weight / sum(weights)) for k, weight in enumerate(weights)),
+        seed=seed,
+    )
     assert shares.of(case) in {name for name, _ in shares.shares}
     assert shares.of(case) == shares.of(case)
 

@@ -39,7 +39,9 @@ def _epochs(counts: np.ndarray, epochs: int, *, world_size: int, group: int) -> 
 
 
 @given(counts_of_shards, worlds, sizes)
-def test_ranks_together_read_each_shard_once_an_epoch(counts: np.ndarray, world_size: int, group: int) -> None:
+def test_ranks_together_read_each_shard_once_an_epoch(
+    counts: np.ndarray, world_size: int, group: int
+) -> None:
     dealt = _epochs(counts, 3, world_size=world_size, group=group)
     assert [at.number for at in dealt] == list(range(len(dealt)))
     for epoch in range(3):
@@ -48,17 +50,26 @@ def test_ranks_together_read_each_shard_once_an_epoch(counts: np.ndarray, world_
 
 
 @given(counts_of_shards, worlds, sizes)
-def test_groups_and_their_shuffle_are_the_same_for_any_number_of_workers(counts: np.ndarray, world_size: int, group: int) -> None:
+def test_groups_and_their_shuffle_are_the_same_for_any_number_of_workers(
+    counts: np.ndarray, world_size: int, group: int
+) -> None:
     alone, together = (_epochs(counts, 3, world_size=n, group=group) for n in (1, world_size))
     first, last = PatchOrder(7, 0, 1, group), PatchOrder(7, world_size - 1, world_size, group)
     for one, two in zip(alone, together, strict=True):
-        assert (one.number, one.epoch, one.index, one.n_patches) == (two.number, two.epoch, two.index, two.n_patches)
+        assert (one.number, one.epoch, one.index, one.n_patches) == (
+            two.number,
+            two.epoch,
+            two.index,
+            two.n_patches,
+        )
         assert one.shards.tolist() == two.shards.tolist()
         assert first.shuffled(one).tolist() == last.shuffled(two).tolist()
 
 
 @given(counts_of_shards, worlds, sizes)
-def test_the_buffer_is_bounded_and_ranks_get_even_groups(counts: np.ndarray, world_size: int, group: int) -> None:
+def test_the_buffer_is_bounded_and_ranks_get_even_groups(
+    counts: np.ndarray, world_size: int, group: int
+) -> None:
     dealt = _epochs(counts, 2, world_size=world_size, group=group)
     assert max(at.n_patches for at in dealt) <= group * counts.max()
     assert max(len(at.shards) for at in dealt) - min(len(at.shards) for at in dealt) <= 1
@@ -76,8 +87,12 @@ def test_a_resumed_rank_reads_what_an_uninterrupted_one_reads(
 
 
 def test_an_epoch_of_one_worker_holds_each_patch_once_and_shuffled() -> None:
-    patches = _stream(PatchOrder(seed=3, rank=0, world_size=1, group=3), COUNTS, 0, int(COUNTS.sum()))
-    assert sorted(patches) == [(shard, k) for shard in range(len(COUNTS)) for k in range(COUNTS[shard])]
+    patches = _stream(
+        PatchOrder(seed=3, rank=0, world_size=1, group=3), COUNTS, 0, int(COUNTS.sum())
+    )
+    assert sorted(patches) == [
+        (shard, k) for shard in range(len(COUNTS)) for k in range(COUNTS[shard])
+    ]
     assert patches != sorted(patches)
     runs = sum(one[0] != two[0] for one, two in pairwise(patches))
     assert runs > len(COUNTS)  # patches of a group are mixed, not read shard by shard
@@ -86,8 +101,13 @@ def test_an_epoch_of_one_worker_holds_each_patch_once_and_shuffled() -> None:
 def test_epochs_and_seeds_and_groups_differ() -> None:
     order = PatchOrder(seed=0, rank=0, world_size=1)
     assert order.epoch(0, 50).tolist() != order.epoch(1, 50).tolist()
-    assert order.epoch(0, 50).tolist() != PatchOrder(seed=1, rank=0, world_size=1).epoch(0, 50).tolist()
-    first, second = islice(PatchOrder(seed=0, rank=0, world_size=1, group=1).groups(np.array([50, 50])), 2)
+    assert (
+        order.epoch(0, 50).tolist()
+        != PatchOrder(seed=1, rank=0, world_size=1).epoch(0, 50).tolist()
+    )
+    first, second = islice(
+        PatchOrder(seed=0, rank=0, world_size=1, group=1).groups(np.array([50, 50])), 2
+    )
     assert order.shuffled(first).tolist() != order.shuffled(second).tolist()
     assert order.epoch(0, 50).tolist() != order.shuffled(first).tolist()
 
@@ -102,7 +122,9 @@ def test_another_number_of_workers_goes_on_where_the_old_one_stopped() -> None:
     counts = np.full(24, 5)
     before = [_stream(PatchOrder(0, rank, 2, 2), counts, 0, 30) for rank in range(2)]
     after = [_stream(PatchOrder(0, rank, 3, 2), counts, 2 * 30 // 3, 20) for rank in range(3)]
-    assert sorted(patch for stream in before + after for patch in stream) == [(shard, k) for shard in range(24) for k in range(5)]
+    assert sorted(patch for stream in before + after for patch in stream) == [
+        (shard, k) for shard in range(24) for k in range(5)
+    ]
 
 
 def test_until_covers_exactly_what_is_wanted() -> None:

@@ -14,7 +14,14 @@ import pytest
 from pipelines import patches
 from pipelines.grid import PatchSpec
 from pipelines.index import index_slide
-from pipelines.patches import ReadCounts, decode_patches, fetch_shards, read_patches, resample, stream_patches
+from pipelines.patches import (
+    ReadCounts,
+    decode_patches,
+    fetch_shards,
+    read_patches,
+    resample,
+    stream_patches,
+)
 from pipelines.shards import SCHEMA, TILES
 from pipelines.slides.errors import BrokenSlide, UnsupportedSlide
 from pipelines.slides.geometry import Point, Size
@@ -35,14 +42,26 @@ def shards_of(path: Path, spec: PatchSpec, side: int = 4) -> pa.Table:
 @pytest.mark.parametrize(
     ("spec", "level", "scale", "side"),
     [
-        (PatchSpec(size=256, mpp=0.23), 0, 1, 256),  # one patch is one tile: decoded straight into the batch
+        (
+            PatchSpec(size=256, mpp=0.23),
+            0,
+            1,
+            256,
+        ),  # one patch is one tile: decoded straight into the batch
         (PatchSpec(size=224, mpp=0.23, overlap=32), 0, 1, 224),
         (PatchSpec(size=128, mpp=0.4), 0, 1, 223),  # resampled
-        (PatchSpec(size=128, mpp=0.5), 0, 2, 139),  # shrunk by two while it is decoded, then resampled
+        (
+            PatchSpec(size=128, mpp=0.5),
+            0,
+            2,
+            139,
+        ),  # shrunk by two while it is decoded, then resampled
         (PatchSpec(size=64, mpp=0.92, min_tissue=0.0), 1, 1, 64),  # level 1 as it is
     ],
 )
-def test_patches_are_the_slides_pixels(generated_slide: Path, spec: PatchSpec, level: int, scale: int, side: int) -> None:
+def test_patches_are_the_slides_pixels(
+    generated_slide: Path, spec: PatchSpec, level: int, scale: int, side: int
+) -> None:
     table = shards_of(generated_slide, spec)
     read = table.select(["transport", "level", "scale", "read_size"]).to_pylist()
     assert {tuple(row.values()) for row in read} == {(TILES, level, scale, side)}
@@ -65,7 +84,9 @@ def test_shard_table_is_deterministic_and_complete(generated_slide: Path) -> Non
     assert small.equals(again)
 
     def places(table: pa.Table) -> list[tuple[int, int]]:
-        return sorted((x, y) for row in table.to_pylist() for x, y in zip(row["x"], row["y"], strict=True))
+        return sorted(
+            (x, y) for row in table.to_pylist() for x, y in zip(row["x"], row["y"], strict=True)
+        )
 
     assert places(small) == places(large)
     assert len(set(places(small))) == len(places(small))
@@ -79,7 +100,9 @@ def test_ray_source_keeps_order_and_pixels(ray_session: None, generated_slide: P
     blocks = list(read_patches(table).iter_batches(batch_size=None, batch_format="pyarrow"))
     batches = [decode_patches(block) for block in blocks]
     for name in ("slide_id", "shard", "x", "y", "patch"):
-        np.testing.assert_array_equal(np.concatenate([batch[name] for batch in batches]), expected[name])  # type: ignore[literal-required]
+        np.testing.assert_array_equal(
+            np.concatenate([batch[name] for batch in batches]), expected[name]
+        )  # type: ignore[literal-required]
     encoded = sum(block.nbytes for block in blocks)
     assert encoded < expected["patch"].nbytes / 3
 
@@ -93,21 +116,34 @@ def read_slowly(shards: pa.Table) -> Iterator[pa.Table]:
 def test_each_shard_once_and_in_order_under_killed_readers(
     ray_session: None, cohort_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    slides = [shards_of(cohort_folder / f"slide-{k:03}.svs", PatchSpec(size=128, mpp=0.5), side=2) for k in (1, 2)]
+    slides = [
+        shards_of(cohort_folder / f"slide-{k:03}.svs", PatchSpec(size=128, mpp=0.5), side=2)
+        for k in (1, 2)
+    ]
     table = pa.concat_tables(slides)
     expected = decode_patches(fetch_shards(table))["patch"]
     monkeypatch.setattr(patches, "_read_task", read_slowly)
     most = max(table["n_patches"].to_pylist())
     with killing("ray::ReadShards", below=os.getpid(), seed=5, pause=(0.0, 0.2), most=6) as killed:
-        blocks = list(read_patches(table, patches_per_task=4 * most).iter_batches(batch_size=None, batch_format="pyarrow"))
+        blocks = list(
+            read_patches(table, patches_per_task=4 * most).iter_batches(
+                batch_size=None, batch_format="pyarrow"
+            )
+        )
     assert killed
     assert len(blocks) > len(killed)
     delivered = [
-        shard for block in blocks for shard in zip(*block.select(["slide_id", "shard"]).to_pydict().values(), strict=True)
+        shard
+        for block in blocks
+        for shard in zip(*block.select(["slide_id", "shard"]).to_pydict().values(), strict=True)
     ]
-    assert delivered == list(zip(*table.select(["slide_id", "shard"]).to_pydict().values(), strict=True))
+    assert delivered == list(
+        zip(*table.select(["slide_id", "shard"]).to_pydict().values(), strict=True)
+    )
     assert len(set(delivered)) == len(delivered)
-    np.testing.assert_array_equal(np.concatenate([decode_patches(block)["patch"] for block in blocks]), expected)
+    np.testing.assert_array_equal(
+        np.concatenate([decode_patches(block)["patch"] for block in blocks]), expected
+    )
     print(f"{len(killed)} readers killed: {len(delivered)} shards, each once")
 
 
@@ -115,7 +151,11 @@ def test_damaged_tile_fails_its_shard(generated_slide: Path) -> None:
     fetched = fetch_shards(shards_of(generated_slide, PatchSpec(size=224, mpp=0.23)).slice(0, 1))
     tiles = fetched["tile_data"].to_pylist()
     tiles[0][0] = tiles[0][0][:800]
-    damaged = fetched.set_column(fetched.column_names.index("tile_data"), "tile_data", pa.array(tiles, fetched["tile_data"].type))
+    damaged = fetched.set_column(
+        fetched.column_names.index("tile_data"),
+        "tile_data",
+        pa.array(tiles, fetched["tile_data"].type),
+    )
     with pytest.raises(BrokenSlide, match="can't be decoded"):
         decode_patches(damaged)
 
@@ -129,8 +169,14 @@ def test_detail_is_never_invented(generated_slide: Path) -> None:
 def dicom(request: pytest.FixtureRequest, small_slide: Callable[[str], Path]) -> Path:
     folder = shared_data()
     if request.param == "real" and folder is None:
-        pytest.skip("real slides are absent: set ACINUS_SHARED_DATA; the generated equivalent ran instead")
-    return folder / "dicom" / "cytomine_wsi" if request.param == "real" and folder else small_slide("dicom-jpeg")
+        pytest.skip(
+            "real slides are absent: set ACINUS_SHARED_DATA; the generated equivalent ran instead"
+        )
+    return (
+        folder / "dicom" / "cytomine_wsi"
+        if request.param == "real" and folder
+        else small_slide("dicom-jpeg")
+    )
 
 
 def test_dicom_travels_as_encoded_tiles(ray_session: None, dicom: Path) -> None:
@@ -141,7 +187,9 @@ def test_dicom_travels_as_encoded_tiles(ray_session: None, dicom: Path) -> None:
     assert tiles
     assert all(tile.startswith(b"\xff\xd8") for tile in tiles)
     assert set(block["pixels"].to_pylist()) == {b""}
-    np.testing.assert_array_equal(decode_patches(block)["patch"], decode_patches(fetch_shards(table))["patch"])
+    np.testing.assert_array_equal(
+        decode_patches(block)["patch"], decode_patches(fetch_shards(table))["patch"]
+    )
 
 
 @pytest.mark.parametrize("method", ["macenko", "reinhard"])

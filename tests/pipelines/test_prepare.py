@@ -17,15 +17,25 @@ from pipelines.tissue import tissue_mask
 SPEC = PatchSpec(size=112, mpp=1.0)
 
 
-def test_good_slides_survive_bad_ones(ray_session: None, cohort_folder: Path, tmp_path: Path) -> None:
+def test_good_slides_survive_bad_ones(
+    ray_session: None, cohort_folder: Path, tmp_path: Path
+) -> None:
     (tmp_path / "bad.svs").write_bytes(b"II*\0" + b"\0" * 500)
     lines = (cohort_folder / "manifest.csv").read_text().splitlines()
     rows = [lines[0], "bad.svs,case-bad,train,,", "gone.svs,case-gone,train,,"]
-    rows += [",".join([str(cohort_folder / line.split(",")[0]), *line.split(",")[1:]]) for line in lines[1:3]]
+    rows += [
+        ",".join([str(cohort_folder / line.split(",")[0]), *line.split(",")[1:]])
+        for line in lines[1:3]
+    ]
     (tmp_path / "manifest.csv").write_text("\n".join(rows))
     seen = []
     report = prepare(
-        PrepareConfig(manifest=str(tmp_path / "manifest.csv"), out=str(tmp_path / "out"), spec=SPEC, organisation="hospital"),
+        PrepareConfig(
+            manifest=str(tmp_path / "manifest.csv"),
+            out=str(tmp_path / "out"),
+            spec=SPEC,
+            organisation="hospital",
+        ),
         on_slide=lambda outcome, total: seen.append((outcome.slide, total)),
     )
     assert [(at.line, at.slide) for at in report.failed] == [(2, "bad.svs"), (3, "gone.svs")]
@@ -36,10 +46,17 @@ def test_good_slides_survive_bad_ones(ray_session: None, cohort_folder: Path, tm
     table = cohort.load_cohort(str(tmp_path / "out"), split="train")
     assert table["label"].to_pylist() == ["benign", "3+3"]
     shards = cohort.load_shards(str(tmp_path / "out"))
-    assert sum(shards["n_patches"].to_pylist()) == report.n_patches == sum(table["n_patches"].to_pylist())
+    assert (
+        sum(shards["n_patches"].to_pylist())
+        == report.n_patches
+        == sum(table["n_patches"].to_pylist())
+    )
     for slide_id in table["slide_id"].to_pylist():
         picture = addresses.overview("hospital", slide_id, SPEC.hash)
-        assert storage.read_bytes(storage.join(str(tmp_path / "out"), *picture.split("/")))[:4] == b"\x89PNG"
+        assert (
+            storage.read_bytes(storage.join(str(tmp_path / "out"), *picture.split("/")))[:4]
+            == b"\x89PNG"
+        )
     told = json.loads((tmp_path / "out" / "report.json").read_text())
     assert len(told["failed"]) == 2
     assert told["reading"]["requests"] >= 2
@@ -51,21 +68,31 @@ def test_same_input_same_bytes(ray_session: None, cohort_folder: Path, tmp_path:
     contents = []
     for name in ("one", "two"):
         out = tmp_path / name
-        prepare(PrepareConfig(manifest=str(cohort_folder / "manifest.csv"), out=str(out), spec=SPEC))
-        contents.append({path.relative_to(out): path.read_bytes() for path in sorted(out.rglob("*.parquet"))})
+        prepare(
+            PrepareConfig(manifest=str(cohort_folder / "manifest.csv"), out=str(out), spec=SPEC)
+        )
+        contents.append(
+            {path.relative_to(out): path.read_bytes() for path in sorted(out.rglob("*.parquet"))}
+        )
     assert contents[0] == contents[1]
     assert len(contents[0]) == 5
 
 
 def test_every_row_is_attempted(ray_session: None, tmp_path: Path) -> None:
     """More rows than are in flight at a time."""
-    (tmp_path / "manifest.csv").write_text("slide\n" + "".join(f"absent-{k}.svs\n" for k in range(30)))
-    report = prepare(PrepareConfig(manifest=str(tmp_path / "manifest.csv"), out=str(tmp_path / "out"), spec=SPEC))
+    (tmp_path / "manifest.csv").write_text(
+        "slide\n" + "".join(f"absent-{k}.svs\n" for k in range(30))
+    )
+    report = prepare(
+        PrepareConfig(manifest=str(tmp_path / "manifest.csv"), out=str(tmp_path / "out"), spec=SPEC)
+    )
     assert [at.line for at in report.failed] == list(range(2, 32))
 
 
 def test_unknown_split_is_named(ray_session: None, cohort_folder: Path, tmp_path: Path) -> None:
-    prepare(PrepareConfig(manifest=str(cohort_folder / "manifest.csv"), out=str(tmp_path), spec=SPEC))
+    prepare(
+        PrepareConfig(manifest=str(cohort_folder / "manifest.csv"), out=str(tmp_path), spec=SPEC)
+    )
     assert cohort.cohort_spec(str(tmp_path)) == SPEC
     with pytest.raises(cohort.CohortError, match="test, train"):
         cohort.load_cohort(str(tmp_path), split="tset")
@@ -80,6 +107,10 @@ def test_tissue_is_found_and_its_absence_told() -> None:
     assert mask[110:290, 110:190].all()
     assert mask.sum() == pytest.approx(200 * 100, rel=0.06)
     with pytest.raises(NoTissue, match="no stained tissue"):
-        tissue_mask("a", np.random.default_rng(0).integers(238, 246, (300, 300, 3)).astype(np.uint8), mpp=8.0)
+        tissue_mask(
+            "a",
+            np.random.default_rng(0).integers(238, 246, (300, 300, 3)).astype(np.uint8),
+            mpp=8.0,
+        )
     with pytest.raises(NoTissue, match="fluorescence"):
         tissue_mask("a", np.full((300, 300, 3), 10, np.uint8), mpp=8.0)

@@ -16,7 +16,14 @@ from pipelines.fingerprint import Fingerprint
 from pipelines.grid import PatchSpec
 from pipelines.index import index_slide, write_index
 from pipelines.overview import BUBBLE, COVER, EDGE, PATCH, PEN, TISSUE
-from pipelines.quality import Artefacts, PatchQuality, SlideQuality, artefacts, assess, patch_quality
+from pipelines.quality import (
+    Artefacts,
+    PatchQuality,
+    SlideQuality,
+    artefacts,
+    assess,
+    patch_quality,
+)
 from pipelines.slides.pyramid import SvsMetadata, write_svs
 from pipelines.slides.slide import open_slide
 from pipelines.slides.synthetic import generate_tile
@@ -30,7 +37,9 @@ RIM = (0.35, 0.35, 0.35)
 def bubble(drawn: Drawn, x: int, y: int, radius: int) -> None:
     """A dark rim; the truth is the disc."""
     drawn.absorb("rim", disc(x, y, radius) & ~disc(x, y, radius - 3), RIM)
-    drawn.artefacts["bubble"] = drawn.artefacts.get("bubble", np.zeros((SIDE, SIDE), bool)) | disc(x, y, radius)
+    drawn.artefacts["bubble"] = drawn.artefacts.get("bubble", np.zeros((SIDE, SIDE), bool)) | disc(
+        x, y, radius
+    )
 
 
 @pytest.mark.parametrize("colour", INK)
@@ -83,9 +92,16 @@ def test_places_that_were_not_scanned_are_void() -> None:
 @needs_shared_data
 @pytest.mark.parametrize(
     ("picture", "kind", "least"),
-    [("pen_black", "pen", 0.85), ("pen_green", "pen", 0.75), ("pen_red", "pen", 0.75), ("coverslip_edge_he", "edge", 0.65)],
+    [
+        ("pen_black", "pen", 0.85),
+        ("pen_green", "pen", 0.75),
+        ("pen_red", "pen", 0.75),
+        ("coverslip_edge_he", "edge", 0.65),
+    ],
 )
-def test_real_artefacts_are_found_as_a_person_drew_them(picture: str, kind: str, least: float) -> None:
+def test_real_artefacts_are_found_as_a_person_drew_them(
+    picture: str, kind: str, least: float
+) -> None:
     folder = shared_data()
     assert folder is not None
     seen = np.asarray(Image.open(folder / "histoqc" / f"{picture}.png").convert("RGB"))
@@ -99,15 +115,26 @@ def test_real_tissue_is_no_artefact() -> None:
     folder = shared_data()
     assert folder is not None
     tiles = sorted((folder / "tiles" / "gleason_arvaniti").rglob("*.jpg"))
-    small = [np.asarray(Image.open(tile).convert("RGB").resize((24, 24), Image.Resampling.BOX)) for tile in tiles]
+    small = [
+        np.asarray(Image.open(tile).convert("RGB").resize((24, 24), Image.Resampling.BOX))
+        for tile in tiles
+    ]
     rows = [np.concatenate(small[k : k + 16], axis=1) for k in range(0, 160, 16)]
-    others = [np.asarray(Image.open(folder / "histoqc" / f"template{k}.png").convert("RGB")) for k in range(1, 5)]
+    others = [
+        np.asarray(Image.open(folder / "histoqc" / f"template{k}.png").convert("RGB"))
+        for k in range(1, 5)
+    ]
     for seen, mpp in [(np.concatenate(rows), 7.0), *((other, 10.0) for other in others)]:
         assert artefacts(seen, mpp=mpp).mask.mean() < 1e-3
 
 
 def blurred(patches: NDArray[np.uint8], sigma: float) -> NDArray[np.uint8]:
-    return np.stack([np.asarray(Image.fromarray(patch).filter(ImageFilter.GaussianBlur(sigma))) for patch in patches])
+    return np.stack(
+        [
+            np.asarray(Image.fromarray(patch).filter(ImageFilter.GaussianBlur(sigma)))
+            for patch in patches
+        ]
+    )
 
 
 def check_focus(patches: NDArray[np.uint8]) -> None:
@@ -122,8 +149,15 @@ def check_focus(patches: NDArray[np.uint8]) -> None:
 
 def test_blur_is_seen_in_generated_patches() -> None:
     rng = np.random.default_rng(4)
-    tiles = [generate_tile(name, rng, side=448) for name in ("benign", "gleason_3", "gleason_4", "gleason_5")]
-    check_focus(np.stack([tile[y : y + 224, x : x + 224] for tile in tiles for y in (0, 224) for x in (0, 224)]))
+    tiles = [
+        generate_tile(name, rng, side=448)
+        for name in ("benign", "gleason_3", "gleason_4", "gleason_5")
+    ]
+    check_focus(
+        np.stack(
+            [tile[y : y + 224, x : x + 224] for tile in tiles for y in (0, 224) for x in (0, 224)]
+        )
+    )
 
 
 @needs_shared_data
@@ -131,7 +165,13 @@ def test_blur_is_seen_in_real_patches() -> None:
     folder = shared_data()
     assert folder is not None
     tiles = sorted((folder / "tiles" / "gleason_arvaniti").rglob("*.jpg"))[::2]
-    half = [Image.open(tile).convert("RGB").resize((345, 345), Image.Resampling.BOX).crop((0, 0, 224, 224)) for tile in tiles]
+    half = [
+        Image.open(tile)
+        .convert("RGB")
+        .resize((345, 345), Image.Resampling.BOX)
+        .crop((0, 0, 224, 224))
+        for tile in tiles
+    ]
     check_focus(np.stack([np.asarray(image) for image in half]))
 
 
@@ -157,7 +197,9 @@ def no_patches() -> PatchQuality:
 def judged(drawn: Drawn, patches: PatchQuality) -> SlideQuality:
     seen = drawn.photograph()
     found = artefacts(seen, mpp=THUMBNAIL_MPP)
-    return assess(tissue_mask("a", seen, mpp=THUMBNAIL_MPP, found=found), found, patches, mpp=THUMBNAIL_MPP)
+    return assess(
+        tissue_mask("a", seen, mpp=THUMBNAIL_MPP, found=found), found, patches, mpp=THUMBNAIL_MPP
+    )
 
 
 def test_the_verdict_says_why() -> None:
@@ -174,7 +216,9 @@ def test_the_verdict_says_why() -> None:
     beside = cores(width_um=800, count=2)
     beside.absorb("pen", line([(100, 820), (900, 900)], 40), INK["green"])
     assert judged(beside, no_patches()).pen < 0.02  # ink that hides no tissue
-    sharp = np.stack([generate_tile("gleason_4", np.random.default_rng(k), side=224) for k in range(4)])
+    sharp = np.stack(
+        [generate_tile("gleason_4", np.random.default_rng(k), side=224) for k in range(4)]
+    )
     soft = judged(cores(width_um=800), patch_quality(blurred(sharp, 4)))
     assert (soft.verdict, soft.blurred) == ("poor", 1.0)
     assert soft.sentences == ("100% of the sampled patches are out of focus.",)
@@ -208,7 +252,13 @@ def test_no_patch_is_laid_on_ink(inked_slide: Path, tmp_path: Path) -> None:
         with open_slide(str(inked_slide)) as slide:
             indexed = index_slide(slide, spec, organisation="org")
         write_index(indexed, str(tmp_path / name), organisation="org", spec=spec)
-        written.append({path.name: path.read_bytes() for path in (tmp_path / name).rglob("*") if path.is_file()})
+        written.append(
+            {
+                path.name: path.read_bytes()
+                for path in (tmp_path / name).rglob("*")
+                if path.is_file()
+            }
+        )
     assert written[0] == written[1]
     assert set(written[0]) == {"shards.parquet", "quality.json", "fingerprint.json", "overview.png"}
     left = np.concatenate([np.array(x) for x in indexed.shards["x"].to_pylist()])
@@ -220,9 +270,15 @@ def test_no_patch_is_laid_on_ink(inked_slide: Path, tmp_path: Path) -> None:
     assert indexed.quality.pen == pytest.approx(1 / 3, abs=0.04)
     assert indexed.quality.verdict == "limited"
     address = addresses.quality("org", indexed.slide_id, spec.hash)
-    stored = json.loads(storage.read_bytes(storage.join(str(tmp_path / "one"), *address.split("/"))))
+    stored = json.loads(
+        storage.read_bytes(storage.join(str(tmp_path / "one"), *address.split("/")))
+    )
     assert SlideQuality.from_dict(stored) == indexed.quality
-    stored = json.loads(storage.read_bytes(storage.join(str(tmp_path / "one"), *address.split("/")[:-1], "fingerprint.json")))
+    stored = json.loads(
+        storage.read_bytes(
+            storage.join(str(tmp_path / "one"), *address.split("/")[:-1], "fingerprint.json")
+        )
+    )
     assert Fingerprint.from_dict(stored) == indexed.fingerprint
 
 
@@ -237,7 +293,9 @@ def test_the_overview_shows_artefacts_in_their_colours(inked_slide: Path) -> Non
     expected = (1 - COVER) * indexed.thumbnail[height // 2, width // 2] + COVER * np.array(PEN)
     np.testing.assert_allclose(inside, expected, atol=1)
     legend = picture[height:].reshape(-1, 3)
-    assert [(legend == colour).all(axis=1).any() for colour in (TISSUE, PATCH, PEN, EDGE, BUBBLE)] == [
+    assert [
+        (legend == colour).all(axis=1).any() for colour in (TISSUE, PATCH, PEN, EDGE, BUBBLE)
+    ] == [
         True,
         True,
         True,

@@ -24,7 +24,13 @@ def _write(path: Path, pattern: str) -> Path:
     """Uncompressed: another slide of the same size has the same tile index."""
     pixels = generate_tile(pattern, np.random.default_rng(0), side=512)
     tifffile.imwrite(
-        path, pixels, photometric="rgb", tile=(128, 128), resolution=(20_000, 20_000), resolutionunit=3, metadata=None
+        path,
+        pixels,
+        photometric="rgb",
+        tile=(128, 128),
+        resolution=(20_000, 20_000),
+        resolutionunit=3,
+        metadata=None,
     )
     return path
 
@@ -41,7 +47,10 @@ def test_on_the_local_disk(tmp_path: Path) -> None:
     size = path.stat().st_size
     _write(path, "benign")
     assert path.stat().st_size == size
-    with pytest.raises(BrokenSlide, match=r"has been replaced by another file since it was indexed; prepare it again"):
+    with pytest.raises(
+        BrokenSlide,
+        match=r"has been replaced by another file since it was indexed; prepare it again",
+    ):
         fetch_shards(shards)
 
 

@@ -17,7 +17,13 @@ from PIL import Image
 
 from pipelines.slides import codecs
 from pipelines.slides import slide as slide_module
-from pipelines.slides.errors import BrokenSlide, MissingResolution, SlideError, SlideNotFound, UnsupportedSlide
+from pipelines.slides.errors import (
+    BrokenSlide,
+    MissingResolution,
+    SlideError,
+    SlideNotFound,
+    UnsupportedSlide,
+)
 from pipelines.slides.geometry import Level, Point, Size
 from pipelines.slides.pyramid import SvsMetadata, write_svs
 from pipelines.slides.slide import Slide, open_slide
@@ -26,7 +32,9 @@ from pipelines.slides.tiled import TiledSlide
 from tests.shared_data import needs_shared_data, shared_data
 
 
-def openslide_pixels(handle: openslide.OpenSlide, origin: Point, level: int, size: Size) -> NDArray[np.uint8]:
+def openslide_pixels(
+    handle: openslide.OpenSlide, origin: Point, level: int, size: Size
+) -> NDArray[np.uint8]:
     """OpenSlide's region over white."""
     region = handle.read_region((origin.x, origin.y), level, (size.width, size.height))
     white = Image.new("RGB", region.size, (255, 255, 255))
@@ -39,7 +47,10 @@ def odd_tiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A slide whose sides are no multiple of its 240-px tiles."""
     path = tmp_path_factory.mktemp("odd") / "odd.svs"
     tissue = np.concatenate(
-        [generate_tile(name, np.random.default_rng(3), side=800) for name in ("benign", "gleason_3", "gleason_4")]
+        [
+            generate_tile(name, np.random.default_rng(3), side=800)
+            for name in ("benign", "gleason_3", "gleason_4")
+        ]
     )
     write_svs(path, np.tile(tissue, (1, 3, 1))[:2301, :2177], SvsMetadata(mpp=0.25, tile=240))
     return path
@@ -51,10 +62,14 @@ def pair(request: pytest.FixtureRequest) -> Iterator[tuple[Slide, openslide.Open
     if request.param == "real":
         folder = shared_data()
         if folder is None:
-            pytest.skip("real slides are absent: set ACINUS_SHARED_DATA; the generated equivalent ran instead")
+            pytest.skip(
+                "real slides are absent: set ACINUS_SHARED_DATA; the generated equivalent ran instead"
+            )
         path = folder / "wsi" / "CMU-1-Small-Region.svs"
     else:
-        path = request.getfixturevalue({"generated": "generated_slide", "odd": "odd_tiles"}[request.param])
+        path = request.getfixturevalue(
+            {"generated": "generated_slide", "odd": "odd_tiles"}[request.param]
+        )
     with open_slide(str(path)) as slide, openslide.OpenSlide(path) as handle:
         assert isinstance(slide, TiledSlide)
         yield slide, handle
@@ -64,13 +79,19 @@ def test_levels_and_resolution_are_openslides(pair: tuple[Slide, openslide.OpenS
     slide, handle = pair
     sizes = [(level.size.width, level.size.height) for level in slide.levels]
     assert sizes == list(handle.level_dimensions)[: len(sizes)]
-    assert [level.downsample for level in slide.levels] == pytest.approx(list(handle.level_downsamples), rel=1e-6)
+    assert [level.downsample for level in slide.levels] == pytest.approx(
+        list(handle.level_downsamples), rel=1e-6
+    )
     assert slide.mpp == pytest.approx(float(handle.properties["openslide.mpp-x"]))
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(data=st.data())
-def test_pixels_are_openslides(pair: tuple[Slide, openslide.OpenSlide], data: st.DataObject) -> None:
+def test_pixels_are_openslides(
+    pair: tuple[Slide, openslide.OpenSlide], data: st.DataObject
+) -> None:
     """Any offset, size and level, over the edges too, where a pixel of the level begins: there both readers mean the same."""
     slide, handle = pair
     level = data.draw(st.sampled_from(slide.levels))
@@ -80,7 +101,9 @@ def test_pixels_are_openslides(pair: tuple[Slide, openslide.OpenSlide], data: st
     if level.index:
         x, y = max(x, 0), max(y, 0)
     origin = Point(round(x * level.downsample), round(y * level.downsample))
-    exact = abs(origin.x / level.downsample - x) < 1e-9 and abs(origin.y / level.downsample - y) < 1e-9
+    exact = (
+        abs(origin.x / level.downsample - x) < 1e-9 and abs(origin.y / level.downsample - y) < 1e-9
+    )
     ours = slide.read_region(origin, level.index, size)
     assert ours.shape == (*size.shape, 3)
     if exact:
@@ -93,7 +116,8 @@ def test_every_edge_tile(pair: tuple[Slide, openslide.OpenSlide]) -> None:
     size = slide.size
     origin = Point(size.width - 500, size.height - 500)
     np.testing.assert_array_equal(
-        slide.read_region(origin, 0, Size(600, 600)), openslide_pixels(handle, origin, 0, Size(600, 600))
+        slide.read_region(origin, 0, Size(600, 600)),
+        openslide_pixels(handle, origin, 0, Size(600, 600)),
     )
 
 
@@ -118,7 +142,9 @@ def test_mpp_is_never_guessed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.05, 0.5, 0.9, 0.999])
-def test_truncated_slide_is_one_clear_error(generated_slide: Path, tmp_path: Path, share: float) -> None:
+def test_truncated_slide_is_one_clear_error(
+    generated_slide: Path, tmp_path: Path, share: float
+) -> None:
     path = tmp_path / "cut.svs"
     content = generated_slide.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
@@ -136,7 +162,10 @@ def test_damaged_tile_is_loud(generated_slide: Path, tmp_path: Path) -> None:
         offset, length = page.dataoffsets[30], page.databytecounts[30]
     content[offset + length // 2 : offset + length] = b"\0" * (length - length // 2)
     path.write_bytes(content)
-    with open_slide(str(path)) as slide, pytest.raises(BrokenSlide, match=r"tile that can't be decoded \(number 30"):
+    with (
+        open_slide(str(path)) as slide,
+        pytest.raises(BrokenSlide, match=r"tile that can't be decoded \(number 30"),
+    ):
         slide.read_region(Point(0, 0), 0, slide.size)
 
 
@@ -148,7 +177,9 @@ def test_what_is_no_slide(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedSlide):
         open_slide(str(text))
     grey = tmp_path / "grey.tif"
-    tifffile.imwrite(grey, np.zeros((600, 600), np.uint16), tile=(256, 256), photometric="minisblack")
+    tifffile.imwrite(
+        grey, np.zeros((600, 600), np.uint16), tile=(256, 256), photometric="minisblack"
+    )
     with pytest.raises(UnsupportedSlide, match="greyscale"):
         open_slide(str(grey))
 
@@ -168,7 +199,10 @@ def test_dicom_shows_what_the_svs_shows() -> None:
         open_slide(str(folder / "wsi" / "CMU-1-Small-Region.svs")) as svs,
     ):
         assert (dicom.size, dicom.mpp, dicom.vendor) == (svs.size, svs.mpp, "dicom")
-        ours, theirs = (slide.read_region(Point(300, 700), 0, Size(500, 500)).astype(int) for slide in (dicom, svs))
+        ours, theirs = (
+            slide.read_region(Point(300, 700), 0, Size(500, 500)).astype(int)
+            for slide in (dicom, svs)
+        )
         # The set was compressed anew from the SVS, so pixels are near, not equal.
         assert np.abs(ours - theirs).mean() < 6
 
@@ -191,10 +225,16 @@ def test_real_odd_files(name: str, kind: type[SlideError]) -> None:
         open_slide(str(folder / name)).thumbnail(100)
 
 
-def test_a_level_too_large_for_memory_gives_the_same_thumbnail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_level_too_large_for_memory_gives_the_same_thumbnail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In bands it is the same area average; shrunk while decoding, it differs by what DCT scaling differs."""
     path = tmp_path / "one-level.svs"
-    write_svs(path, generate_tile("gleason_4", np.random.default_rng(5), side=1400)[:1280, :1216], SvsMetadata(mpp=0.25))
+    write_svs(
+        path,
+        generate_tile("gleason_4", np.random.default_rng(5), side=1400)[:1280, :1216],
+        SvsMetadata(mpp=0.25),
+    )
     with open_slide(str(path)) as slide:
         assert len(slide.levels) == 1
         side = 160  # 1/8: what is left to resample after scaling is nothing
@@ -218,11 +258,15 @@ class Plain(Slide):
         scales: by what it can be shrunk.
     """
 
-    def __init__(self, size: Size, pixels: NDArray[np.uint8] | None = None, scales: tuple[int, ...] = (1,)) -> None:
+    def __init__(
+        self, size: Size, pixels: NDArray[np.uint8] | None = None, scales: tuple[int, ...] = (1,)
+    ) -> None:
         self.name, self.levels = "plain", (Level(index=0, size=size, downsample=1.0),)
         self._pixels, self._scales, self.reads = pixels, scales, list[Size]()
 
-    def read_region(self, origin: Point, level: int, size: Size, *, scale: int = 1) -> NDArray[np.uint8]:
+    def read_region(
+        self, origin: Point, level: int, size: Size, *, scale: int = 1
+    ) -> NDArray[np.uint8]:
         self.reads.append(size)
         if self._pixels is None:
             return np.broadcast_to(np.uint8(0), (*size.shape, 3))
@@ -238,8 +282,15 @@ class Plain(Slide):
 
 
 @settings(max_examples=60, deadline=None)
-@given(width=st.integers(1, 700), height=st.integers(1, 700), max_side=st.integers(1, 300), window=st.sampled_from([900, 4096]))
-def test_thumbnails_take_bounded_memory(width: int, height: int, max_side: int, window: int) -> None:
+@given(
+    width=st.integers(1, 700),
+    height=st.integers(1, 700),
+    max_side=st.integers(1, 300),
+    window=st.sampled_from([900, 4096]),
+)
+def test_thumbnails_take_bounded_memory(
+    width: int, height: int, max_side: int, window: int
+) -> None:
     """Whatever the shape: no read is much larger than a window, and all together are the average of the whole."""
     ramps = np.meshgrid(np.arange(width) / 3, np.arange(height) / 3)
     pixels = np.stack([*ramps, ramps[0] / 2], axis=2).astype(np.uint8)
@@ -252,14 +303,24 @@ def test_thumbnails_take_bounded_memory(width: int, height: int, max_side: int, 
     np.testing.assert_allclose(ours.astype(int), np.asarray(whole).astype(int), atol=1)
     if max_side < max(width, height):
         margin = 4  # rows and columns that the filter and its rounding add
-        most = max(size.width - margin for size in slide.reads) * max(size.height - margin for size in slide.reads)
+        most = max(size.width - margin for size in slide.reads) * max(
+            size.height - margin for size in slide.reads
+        )
         assert most <= 2.5 * window
 
 
-def test_a_tile_is_decoded_few_times_for_a_thumbnail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tile_is_decoded_few_times_for_a_thumbnail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Though a window holds no whole row of tiles."""
     path = tmp_path / "wide.tif"
-    tifffile.imwrite(path, np.zeros((512, 4096, 3), np.uint8), tile=(64, 64), photometric="rgb", compression="zlib")
+    tifffile.imwrite(
+        path,
+        np.zeros((512, 4096, 3), np.uint8),
+        tile=(64, 64),
+        photometric="rgb",
+        compression="zlib",
+    )
     decoded = []
 
     def decode(codec: str, stream: codecs.Buffer, *, out: NDArray[np.uint8]) -> None:
@@ -278,8 +339,13 @@ def test_the_largest_slides_of_one_level_have_a_thumbnail() -> None:
     for size in (Size(100_000, 100_000), Size(304_000, 104_000)):
         slide = Plain(size, scales=(8, 4, 2, 1))
         assert max(slide.thumbnail(1024).shape) == 1024
-        assert max(8 * read.width * read.height for read in slide.reads) <= 2 * slide_module.WINDOW_PIXELS
+        assert (
+            max(8 * read.width * read.height for read in slide.reads)
+            <= 2 * slide_module.WINDOW_PIXELS
+        )
     slide = Plain(Size(2**20, 2**20))
-    with pytest.raises(BrokenSlide, match=r"plain has no level for an overview .* export it with all levels"):
+    with pytest.raises(
+        BrokenSlide, match=r"plain has no level for an overview .* export it with all levels"
+    ):
         slide.thumbnail(1024)
     assert not slide.reads

@@ -52,7 +52,11 @@ def slides(small_slide: Find, s3_bucket: str) -> list[SlideFile]:
 def test_local_slides_are_read_where_they_are(small_slide: Find, cache: StagingConfig) -> None:
     file = SlideFile.find(str(small_slide("trestle")))
     copy = local_copy([file], cache)
-    assert (copy.paths, copy.staged, cache.folder.exists()) == ((small_slide("trestle"),), False, False)
+    assert (copy.paths, copy.staged, cache.folder.exists()) == (
+        (small_slide("trestle"),),
+        False,
+        False,
+    )
 
 
 def test_the_oldest_copy_makes_room(slides: list[SlideFile], cache: StagingConfig) -> None:
@@ -84,7 +88,9 @@ def test_a_slide_in_use_stays(slides: list[SlideFile], cache: StagingConfig) -> 
     assert used not in copies(cache.folder)
 
 
-def test_what_is_larger_than_the_cache_is_refused(slides: list[SlideFile], cache: StagingConfig) -> None:
+def test_what_is_larger_than_the_cache_is_refused(
+    slides: list[SlideFile], cache: StagingConfig
+) -> None:
     small = StagingConfig(folder=cache.folder, most=slides[0].size - 1)
     with pytest.raises(UnsupportedSlide, match=r"slide\.tif .* ACINUS_STAGING_BYTES") as caught:
         local_copy([slides[0]], small)
@@ -98,7 +104,9 @@ def test_names_of_copies_tell_nothing(slides: list[SlideFile], cache: StagingCon
     assert cache.folder.stat().st_mode & 0o077 == 0
 
 
-def test_an_object_that_changes_or_goes_while_it_is_copied(slides: list[SlideFile], cache: StagingConfig) -> None:
+def test_an_object_that_changes_or_goes_while_it_is_copied(
+    slides: list[SlideFile], cache: StagingConfig
+) -> None:
     with pytest.raises(BrokenSlide, match="changed while it was copied"):
         local_copy([replace(slides[0], size=slides[0].size + 1)], cache)
     gone = replace(slides[0], uri=slides[0].uri.replace("slide.tif", "gone.tif"), name="gone.tif")
@@ -107,7 +115,9 @@ def test_an_object_that_changes_or_goes_while_it_is_copied(slides: list[SlideFil
     assert copies(cache.folder) == set(), "parts stay behind"
 
 
-def test_a_new_version_is_copied_anew(small_slide: Find, slides: list[SlideFile], cache: StagingConfig) -> None:
+def test_a_new_version_is_copied_anew(
+    small_slide: Find, slides: list[SlideFile], cache: StagingConfig
+) -> None:
     with open_slide(slides[0].uri) as slide:
         first = slide.identity
     storage.write_bytes(slides[0].uri, small_slide("trestle").read_bytes() + b"\0")
@@ -146,7 +156,9 @@ def test_two_processes_download_once(slides: list[SlideFile], cache: StagingConf
 
 
 @pytest.mark.parametrize("name", ["trestle", "mirax"])
-def test_staged_patches_are_local_ones(name: str, small_slide: Find, s3_bucket: str, cache: StagingConfig) -> None:
+def test_staged_patches_are_local_ones(
+    name: str, small_slide: Find, s3_bucket: str, cache: StagingConfig
+) -> None:
     """Pixels are decoded in the read task, which may stage the slide anew on another machine."""
     spec = PatchSpec(size=64, mpp=0.5, min_tissue=0.1)
     batches = []
@@ -158,7 +170,9 @@ def test_staged_patches_are_local_ones(name: str, small_slide: Find, s3_bucket: 
     np.testing.assert_array_equal(batches[0]["patch"], batches[1]["patch"])
 
 
-def test_a_mirax_whose_data_changes_is_another_slide(small_slide: Find, s3_bucket: str, tmp_path: Path) -> None:
+def test_a_mirax_whose_data_changes_is_another_slide(
+    small_slide: Find, s3_bucket: str, tmp_path: Path
+) -> None:
     """Its index file alone tells nothing: a copy in the cache would go on showing what is no longer there."""
     shutil.copytree(small_slide("mirax").parent, tmp_path, dirs_exist_ok=True)
     path = tmp_path / small_slide("mirax").name
@@ -182,11 +196,15 @@ def test_real_ndpi_in_s3(s3_bucket: str, tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("ACINUS_STAGING", str(tmp_path))
     with open_slide(uri) as remote, open_slide(str(path)) as local:
         assert (remote.staged, local.staged, remote.levels == local.levels) == (True, False, True)
-        ours, theirs = (slide.read_region(Point(1000, 1000), 0, Size(500, 500)) for slide in (remote, local))
+        ours, theirs = (
+            slide.read_region(Point(1000, 1000), 0, Size(500, 500)) for slide in (remote, local)
+        )
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_room_is_made_of_what_died_and_not_of_what_is_used(slides: list[SlideFile], cache: StagingConfig) -> None:
+def test_room_is_made_of_what_died_and_not_of_what_is_used(
+    slides: list[SlideFile], cache: StagingConfig
+) -> None:
     cache.folder.mkdir()
     dead = cache.folder / f"{'0' * 32}.part-300000-x"
     dead.mkdir()
@@ -209,7 +227,9 @@ def test_a_cache_that_can_not_be_written(slides: list[SlideFile], tmp_path: Path
         local_copy([slides[0]], StagingConfig(folder=tmp_path / "file" / "below", most=10**9))
 
 
-def test_a_damaged_slide_leaves_no_lock(s3_bucket: str, slides: list[SlideFile], cache: StagingConfig) -> None:
+def test_a_damaged_slide_leaves_no_lock(
+    s3_bucket: str, slides: list[SlideFile], cache: StagingConfig
+) -> None:
     """So that its copy can make room."""
     uri = f"{s3_bucket}/damaged.mrxs"
     storage.write_bytes(uri, bytes(300_000))

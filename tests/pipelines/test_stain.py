@@ -30,8 +30,12 @@ from pipelines.tissue import tissue_mask
 from tests.shared_data import needs_shared_data, shared_data
 
 FITS: dict[str, StainFit] = {
-    "macenko": MacenkoFit(haematoxylin=(0.61, 0.74, 0.28), eosin=(0.2, 0.96, 0.2), maxima=(2.1, 1.15)),
-    "reinhard": ReinhardFit(mean=(8.797, -0.207, 0.0446), deviation=(0.494, 0.1404, 0.0346), glass=(238.0, 241.0, 235.0)),
+    "macenko": MacenkoFit(
+        haematoxylin=(0.61, 0.74, 0.28), eosin=(0.2, 0.96, 0.2), maxima=(2.1, 1.15)
+    ),
+    "reinhard": ReinhardFit(
+        mean=(8.797, -0.207, 0.0446), deviation=(0.494, 0.1404, 0.0346), glass=(238.0, 241.0, 235.0)
+    ),
 }
 
 
@@ -48,18 +52,28 @@ def reinhard_oracle(pixels: NDArray[np.uint8], fit: ReinhardFit) -> NDArray[np.f
     """Reinhard 2001, equations 4, 6, 10, 11, 8 and 9, with the cones at least 1 of 255; glass stays as it is."""
     cones = np.array([[0.3811, 0.5783, 0.0402], [0.1967, 0.7244, 0.0782], [0.0241, 0.1288, 0.8444]])
     long, medium, short = np.log(np.maximum(cones @ pixels.astype(float).T, 1))
-    lab = [(long + medium + short) / 3**0.5, (long + medium - 2 * short) / 6**0.5, (long - medium) / 2**0.5]
+    lab = [
+        (long + medium + short) / 3**0.5,
+        (long + medium - 2 * short) / 6**0.5,
+        (long - medium) / 2**0.5,
+    ]
     mean, deviation = (8.74108109, -0.12440419, 0.0444982), (0.6135447, 0.10989545, 0.0286032)
-    light, alpha, beta = ((lab[k] - fit.mean[k]) / fit.deviation[k] * deviation[k] + mean[k] for k in range(3))
+    light, alpha, beta = (
+        (lab[k] - fit.mean[k]) / fit.deviation[k] * deviation[k] + mean[k] for k in range(3)
+    )
     light, alpha, beta = light / 3**0.5, alpha / 6**0.5, beta / 2**0.5
     changed = np.exp([light + alpha + beta, light + alpha - beta, light - 2 * alpha])
-    absorbed = np.maximum(np.log(np.array(fit.glass) / np.maximum(pixels, 1)), 0).sum(axis=1, keepdims=True)
+    absorbed = np.maximum(np.log(np.array(fit.glass) / np.maximum(pixels, 1)), 0).sum(
+        axis=1, keepdims=True
+    )
     share = np.clip((absorbed - 0.12) / 0.12, 0, 1)
     return np.asarray(share * (np.linalg.inv(cones) @ changed).T + (1 - share) * pixels)
 
 
 def oracle(pixels: NDArray[np.uint8], fit: StainFit) -> NDArray[np.int64]:
-    found = macenko_oracle(pixels, fit) if isinstance(fit, MacenkoFit) else reinhard_oracle(pixels, fit)  # type: ignore[arg-type]
+    found = (
+        macenko_oracle(pixels, fit) if isinstance(fit, MacenkoFit) else reinhard_oracle(pixels, fit)
+    )  # type: ignore[arg-type]
     return np.clip(np.rint(found), 0, 255).astype(np.int64)
 
 
@@ -70,7 +84,9 @@ def test_every_colour_is_within_a_level_of_the_oracle(method: str) -> None:
     levels = np.arange(256, dtype=np.uint8)
     wrong = 0
     for red in levels[::8]:
-        colours = np.stack(np.meshgrid([red], levels, levels, indexing="ij"), axis=-1).reshape(-1, 3)
+        colours = np.stack(np.meshgrid([red], levels, levels, indexing="ij"), axis=-1).reshape(
+            -1, 3
+        )
         normalised = fit.apply(colours.reshape(1, 256, 256, 3).copy()).reshape(-1, 3)
         off = np.abs(normalised - oracle(colours, fit))
         assert off.max() <= 1
@@ -82,11 +98,19 @@ def real_tiles() -> list[NDArray[np.uint8]]:
     folder = shared_data()
     assert folder is not None
     files = sorted((folder / "tiles" / "gleason_arvaniti").rglob("*.jpg"))[::25]
-    return [np.ascontiguousarray(np.asarray(Image.open(file).convert("RGB"))[:336, :336]) for file in files]
+    return [
+        np.ascontiguousarray(np.asarray(Image.open(file).convert("RGB"))[:336, :336])
+        for file in files
+    ]
 
 
 def test_generated_tissue_is_normalised_as_by_torchstain() -> None:
-    agrees_with_torchstain([generate_tile(name, np.random.default_rng(1), side=448) for name in ("benign", "gleason_4")])
+    agrees_with_torchstain(
+        [
+            generate_tile(name, np.random.default_rng(1), side=448)
+            for name in ("benign", "gleason_4")
+        ]
+    )
 
 
 @needs_shared_data
@@ -97,14 +121,21 @@ def test_real_tissue_is_normalised_as_by_torchstain() -> None:
 def agrees_with_torchstain(tiles: list[NDArray[np.uint8]]) -> None:
     assert tiles
     for tile in tiles:
-        theirs = NumpyMacenkoNormalizer().normalize(tile, stains=False)[0]  # drops the fraction, where we round
+        theirs = NumpyMacenkoNormalizer().normalize(tile, stains=False)[
+            0
+        ]  # drops the fraction, where we round
         ours = fit_stain(tile.reshape(-1, 3), method="macenko").apply(tile[None].copy())[0]
         assert np.abs(ours.astype(int) - theirs).max() <= 1
 
 
 @pytest.mark.parametrize("method", FITS)
 def test_a_patch_is_normalised_alike_in_any_batch_and_in_place(method: str) -> None:
-    patches = np.stack([generate_tile(name, np.random.default_rng(2), side=224) for name in ("benign", "gleason_3", "gleason_5")])
+    patches = np.stack(
+        [
+            generate_tile(name, np.random.default_rng(2), side=224)
+            for name in ("benign", "gleason_3", "gleason_5")
+        ]
+    )
     out = np.empty_like(patches)
     assert FITS[method].apply(patches, out) is out
     alone = FITS[method].apply(patches[1:2].copy())
@@ -143,7 +174,10 @@ def test_normalising_moves_the_stain_to_the_target() -> None:
     """After Reinhard the tissue has the target's statistics; after Macenko a second fit finds the target's stains."""
     tile = generate_tile("gleason_4", np.random.default_rng(5), side=448)
     darker = np.clip(tile.astype(float) * (0.9, 0.8, 0.95), 0, 255).astype(np.uint8)[None]
-    again = fit_stain(fit_stain(darker.reshape(-1, 3), method="reinhard").apply(darker.copy()).reshape(-1, 3), method="reinhard")
+    again = fit_stain(
+        fit_stain(darker.reshape(-1, 3), method="reinhard").apply(darker.copy()).reshape(-1, 3),
+        method="reinhard",
+    )
     assert isinstance(again, ReinhardFit)
     np.testing.assert_allclose(again.mean, (8.741, -0.1244, 0.0445), atol=0.02)
     stained = fit_stain(darker.reshape(-1, 3), method="macenko").apply(darker.copy())
@@ -180,7 +214,9 @@ def test_a_slide_is_fitted_the_same_each_time(method: str, generated_slide: Path
     for _ in range(2):
         with open_slide(str(generated_slide)) as slide:
             thumbnail = slide.thumbnail(512)
-            tissue = tissue_mask(slide.name, thumbnail, mpp=slide.mpp * slide.size.width / thumbnail.shape[1])
+            tissue = tissue_mask(
+                slide.name, thumbnail, mpp=slide.mpp * slide.size.width / thumbnail.shape[1]
+            )
             grid = patch_grid(slide, tissue, PatchSpec(size=112, mpp=1.0))
             fits.append(fit_slide_stain(slide.name, sample_patches(slide, grid), method=method))
     assert fits[0].to_bytes() == fits[1].to_bytes()
@@ -193,15 +229,23 @@ def test_patches_are_sampled_as_they_are_read(generated_slide: Path) -> None:
         grid = patch_grid(slide, everywhere, PatchSpec(size=112, mpp=0.5))
         sampled = sample_patches(slide, grid)
         assert sampled.shape == (SAMPLED_PATCHES, grid.read_size, grid.read_size, 3)
-        last = slide.read_region(Point(int(grid.x[-1]), int(grid.y[-1])), grid.level.index, Size(grid.read_size, grid.read_size))
+        last = slide.read_region(
+            Point(int(grid.x[-1]), int(grid.y[-1])),
+            grid.level.index,
+            Size(grid.read_size, grid.read_size),
+        )
         np.testing.assert_array_equal(sampled[-1], last)
         shrunk = dataclasses.replace(grid, scale=2, read_size=grid.read_size // 2)
-        np.testing.assert_allclose(sample_patches(slide, shrunk)[-1, 3, 5], last[6:8, 10:12].mean(axis=(0, 1)), atol=0.5)
+        np.testing.assert_allclose(
+            sample_patches(slide, shrunk)[-1, 3, 5], last[6:8, 10:12].mean(axis=(0, 1)), atol=0.5
+        )
 
 
 def test_a_slide_with_too_little_tissue_is_named(generated_slide: Path) -> None:
     with open_slide(str(generated_slide)) as slide:
-        grid = patch_grid(slide, np.ones((64, 64), bool), PatchSpec(size=112, mpp=1.0))  # the first is the margin: glass
+        grid = patch_grid(
+            slide, np.ones((64, 64), bool), PatchSpec(size=112, mpp=1.0)
+        )  # the first is the margin: glass
         places = ("x", "y", "read_x", "read_y", "column", "row")
         corner = dataclasses.replace(grid, **{name: getattr(grid, name)[:1] for name in places})
         with pytest.raises(NoTissue, match=r"slide-002.*macenko stain fit"):

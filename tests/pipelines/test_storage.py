@@ -51,22 +51,35 @@ def test_slide_on_s3_gives_the_same_pixels(s3_bucket: str, generated_slide: Path
     batches = []
     for place in (uri, str(generated_slide)):
         with open_slide(place) as slide:
-            batches.append(decode_patches(fetch_shards(index_slide(slide, spec, organisation="org").shards)))
+            batches.append(
+                decode_patches(fetch_shards(index_slide(slide, spec, organisation="org").shards))
+            )
     np.testing.assert_array_equal(batches[0]["patch"], batches[1]["patch"])
     with pytest.raises(SlideNotFound):
         open_slide(f"{s3_bucket}/cohort/b.svs")
 
 
-def test_reads_that_come_short_are_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reads_that_come_short_are_completed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As on a network disk: the system may give fewer bytes than were asked for."""
     content = bytes(range(256)) * 40
     (tmp_path / "x.bin").write_bytes(content)
     whole, part = os.preadv, os.pread
-    monkeypatch.setattr(os, "preadv", lambda handle, pieces, at: whole(handle, [piece[:7] for piece in pieces[:1]], at))
+    monkeypatch.setattr(
+        os,
+        "preadv",
+        lambda handle, pieces, at: whole(handle, [piece[:7] for piece in pieces[:1]], at),
+    )
     monkeypatch.setattr(os, "pread", lambda handle, count, at: part(handle, min(count, 1000), at))
-    for starts, ends in (([9000, 10, 1000], [9100, 500, 5000]), ([1000, 1003], [5000, 1100])):  # apart, and overlapping
+    for starts, ends in (
+        ([9000, 10, 1000], [9100, 500, 5000]),
+        ([1000, 1003], [5000, 1100]),
+    ):  # apart, and overlapping
         found = storage.read_ranges(str(tmp_path / "x.bin"), starts, ends)
-        assert [bytes(at) for at in found] == [content[a:b] for a, b in zip(starts, ends, strict=True)]
+        assert [bytes(at) for at in found] == [
+            content[a:b] for a, b in zip(starts, ends, strict=True)
+        ]
     with pytest.raises(OSError, match="ends at byte 10240 where 10300"):
         storage.read_ranges(str(tmp_path / "x.bin"), [10000], [10300])
 
@@ -78,7 +91,11 @@ def test_a_prefix_is_one_slide_with_or_without_its_slash(s3_bucket: str, tmp_pat
     for file in series.iterdir():
         storage.write_file(f"{prefix}/{file.name}", file)
     assert find_slides(f"{s3_bucket}/series") == [prefix]
-    with open_slide(prefix) as slide, open_slide(f"{prefix}/") as same, open_slide(str(series)) as local:
+    with (
+        open_slide(prefix) as slide,
+        open_slide(f"{prefix}/") as same,
+        open_slide(str(series)) as local,
+    ):
         assert slide.vendor == "dicom"
         assert slide.identity == same.identity
         np.testing.assert_array_equal(slide.thumbnail(200), local.thumbnail(200))
@@ -114,10 +131,15 @@ else:
 
 @pytest.mark.parametrize(
     ("before", "after"),
-    [('storage.exists(str(root / "x.bin"))', REFUSED), ("", 'assert storage.exists(str(root / "x.bin"))')],
+    [
+        ('storage.exists(str(root / "x.bin"))', REFUSED),
+        ("", 'assert storage.exists(str(root / "x.bin"))'),
+    ],
     ids=["stores used before", "stores not used before"],
 )
-def test_a_fork_reads_local_files_and_does_not_wait_for_stores(tmp_path: Path, before: str, after: str) -> None:
+def test_a_fork_reads_local_files_and_does_not_wait_for_stores(
+    tmp_path: Path, before: str, after: str
+) -> None:
     """The threads of a store do not live on in a fork; a fork of a process that used none has its own."""
     code = FORK.format(before=before, after=after)
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", code, str(tmp_path)]

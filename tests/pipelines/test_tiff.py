@@ -16,7 +16,16 @@ from tests import tiff_slides
 from tests import tiff_writer as tw
 from tests.formats import picture
 from tests.pipelines.test_slide import openslide_pixels
-from tests.tiff_slides import DEFLATE, Pixels, Tags, TiffSlide, deflate, ome_xml, pyramid, resolution
+from tests.tiff_slides import (
+    DEFLATE,
+    Pixels,
+    Tags,
+    TiffSlide,
+    deflate,
+    ome_xml,
+    pyramid,
+    resolution,
+)
 
 PURPLE, GREEN = (120, 60, 140), (60, 160, 80)
 REDUCED: Tags = {tw.SUBFILE: ("long", [1])}
@@ -30,7 +39,13 @@ def scene(colour: tuple[int, int, int], width: int, height: int = 0) -> Pixels:
 def write(path: Path, pages: list[tuple[Pixels, Tags]], *, sub: bool = False) -> Path:
     """A TIFF of those pages, each with further tags."""
     more = [tags for _, tags in pages]
-    slide = TiffSlide(encode=deflate, compression=DEFLATE, base=resolution(0.25) | more[0], others=lambda k: more[k], sub=sub)
+    slide = TiffSlide(
+        encode=deflate,
+        compression=DEFLATE,
+        base=resolution(0.25) | more[0],
+        others=lambda k: more[k],
+        sub=sub,
+    )
     slide.write(path, [pixels for pixels, _ in pages])
     return path
 
@@ -41,15 +56,27 @@ def sizes(slide: Slide) -> list[tuple[int, int]]:
 
 def is_all(slide: Slide, colour: tuple[int, int, int]) -> bool:
     """Whether every level shows nothing but `colour`."""
-    return all((slide.read_region(Point(0, 0), level.index, level.size) == colour).all() for level in slide.levels)
+    return all(
+        (slide.read_region(Point(0, 0), level.index, level.size) == colour).all()
+        for level in slide.levels
+    )
 
 
-OME = {tw.DESCRIPTION: ("ascii", ome_xml([{"SizeX": 512, "SizeY": 512}, {"SizeX": 256, "SizeY": 256}]))}
+OME = {
+    tw.DESCRIPTION: ("ascii", ome_xml([{"SizeX": 512, "SizeY": 512}, {"SizeX": 256, "SizeY": 256}]))
+}
 
 
 @pytest.mark.parametrize(
     ("first", "second"),
-    [({}, {}), (FULL, FULL), ({}, {tw.SUBFILE: ("long", [2])}), ({}, {tw.SUBFILE: ("long", [4])}), (OME, {}), (OME, FULL)],
+    [
+        ({}, {}),
+        (FULL, FULL),
+        ({}, {tw.SUBFILE: ("long", [2])}),
+        ({}, {tw.SUBFILE: ("long", [4])}),
+        (OME, {}),
+        (OME, FULL),
+    ],
     ids=["untagged", "full", "page", "mask", "ome", "ome-full"],
 )
 def test_another_image_is_no_level(first: Tags, second: Tags, tmp_path: Path) -> None:
@@ -61,13 +88,24 @@ def test_another_image_is_no_level(first: Tags, second: Tags, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("pages", "levels"), [("PGg", "P"), ("PpGg", "Pp"), ("PGgp", "P"), ("GgP", "Gg"), ("pP", "Pp"), ("PMpm", "Pp")]
+    ("pages", "levels"),
+    [("PGg", "P"), ("PpGg", "Pp"), ("PGgp", "P"), ("GgP", "Gg"), ("pP", "Pp"), ("PMpm", "Pp")],
 )
 def test_of_two_pyramids_one_is_the_slide(pages: str, levels: str, tmp_path: Path) -> None:
     """Each reduced image follows its full one; OpenSlide takes both for one. Small letters are reduced images, M masks."""
-    kinds = {"P": (PURPLE, 512, FULL), "p": (PURPLE, 256, REDUCED), "G": (GREEN, 512, FULL), "g": (GREEN, 128, REDUCED)}
-    kinds |= {"M": (GREEN, 512, {tw.SUBFILE: ("long", [4])}), "m": (GREEN, 128, {tw.SUBFILE: ("long", [5])})}
-    path = write(tmp_path / "two.tiff", [(scene(kinds[at][0], kinds[at][1]), kinds[at][2]) for at in pages])
+    kinds = {
+        "P": (PURPLE, 512, FULL),
+        "p": (PURPLE, 256, REDUCED),
+        "G": (GREEN, 512, FULL),
+        "g": (GREEN, 128, REDUCED),
+    }
+    kinds |= {
+        "M": (GREEN, 512, {tw.SUBFILE: ("long", [4])}),
+        "m": (GREEN, 128, {tw.SUBFILE: ("long", [5])}),
+    }
+    path = write(
+        tmp_path / "two.tiff", [(scene(kinds[at][0], kinds[at][1]), kinds[at][2]) for at in pages]
+    )
     with open_slide(str(path)) as slide:
         assert sizes(slide) == [(kinds[at][1],) * 2 for at in levels]
         assert is_all(slide, kinds[levels[0]][0])
@@ -89,21 +127,33 @@ def test_subifds_of_another_ome_image_are_no_levels(tmp_path: Path) -> None:
     [("chain", False, True), ("sub", False, True), ("sub", True, True), ("sub", True, False)],
     ids=["tifffile", "tifffile-subifds", "ome", "ome-unmarked"],
 )
-def test_pyramids_of_writers_keep_their_levels(how: str, ome: bool, marked: bool, tmp_path: Path) -> None:
+def test_pyramids_of_writers_keep_their_levels(
+    how: str, ome: bool, marked: bool, tmp_path: Path
+) -> None:
     """libvips writes as the first does, with --subifd as the second; Bio-Formats and QuPath as the third."""
     path, levels = tmp_path / "slide.tiff", pyramid(picture())
     with tifffile.TiffWriter(path, ome=ome) as tiff:
-        form = {"tile": (128, 128), "photometric": "rgb", "compression": "zlib", "metadata": {"axes": "YXS"} if ome else None}
+        form = {
+            "tile": (128, 128),
+            "photometric": "rgb",
+            "compression": "zlib",
+            "metadata": {"axes": "YXS"} if ome else None,
+        }
         tiff.write(levels[0], subifds=2 if how == "sub" else None, **form)
         for level in levels[1:]:
             tiff.write(level, subfiletype=int(marked), **form)
     with open_slide(str(path)) as slide, openslide.OpenSlide(path) as handle:
         assert sizes(slide) == [level.shape[1::-1] for level in levels]
         for k, level in enumerate(levels):
-            np.testing.assert_array_equal(slide.read_region(Point(0, 0), k, Size(*level.shape[1::-1])), level)
+            np.testing.assert_array_equal(
+                slide.read_region(Point(0, 0), k, Size(*level.shape[1::-1])), level
+            )
         if how == "chain":  # OpenSlide reads no SubIFDs
             assert sizes(slide) == list(handle.level_dimensions)
-            shown = [openslide_pixels(handle, Point(0, 0), k, level.size) for k, level in enumerate(slide.levels)]
+            shown = [
+                openslide_pixels(handle, Point(0, 0), k, level.size)
+                for k, level in enumerate(slide.levels)
+            ]
             assert all(np.array_equal(a, b) for a, b in zip(shown, levels, strict=True))
 
 
@@ -136,17 +186,30 @@ SMALL, LARGE = {"SizeX": 256, "SizeY": 256}, {"SizeX": 512, "SizeY": 384}
         ([LARGE | {"PhysicalSizeX": 0.5}, LARGE | {"PhysicalSizeX": 0.25}], None),
         ([LARGE | {"PhysicalSizeX": 0.5}, LARGE], None),
         ([LARGE | {"PhysicalSizeX": 0.25}, LARGE | {"PhysicalSizeX": 0.25}], 0.25),
-        ([LARGE | {"PhysicalSizeX": 0.5, "IFD": 0}, LARGE | {"PhysicalSizeX": 0.25, "IFD": 1}], 0.25),
-        ([LARGE | {"PhysicalSizeX": 0.25, "IFD": 1}, LARGE | {"PhysicalSizeX": 0.5, "IFD": 0}], 0.25),
-        ([LARGE | {"PhysicalSizeX": 0.5, "IFD": 2}, LARGE | {"PhysicalSizeX": 0.25, "IFD": 3}], None),
+        (
+            [LARGE | {"PhysicalSizeX": 0.5, "IFD": 0}, LARGE | {"PhysicalSizeX": 0.25, "IFD": 1}],
+            0.25,
+        ),
+        (
+            [LARGE | {"PhysicalSizeX": 0.25, "IFD": 1}, LARGE | {"PhysicalSizeX": 0.5, "IFD": 0}],
+            0.25,
+        ),
+        (
+            [LARGE | {"PhysicalSizeX": 0.5, "IFD": 2}, LARGE | {"PhysicalSizeX": 0.25, "IFD": 3}],
+            None,
+        ),
         ([{"PhysicalSizeX": 0.5, "IFD": 0}, {"PhysicalSizeX": 0.25, "IFD": 1}], 0.25),
         ([{"PhysicalSizeX": 0.25}], 0.25),
     ],
 )
-def test_scale_is_that_of_the_image_shown(images: list[dict[str, float]], mpp: float | None, tmp_path: Path) -> None:
+def test_scale_is_that_of_the_image_shown(
+    images: list[dict[str, float]], mpp: float | None, tmp_path: Path
+) -> None:
     """The larger scene is the second directory."""
     xml: Tags = {tw.DESCRIPTION: ("ascii", ome_xml(images))}
-    path = write(tmp_path / "two.ome.tiff", [(scene(GREEN, 256), xml), (scene(PURPLE, 512, 384), {})])
+    path = write(
+        tmp_path / "two.ome.tiff", [(scene(GREEN, 256), xml), (scene(PURPLE, 512, 384), {})]
+    )
     with open_slide(str(path)) as slide:
         assert sizes(slide) == [(512, 384)]
         if mpp is not None:
@@ -158,12 +221,21 @@ def test_scale_is_that_of_the_image_shown(images: list[dict[str, float]], mpp: f
 
 
 @pytest.mark.parametrize(
-    ("used", "objective"), [(("Objective:0", "Objective:1"), 40.0), (("Objective:1", "Objective:0"), 20.0), (("", ""), None)]
+    ("used", "objective"),
+    [
+        (("Objective:0", "Objective:1"), 40.0),
+        (("Objective:1", "Objective:0"), 20.0),
+        (("", ""), None),
+    ],
 )
-def test_objective_is_that_of_the_image_shown(used: tuple[str, str], objective: float | None, tmp_path: Path) -> None:
+def test_objective_is_that_of_the_image_shown(
+    used: tuple[str, str], objective: float | None, tmp_path: Path
+) -> None:
     images = [size | {"Objective": name} for size, name in zip((SMALL, LARGE), used, strict=True)]
     xml: Tags = {tw.DESCRIPTION: ("ascii", ome_xml(images, objectives=(20.0, 40.0)))}
-    path = write(tmp_path / "two.ome.tiff", [(scene(GREEN, 256), xml), (scene(PURPLE, 512, 384), {})])
+    path = write(
+        tmp_path / "two.ome.tiff", [(scene(GREEN, 256), xml), (scene(PURPLE, 512, 384), {})]
+    )
     with open_slide(str(path), mpp_from_objective=True) as slide:
         assert slide.objective == objective
         assert slide.resolution == (10 / objective if objective else None)

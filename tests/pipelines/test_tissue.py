@@ -29,9 +29,14 @@ CLEAR, YELLOWISH = (243.0, 243.0, 243.0), (225.0, 215.0, 190.0)
         (1000, 0.2, YELLOWISH, 0.92),
     ],
 )
-def test_thin_and_pale_cores_are_found(width_um: float, depth: float, glass: tuple[float, float, float], least: float) -> None:
+def test_thin_and_pale_cores_are_found(
+    width_um: float, depth: float, glass: tuple[float, float, float], least: float
+) -> None:
     drawn = cores(width_um=width_um, depth=depth)
-    assert iou(tissue_mask("a", drawn.photograph(glass=glass), mpp=THUMBNAIL_MPP), drawn.tissue) > least
+    assert (
+        iou(tissue_mask("a", drawn.photograph(glass=glass), mpp=THUMBNAIL_MPP), drawn.tissue)
+        > least
+    )
 
 
 def test_pale_tissue_is_kept_beside_dark() -> None:
@@ -48,7 +53,9 @@ def test_pale_tissue_is_kept_beside_dark() -> None:
 def test_ink_is_not_tissue(colour: str) -> None:
     drawn = cores(width_um=600, count=2)
     drawn.absorb("pen", line([(100, 820), (900, 900)], 40), INK[colour], soft=2)
-    drawn.absorb("pen", line([(300, 60), (340, 500)], 40), INK[colour], soft=2)  # across the first core
+    drawn.absorb(
+        "pen", line([(300, 60), (340, 500)], 40), INK[colour], soft=2
+    )  # across the first core
     mask = tissue_mask("a", drawn.photograph(), mpp=THUMBNAIL_MPP)
     assert not mask[790:].any()
     assert (mask & drawn.artefacts["pen"]).sum() < 0.02 * drawn.artefacts["pen"].sum()
@@ -95,7 +102,9 @@ def test_glass_is_found_beside_tissue_and_white_filling(glass: tuple[float, floa
 def test_a_picture_full_of_tissue_is_tissue() -> None:
     drawn = cores(width_um=1000)
     rows, columns = np.nonzero(drawn.tissue)
-    middle = drawn.photograph()[np.median(rows[columns == 500][:40]).astype(int) - 12 :][:24, 400:600]
+    middle = drawn.photograph()[np.median(rows[columns == 500][:40]).astype(int) - 12 :][
+        :24, 400:600
+    ]
     assert tissue_mask("a", np.tile(middle, (8, 1, 1)), mpp=THUMBNAIL_MPP).mean() > 0.9
 
 
@@ -104,10 +113,14 @@ def test_real_slides_have_tissue_where_it_is() -> None:
     folder = shared_data()
     assert folder is not None
     with open_slide(str(folder / "wsi" / "CMU-1-Small-Region.svs")) as slide:
-        mask = tissue_mask(slide.name, slide.thumbnail(1024), mpp=slide.mpp * slide.size.width / 766)
+        mask = tissue_mask(
+            slide.name, slide.thumbnail(1024), mpp=slide.mpp * slide.size.width / 766
+        )
     assert 0.3 < mask.mean() < 0.45
     assert not mask[640:, :80].any()  # glass
-    prostate = np.asarray(Image.open(folder / "histoqc" / "TCGA-EJ-5509_prostate_thumb_small.png").convert("RGB"))
+    prostate = np.asarray(
+        Image.open(folder / "histoqc" / "TCGA-EJ-5509_prostate_thumb_small.png").convert("RGB")
+    )
     mask = tissue_mask("a", prostate, mpp=8.0)
     assert mask[:, 350:].mean() > 0.97  # tissue to the right of the capsule, glass to the left
     assert not mask[200:, :50].any()
@@ -118,11 +131,18 @@ def test_real_slides_have_tissue_where_it_is() -> None:
 
 @needs_shared_data
 @pytest.mark.parametrize(
-    ("name", "cause"), [("hamamatsu_test3-DAPI-2-387.ndpi", "fluorescence"), ("OS-2-ndpi.ome.tif", "no stained tissue")]
+    ("name", "cause"),
+    [
+        ("hamamatsu_test3-DAPI-2-387.ndpi", "fluorescence"),
+        ("OS-2-ndpi.ome.tif", "no stained tissue"),
+    ],
 )
 def test_real_slides_that_are_not_stained_with_he_are_refused(name: str, cause: str) -> None:
     """Fluorescence, and nuclei in blue and brown without eosin."""
     folder = shared_data()
     assert folder is not None
-    with open_slide(str(folder / "wsi" / name), mpp=0.5) as slide, pytest.raises(NoTissue, match=cause):
+    with (
+        open_slide(str(folder / "wsi" / name), mpp=0.5) as slide,
+        pytest.raises(NoTissue, match=cause),
+    ):
         tissue_mask(slide.name, slide.thumbnail(1024), mpp=1.0)

@@ -23,7 +23,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.slides import dicom
-from pipelines.slides.errors import BrokenSlide, MissingResolution, NoTissue, SlideError, SlideNotFound, UnsupportedSlide
+from pipelines.slides.errors import (
+    BrokenSlide,
+    MissingResolution,
+    NoTissue,
+    SlideError,
+    SlideNotFound,
+    UnsupportedSlide,
+)
 from pipelines.slides.geometry import Point
 from pipelines.slides.slide import open_slide
 from pipelines.slides.tiled import TiledSlide
@@ -71,15 +78,24 @@ def file(content: bytes, name: str = "wrong.svs") -> Wrong:
 
 def svs(folder: Path, **changed: object) -> Path:
     """A sound SVS save what is changed of `TiffSlide`."""
-    description: tiff_slides.Tags = {tw.DESCRIPTION: ("ascii", "Aperio Image Library v12|AppMag = 20|MPP = 0.5")}
-    how = {"encode": jpeg_ycc, "compression": JPEG, "photometric": YCBCR, "base": description} | changed
+    description: tiff_slides.Tags = {
+        tw.DESCRIPTION: ("ascii", "Aperio Image Library v12|AppMag = 20|MPP = 0.5")
+    }
+    how = {
+        "encode": jpeg_ycc,
+        "compression": JPEG,
+        "photometric": YCBCR,
+        "base": description,
+    } | changed
     TiffSlide(**how).write(folder / "wrong.svs", pyramid(picture(), 2))  # type: ignore[arg-type]
     return folder / "wrong.svs"
 
 
 def tagged(tags: tiff_slides.Tags) -> Wrong:
     """An SVS whose level 0 has other values of some tags."""
-    description: tiff_slides.Tags = {tw.DESCRIPTION: ("ascii", "Aperio Image Library v12|AppMag = 20|MPP = 0.5")}
+    description: tiff_slides.Tags = {
+        tw.DESCRIPTION: ("ascii", "Aperio Image Library v12|AppMag = 20|MPP = 0.5")
+    }
     return lambda folder: svs(folder, base=description | tags)
 
 
@@ -199,7 +215,9 @@ ONE_LARGE_TILE: tiff_slides.Tags = {
 }
 LAUGHS = (
     '<?xml version="1.0"?><!DOCTYPE OME [<!ENTITY a "ha">'
-    + "".join(f'<!ENTITY {b} "{f"&{a};" * 10}">' for a, b in zip("abcdefghi", "bcdefghij", strict=True))
+    + "".join(
+        f'<!ENTITY {b} "{f"&{a};" * 10}">' for a, b in zip("abcdefghi", "bcdefghij", strict=True)
+    )
     + ']><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06">&j;</OME>'
 )
 """XML whose entities grow to two gigabytes."""
@@ -228,7 +246,9 @@ def element(**values: object) -> Callable[[Path], object]:
     return change
 
 
-def in_file(change: Callable[[bytearray], object], name: str = "level-0.dcm") -> Callable[[Path], object]:
+def in_file(
+    change: Callable[[bytearray], object], name: str = "level-0.dcm"
+) -> Callable[[Path], object]:
     def changed(folder: Path) -> None:
         content = bytearray((folder / name).read_bytes())
         change(content)
@@ -309,35 +329,71 @@ def grey(folder: Path) -> Path:
 ROWS: dict[str, Row] = {
     "zero bytes": Row(make=file(b""), error=BrokenSlide, cause="only 0 bytes"),
     "a few bytes": Row(make=file(b"II*\0"), error=BrokenSlide, cause="only 4 bytes"),
-    "a text": Row(make=file(b"not a slide " * 100), error=UnsupportedSlide, cause="not a whole-slide image"),
+    "a text": Row(
+        make=file(b"not a slide " * 100), error=UnsupportedSlide, cause="not a whole-slide image"
+    ),
     "zeros": Row(make=file(bytes(5000)), error=UnsupportedSlide, cause="not a whole-slide image"),
     "a compressed slide": Row(
-        make=file(gzip.compress(bytes(range(256)) * 40)), error=UnsupportedSlide, cause="not a whole-slide"
+        make=file(gzip.compress(bytes(range(256)) * 40)),
+        error=UnsupportedSlide,
+        cause="not a whole-slide",
     ),
-    "a header and no more": Row(make=file(b"II*\0\x08\0\0\0" + bytes(200)), error=UnsupportedSlide, cause="not a whole-slide"),
-    "cut in its tiles": Row(make=patched(svs, cut(0.3)), error=BrokenSlide, cause="can't be read|no image|truncated"),
-    "cut in its directories": Row(make=patched(svs, cut(0.999)), error=BrokenSlide, cause="can't be read|truncated|lists"),
-    "a loop of directories": Row(make=patched(svs, loop), error=BrokenSlide, cause="truncated|header|directories"),
+    "a header and no more": Row(
+        make=file(b"II*\0\x08\0\0\0" + bytes(200)),
+        error=UnsupportedSlide,
+        cause="not a whole-slide",
+    ),
+    "cut in its tiles": Row(
+        make=patched(svs, cut(0.3)), error=BrokenSlide, cause="can't be read|no image|truncated"
+    ),
+    "cut in its directories": Row(
+        make=patched(svs, cut(0.999)), error=BrokenSlide, cause="can't be read|truncated|lists"
+    ),
+    "a loop of directories": Row(
+        make=patched(svs, loop), error=BrokenSlide, cause="truncated|header|directories"
+    ),
     "a missing tile": Row(make=no_tile, error=BrokenSlide, cause="no data for"),
-    "tiles without tables": Row(make=tile_without_tables, error=BrokenSlide, cause="can't be decoded"),
+    "tiles without tables": Row(
+        make=tile_without_tables, error=BrokenSlide, cause="can't be decoded"
+    ),
     "tiles of noise": Row(make=noise, error=BrokenSlide, cause="can't be decoded"),
     "tiles that are no JPEG": Row(make=no_jpeg, error=BrokenSlide, cause="JPEG start marker"),
-    "a width of 2^31": Row(make=tagged({tw.WIDTH: ("long", [2**31])}), error=BrokenSlide, cause="more than any scanner"),
-    "tiles of 2^16": Row(make=tagged(ONE_LARGE_TILE), error=BrokenSlide, cause="more than any scanner"),
-    "no width": Row(make=tagged({tw.WIDTH: ("long", [0])}), error=BrokenSlide, cause="can't be read|lists|no image"),
-    "another number of tiles": Row(make=tagged({tw.HEIGHT: ("long", [5000])}), error=BrokenSlide, cause="lists 30 tiles where"),
+    "a width of 2^31": Row(
+        make=tagged({tw.WIDTH: ("long", [2**31])}), error=BrokenSlide, cause="more than any scanner"
+    ),
+    "tiles of 2^16": Row(
+        make=tagged(ONE_LARGE_TILE), error=BrokenSlide, cause="more than any scanner"
+    ),
+    "no width": Row(
+        make=tagged({tw.WIDTH: ("long", [0])}),
+        error=BrokenSlide,
+        cause="can't be read|lists|no image",
+    ),
+    "another number of tiles": Row(
+        make=tagged({tw.HEIGHT: ("long", [5000])}), error=BrokenSlide, cause="lists 30 tiles where"
+    ),
     "tiles behind the end": Row(
-        make=tagged({tw.TILE_OFFSETS: ("long", [2**31] * 30)}), error=BrokenSlide, cause="truncated: .* reach to byte 2147"
+        make=tagged({tw.TILE_OFFSETS: ("long", [2**31] * 30)}),
+        error=BrokenSlide,
+        cause="truncated: .* reach to byte 2147",
     ),
     "a tile of 4 GB": Row(
-        make=tagged({tw.TILE_LENGTHS: ("long", [2**32 - 1] * 30)}), error=BrokenSlide, cause="truncated|bytes, more than"
+        make=tagged({tw.TILE_LENGTHS: ("long", [2**32 - 1] * 30)}),
+        error=BrokenSlide,
+        cause="truncated|bytes, more than",
     ),
-    "a bomb of zeros": Row(make=deflate_bomb, error=BrokenSlide, cause="holds more bytes where 49152 are needed"),
+    "a bomb of zeros": Row(
+        make=deflate_bomb, error=BrokenSlide, cause="holds more bytes where 49152 are needed"
+    ),
     "a bomb of one tile": Row(
-        make=shared_tile(width=2**22, height=2**22, size=0), error=BrokenSlide, cause="the same bytes for most of its tiles"
+        make=shared_tile(width=2**22, height=2**22, size=0),
+        error=BrokenSlide,
+        cause="the same bytes for most of its tiles",
     ),
     "a smaller bomb of one tile": Row(
-        make=shared_tile(width=2**20, height=2**20, size=0), error=BrokenSlide, cause="the same bytes for most of its tiles"
+        make=shared_tile(width=2**20, height=2**20, size=0),
+        error=BrokenSlide,
+        cause="the same bytes for most of its tiles",
     ),
     "too large for an overview": Row(
         make=shared_tile(width=2**17, height=2**17, size=2**20),
@@ -345,55 +401,111 @@ ROWS: dict[str, Row] = {
         cause="no level for an overview smaller than 131072 x 131072 px; export it with all levels",
     ),
     "a bomb of components": Row(make=jpeg2000_bomb, error=BrokenSlide, cause="no colour JPEG 2000"),
-    "a bomb of pixels": Row(make=large_jpeg, error=BrokenSlide, cause="bytes, more than|can't be decoded"),
-    "JPEG 2000 cut off": Row(make=jpeg2000_cut, error=BrokenSlide, cause="can't be decoded"),
-    "no mpp": Row(make=described("Aperio Image Library v12|AppMag = 20"), error=MissingResolution, cause="no mpp.*--mpp"),
-    "an mpp of 0": Row(make=described("Aperio Image Library|MPP = 0"), error=MissingResolution, cause="no mpp.*--mpp"),
-    "an mpp that is no number": Row(make=described("Aperio Image Library|MPP = half"), error=MissingResolution, cause="no mpp"),
-    "an mpp of 499": Row(
-        make=described("Aperio Image Library|MPP = 499"), error=BrokenSlide, cause="mpp of 499, outside 0.05 to 100"
+    "a bomb of pixels": Row(
+        make=large_jpeg, error=BrokenSlide, cause="bytes, more than|can't be decoded"
     ),
-    "an infinite mpp": Row(make=described("Aperio Image Library|MPP = inf"), error=BrokenSlide, cause="mpp of inf"),
+    "JPEG 2000 cut off": Row(make=jpeg2000_cut, error=BrokenSlide, cause="can't be decoded"),
+    "no mpp": Row(
+        make=described("Aperio Image Library v12|AppMag = 20"),
+        error=MissingResolution,
+        cause="no mpp.*--mpp",
+    ),
+    "an mpp of 0": Row(
+        make=described("Aperio Image Library|MPP = 0"),
+        error=MissingResolution,
+        cause="no mpp.*--mpp",
+    ),
+    "an mpp that is no number": Row(
+        make=described("Aperio Image Library|MPP = half"), error=MissingResolution, cause="no mpp"
+    ),
+    "an mpp of 499": Row(
+        make=described("Aperio Image Library|MPP = 499"),
+        error=BrokenSlide,
+        cause="mpp of 499, outside 0.05 to 100",
+    ),
+    "an infinite mpp": Row(
+        make=described("Aperio Image Library|MPP = inf"), error=BrokenSlide, cause="mpp of inf"
+    ),
     "greyscale": Row(make=grey, error=UnsupportedSlide, cause="greyscale"),
-    "OME-XML that breaks off": Row(make=ome("<OME><Image></OME>"), error=BrokenSlide, cause="ParseError|can't be read"),
+    "OME-XML that breaks off": Row(
+        make=ome("<OME><Image></OME>"), error=BrokenSlide, cause="ParseError|can't be read"
+    ),
     "OME-XML that explodes": Row(make=ome(LAUGHS), error=BrokenSlide, cause="can't be read"),
     "OME with an absurd mpp": Row(
-        make=ome('<OME xmlns="o"><Image><Pixels PhysicalSizeX="0.5" PhysicalSizeXUnit="m"/></Image></OME>'),
+        make=ome(
+            '<OME xmlns="o"><Image><Pixels PhysicalSizeX="0.5" PhysicalSizeXUnit="m"/></Image></OME>'
+        ),
         error=BrokenSlide,
         cause="mpp of 500000",
     ),
-    "Philips without spacings": Row(make=philips("DICOM_PIXEL_SPACING", "DICOM_PIXEL_SPICING"), error=BrokenSlide, cause="read"),
-    "Philips with a spacing of 0": Row(make=philips('"0.000500"', '"0.000000"'), error=BrokenSlide, cause="mpp|read"),
-    "Philips whose levels grow": Row(make=philips('"0.001000"', '"0.000100"'), error=BrokenSlide, cause="does not fit level 1"),
+    "Philips without spacings": Row(
+        make=philips("DICOM_PIXEL_SPACING", "DICOM_PIXEL_SPICING"), error=BrokenSlide, cause="read"
+    ),
+    "Philips with a spacing of 0": Row(
+        make=philips('"0.000500"', '"0.000000"'), error=BrokenSlide, cause="mpp|read"
+    ),
+    "Philips whose levels grow": Row(
+        make=philips('"0.001000"', '"0.000100"'), error=BrokenSlide, cause="does not fit level 1"
+    ),
     "Philips with two scans": Row(make=philips(">WSI<", ">WSX<"), error=BrokenSlide, cause="read"),
     "Ventana with too many rows": Row(
-        make=ventana(rb'NumRows="\d"', b'NumRows="9"'), error=BrokenSlide, cause="area of . x 9 tiles, more than"
+        make=ventana(rb'NumRows="\d"', b'NumRows="9"'),
+        error=BrokenSlide,
+        cause="area of . x 9 tiles, more than",
     ),
     "Ventana with too fine a level": Row(
-        make=ventana(b"level=1 mag=10", b"level=1 mag=19"), error=BrokenSlide, cause="area of . x . tiles, more than"
+        make=ventana(b"level=1 mag=10", b"level=1 mag=19"),
+        error=BrokenSlide,
+        cause="area of . x . tiles, more than",
     ),
-    "an empty folder": Row(make=lambda folder: folder, error=SlideNotFound, cause="no DICOM whole-slide image"),
-    "no DICOM WSI": Row(make=no_wsi, error=UnsupportedSlide, cause="not a colour whole-slide image"),
-    "a DICOM bomb": Row(make=dicom_bomb, error=UnsupportedSlide, cause="not a colour whole-slide image"),
-    "two DICOM series": Row(make=series(second_series), error=UnsupportedSlide, cause="holds 2 DICOM series"),
+    "an empty folder": Row(
+        make=lambda folder: folder, error=SlideNotFound, cause="no DICOM whole-slide image"
+    ),
+    "no DICOM WSI": Row(
+        make=no_wsi, error=UnsupportedSlide, cause="not a colour whole-slide image"
+    ),
+    "a DICOM bomb": Row(
+        make=dicom_bomb, error=UnsupportedSlide, cause="not a colour whole-slide image"
+    ),
+    "two DICOM series": Row(
+        make=series(second_series), error=UnsupportedSlide, cause="holds 2 DICOM series"
+    ),
     "DICOM without mpp": Row(
-        make=series(element(SharedFunctionalGroupsSequence=[pydicom.Dataset()])), error=MissingResolution, cause="no mpp"
+        make=series(element(SharedFunctionalGroupsSequence=[pydicom.Dataset()])),
+        error=MissingResolution,
+        cause="no mpp",
     ),
     "DICOM of labels": Row(make=series(labels), error=UnsupportedSlide, cause="without a VOLUME"),
-    "DICOM with a wrong number of frames": Row(make=series(element(NumberOfFrames=3)), error=BrokenSlide, cause="3 frames"),
+    "DICOM with a wrong number of frames": Row(
+        make=series(element(NumberOfFrames=3)), error=BrokenSlide, cause="3 frames"
+    ),
     "DICOM of 2^31 px": Row(
-        make=series(element(TotalPixelMatrixColumns=2**31)), error=BrokenSlide, cause="frames|more than any scanner"
+        make=series(element(TotalPixelMatrixColumns=2**31)),
+        error=BrokenSlide,
+        cause="frames|more than any scanner",
     ),
     "sparse DICOM of 2^31 px": Row(
-        make=series(element(TotalPixelMatrixColumns=2**31, TotalPixelMatrixRows=2**31), "dicom-sparse"),
+        make=series(
+            element(TotalPixelMatrixColumns=2**31, TotalPixelMatrixRows=2**31), "dicom-sparse"
+        ),
         error=BrokenSlide,
         cause="a size of .* frames",
     ),
-    "DICOM with a far offset": Row(make=series(in_file(far_offset)), error=BrokenSlide, cause="break off|truncated|rise"),
-    "DICOM cut off": Row(make=series(in_file(cut(0.6))), error=BrokenSlide, cause="break off|truncated|read"),
-    "raw DICOM cut off": Row(make=series(in_file(cut(0.6)), "dicom-raw"), error=BrokenSlide, cause="truncated|read"),
-    "DICOM cut in its header": Row(make=series(in_file(cut(0.01))), error=BrokenSlide, cause="read"),
-    "greyscale DICOM": Row(make=series(all_grey), error=SlideNotFound, cause="no DICOM whole-slide image"),
+    "DICOM with a far offset": Row(
+        make=series(in_file(far_offset)), error=BrokenSlide, cause="break off|truncated|rise"
+    ),
+    "DICOM cut off": Row(
+        make=series(in_file(cut(0.6))), error=BrokenSlide, cause="break off|truncated|read"
+    ),
+    "raw DICOM cut off": Row(
+        make=series(in_file(cut(0.6)), "dicom-raw"), error=BrokenSlide, cause="truncated|read"
+    ),
+    "DICOM cut in its header": Row(
+        make=series(in_file(cut(0.01))), error=BrokenSlide, cause="read"
+    ),
+    "greyscale DICOM": Row(
+        make=series(all_grey), error=SlideNotFound, cause="no DICOM whole-slide image"
+    ),
     "a white slide": Row(make=white, error=NoTissue, cause="no stained tissue"),
 }
 
@@ -413,7 +525,9 @@ def test_wrong_slide_is_one_clear_error(row: Row, tmp_path: Path, worker: Worker
 
 def test_sound_slides_are_no_wrong_ones(tmp_path: Path, worker: Worker) -> None:
     """What rows are made from opens, so that they fail for what is changed."""
-    assert open_slide(str(shared_tile(width=2**13, height=2**12, size=0)(tmp_path))).thumbnail(64).shape == (32, 64, 3)
+    assert open_slide(str(shared_tile(width=2**13, height=2**12, size=0)(tmp_path))).thumbnail(
+        64
+    ).shape == (32, 64, 3)
     assert worker.use(str(svs(tmp_path))).result == "opened"
     assert worker.use(str(series(lambda folder: None)(tmp_path))).result == "opened"
 
@@ -425,7 +539,9 @@ def test_sound_slides_are_no_wrong_ones(tmp_path: Path, worker: Worker) -> None:
         (described("Aperio Image Library v12"), None),
     ],
 )
-def test_objective_is_taken_for_mpp_only_when_asked(make: Wrong, mpp: float | None, tmp_path: Path) -> None:
+def test_objective_is_taken_for_mpp_only_when_asked(
+    make: Wrong, mpp: float | None, tmp_path: Path
+) -> None:
     path = str(make(tmp_path))
     with pytest.raises(MissingResolution, match="mpp column"):
         _ = open_slide(path).mpp
@@ -459,7 +575,9 @@ def damage_frame(folder: Path) -> None:
 
 @pytest.mark.parametrize("name", ["dicom-jpeg", "dicom-jpeg2000", "dicom-jpegls"])
 @pytest.mark.parametrize("direct", [True, False])
-def test_damaged_dicom_frame_is_loud(name: str, direct: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damaged_dicom_frame_is_loud(
+    name: str, direct: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Through wsidicom too, whose own decoder shows grey where libjpeg only warns."""
     if not direct:
         monkeypatch.setattr(dicom, "tile_indexes", lambda *given: None)

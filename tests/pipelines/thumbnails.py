@@ -19,7 +19,12 @@ from pipelines.slides.synthetic import MPP, generate_tile
 SIDE, TILE = 1000, 24
 """Pixels of a thumbnail, and of a tile of tissue in it."""
 THUMBNAIL_MPP = 20.0
-INK = {"black": (0.06, 0.06, 0.05), "blue": (0.10, 0.25, 0.75), "green": (0.12, 0.70, 0.50), "red": (0.85, 0.10, 0.20)}
+INK = {
+    "black": (0.06, 0.06, 0.05),
+    "blue": (0.10, 0.25, 0.75),
+    "green": (0.12, 0.70, 0.50),
+    "red": (0.85, 0.10, 0.20),
+}
 """Share of red, green and blue light that passes."""
 
 
@@ -37,18 +42,29 @@ class Drawn:
     tissue: NDArray[np.bool_]
     artefacts: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
 
-    def absorb(self, name: str, mask: NDArray[np.bool_], light: tuple[float, float, float], *, soft: float = 1.0) -> None:
+    def absorb(
+        self,
+        name: str,
+        mask: NDArray[np.bool_],
+        light: tuple[float, float, float],
+        *,
+        soft: float = 1.0,
+    ) -> None:
         """Lay something over the slide whose rim is blurred by `soft` pixels."""
         cover = _blurred(mask, soft)[..., None]
         self.light *= 1 - cover + cover * np.array(light)
         self.artefacts[name] = self.artefacts.get(name, np.zeros_like(mask)) | mask
 
-    def photograph(self, *, glass: tuple[float, float, float] = (243, 243, 243), noise: float = 1.5) -> NDArray[np.uint8]:
+    def photograph(
+        self, *, glass: tuple[float, float, float] = (243, 243, 243), noise: float = 1.5
+    ) -> NDArray[np.uint8]:
         """What a scanner makes of it, uint8 [h, w, 3]."""
         rng = np.random.default_rng(11)
         seen = self.light * np.array(glass) + rng.normal(0, noise, self.light.shape)
         sink = io.BytesIO()
-        Image.fromarray(np.clip(np.rint(seen), 0, 255).astype(np.uint8)).save(sink, "JPEG", quality=85)
+        Image.fromarray(np.clip(np.rint(seen), 0, 255).astype(np.uint8)).save(
+            sink, "JPEG", quality=85
+        )
         return np.asarray(Image.open(sink).convert("RGB"))
 
 
@@ -95,14 +111,32 @@ def iou(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
 def _tissue() -> NDArray[np.float64]:
     """Tissue all over, as light that passes."""
     rng = np.random.default_rng(7)
-    side = round(TILE * THUMBNAIL_MPP / MPP / 3)  # a third of the scale: nuclei then still average out, and it is 9 times as fast
-    tiles = [generate_tile(name, rng, side=side) for name in ("benign", "gleason_3", "gleason_4", "gleason_5")]
-    small = [np.asarray(Image.fromarray(tile).resize((TILE, TILE), Image.Resampling.BOX)) for tile in tiles]
+    side = round(
+        TILE * THUMBNAIL_MPP / MPP / 3
+    )  # a third of the scale: nuclei then still average out, and it is 9 times as fast
+    tiles = [
+        generate_tile(name, rng, side=side)
+        for name in ("benign", "gleason_3", "gleason_4", "gleason_5")
+    ]
+    small = [
+        np.asarray(Image.fromarray(tile).resize((TILE, TILE), Image.Resampling.BOX))
+        for tile in tiles
+    ]
     times = -(-SIDE // TILE)
     chosen = rng.integers(0, 4, (times, times))
-    rows = [np.concatenate([np.rot90(small[k], int(rng.integers(4))) for k in row], axis=1) for row in chosen]
+    rows = [
+        np.concatenate([np.rot90(small[k], int(rng.integers(4))) for k in row], axis=1)
+        for row in chosen
+    ]
     return np.concatenate(rows)[:SIDE, :SIDE] / 243.0
 
 
 def _blurred(mask: NDArray[np.bool_], soft: float) -> NDArray[np.float64]:
-    return np.asarray(Image.fromarray(np.where(mask, 255, 0).astype(np.uint8)).filter(ImageFilter.GaussianBlur(soft))) / 255.0
+    return (
+        np.asarray(
+            Image.fromarray(np.where(mask, 255, 0).astype(np.uint8)).filter(
+                ImageFilter.GaussianBlur(soft)
+            )
+        )
+        / 255.0
+    )

@@ -38,7 +38,9 @@ def make_encoder(folder: Path) -> str:
     return str(folder)
 
 
-def make_cohort(folder: Path, encoder: str, labels: list[str], *, split: str = "train", **change: Any) -> str:
+def make_cohort(
+    folder: Path, encoder: str, labels: list[str], *, split: str = "train", **change: Any
+) -> str:
     """Slides with these labels, indexed, annotated and embedded; returns the cohort's folder.
 
     Args:
@@ -68,12 +70,17 @@ def make_cohort(folder: Path, encoder: str, labels: list[str], *, split: str = "
         names = [shards.shard_name(at) for at in made.to_pylist()]
         for shard in range(2):
             part = slice(shard * 48, shard * 48 + 48)
-            address = addresses.embeddings("test", row["slide_id"], SPEC.hash, encoder_hash, names[shard])
+            address = addresses.embeddings(
+                "test", row["slide_id"], SPEC.hash, encoder_hash, names[shard]
+            )
             arrays = {"embedding": embeddings[part].astype(np.float16), "x": x[part], "y": y[part]}
-            document = safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+            document = safetensors.numpy.save(
+                {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+            )
             storage.write_bytes(storage.join(str(folder), *address.split("/")), document)
     storage.write_bytes(
-        storage.join(str(folder), "cohort.parquet"), cohort.to_parquet(pa.Table.from_pylist(rows, schema=cohort.SCHEMA))
+        storage.join(str(folder), "cohort.parquet"),
+        cohort.to_parquet(pa.Table.from_pylist(rows, schema=cohort.SCHEMA)),
     )
     return str(folder)
 
@@ -101,7 +108,10 @@ def _cohort_row(k: int, label: str, split: str, annotation: str) -> dict[str, An
 def _regions(quarters: tuple[str, ...]) -> list[Region]:
     height = 3 * SPEC.size
     return [
-        Region(pattern=pattern, outline=shapely.box(0, k * height, COLUMNS * SPEC.size, (k + 1) * height))
+        Region(
+            pattern=pattern,
+            outline=shapely.box(0, k * height, COLUMNS * SPEC.size, (k + 1) * height),
+        )
         for k, pattern in enumerate(quarters)
     ]
 
@@ -109,12 +119,42 @@ def _regions(quarters: tuple[str, ...]) -> list[Region]:
 def _shards(row: dict[str, Any], x: np.ndarray, y: np.ndarray) -> pa.Table:
     constant = {
         **{name: row[name] for name in ("organisation_id", "slide_id", "mpp")},
-        **{"slide_uri": row["uri"], "spec_hash": SPEC.hash, "n_patches": 48, "patch_size": SPEC.size, "level": 0},
-        **{"downsample": 1.0, "read_size": SPEC.size, "transport": shards.PIXELS, "level_width": row["width"]},
-        **{"level_height": row["height"], "tile_width": 0, "tile_height": 0, "tile": [], "tile_offset": [], "tile_length": []},
-        **{"scale": 1, "icc": False, "stain": b"", "tile_uri": "", "tile_codec": "", "tile_header": b""},
+        **{
+            "slide_uri": row["uri"],
+            "spec_hash": SPEC.hash,
+            "n_patches": 48,
+            "patch_size": SPEC.size,
+            "level": 0,
+        },
+        **{
+            "downsample": 1.0,
+            "read_size": SPEC.size,
+            "transport": shards.PIXELS,
+            "level_width": row["width"],
+        },
+        **{
+            "level_height": row["height"],
+            "tile_width": 0,
+            "tile_height": 0,
+            "tile": [],
+            "tile_offset": [],
+            "tile_length": [],
+        },
+        **{
+            "scale": 1,
+            "icc": False,
+            "stain": b"",
+            "tile_uri": "",
+            "tile_codec": "",
+            "tile_header": b"",
+        },
         **{"tile_items": False, "tile_sparse": False, "tile_version": ""},
     }
     parts = (slice(0, 48), slice(48, 96))
-    places = [{name: array[part] for name, array in (("x", x), ("y", y), ("read_x", x), ("read_y", y))} for part in parts]
-    return pa.Table.from_pylist([{**constant, "shard": k, **place} for k, place in enumerate(places)], schema=shards.SCHEMA)
+    places = [
+        {name: array[part] for name, array in (("x", x), ("y", y), ("read_x", x), ("read_y", y))}
+        for part in parts
+    ]
+    return pa.Table.from_pylist(
+        [{**constant, "shard": k, **place} for k, place in enumerate(places)], schema=shards.SCHEMA
+    )

@@ -34,7 +34,9 @@ TINY = Recipe(
     name="tiny",
     network=ViTConfig(size=32, dim=32, depth=2, heads=2, drop_path=0.3, layer_scale=None),
     head=HeadConfig(hidden=32, bottleneck=16, prototypes=32),
-    crops=CropConfig(wide=View(size=32, scale=(0.4, 1.0), count=2), near=View(size=16, scale=(0.1, 0.4), count=2)),
+    crops=CropConfig(
+        wide=View(size=32, scale=(0.4, 1.0), count=2), near=View(size=16, scale=(0.1, 0.4), count=2)
+    ),
     steps=30,
     patches_per_step=16,
     learning_rate=Cosine(start=2e-3, end=1e-4, warmup=0.1),
@@ -50,8 +52,12 @@ def _textures(step: int) -> torch.Tensor:
     kind = torch.randint(0, 4, (16,), generator=random).float()
     phase = torch.rand(16, generator=random)[:, None, None] * 6.28
     ramp = torch.arange(32.0)
-    wave = torch.sin(ramp[None, None, :] * (0.2 + 0.3 * kind[:, None, None]) + ramp[None, :, None] * 0.1 + phase)
-    colour = torch.tensor([[150, 80, 150], [200, 150, 190], [120, 60, 140], [220, 190, 210]])[kind.long()]
+    wave = torch.sin(
+        ramp[None, None, :] * (0.2 + 0.3 * kind[:, None, None]) + ramp[None, :, None] * 0.1 + phase
+    )
+    colour = torch.tensor([[150, 80, 150], [200, 150, 190], [120, 60, 140], [220, 190, 210]])[
+        kind.long()
+    ]
     return (colour[:, None, None] + 25 * wave[..., None]).clamp(0, 255).to(torch.uint8)
 
 
@@ -62,9 +68,21 @@ def _learner() -> Learner:
 def test_the_loss_goes_down_and_the_teacher_follows() -> None:
     learner = Learner(replace(TINY, centring="sinkhorn"), steps=40, seed=1)
     figures = [learner.step(_textures(step)) for step in range(40)]
-    assert np.mean([at["dino"] for at in figures[-5:]]) < np.log(TINY.head.prototypes) - 0.15  # what knowing nothing costs
-    assert figures[0].keys() == {"loss", "dino", "koleo", "gradient_norm", "learning_rate", "momentum"}
-    student, teacher = learner.pair.student.encoder.embed.weight, learner.pair.teacher.encoder.embed.weight
+    assert (
+        np.mean([at["dino"] for at in figures[-5:]]) < np.log(TINY.head.prototypes) - 0.15
+    )  # what knowing nothing costs
+    assert figures[0].keys() == {
+        "loss",
+        "dino",
+        "koleo",
+        "gradient_norm",
+        "learning_rate",
+        "momentum",
+    }
+    student, teacher = (
+        learner.pair.student.encoder.embed.weight,
+        learner.pair.teacher.encoder.embed.weight,
+    )
     assert not torch.equal(student, teacher)
     assert torch.nn.functional.cosine_similarity(student.flatten(), teacher.flatten(), dim=0) > 0.9
 
@@ -73,11 +91,15 @@ def test_a_learner_goes_on_exactly_from_its_checkpoint(tmp_path: Path) -> None:
     whole = _learner()
     for step in range(6):
         whole.step(_textures(step))
-    first = _learner()  # one after the other: in a run, each learner has a process and torch's generator to itself
+    first = (
+        _learner()
+    )  # one after the other: in a run, each learner has a process and torch's generator to itself
     for step in range(3):
         first.step(_textures(step))
     position = Position(step=3, world_size=1, consumed=(48,))
-    with checkpoints.written(0, first.shared_state(), first.own_state(), position, [{"loss": 1.0}]) as checkpoint:
+    with checkpoints.written(
+        0, first.shared_state(), first.own_state(), position, [{"loss": 1.0}]
+    ) as checkpoint:
         saved = checkpoints.read(checkpoint)
     assert saved.position == position
     assert saved.history == [{"loss": 1.0}]
@@ -86,7 +108,9 @@ def test_a_learner_goes_on_exactly_from_its_checkpoint(tmp_path: Path) -> None:
     for step in range(3, 6):
         resumed.step(_textures(step))
     expected = whole.pair.state_dict()
-    assert all(torch.equal(value, expected[name]) for name, value in resumed.pair.state_dict().items())
+    assert all(
+        torch.equal(value, expected[name]) for name, value in resumed.pair.state_dict().items()
+    )
     assert torch.equal(resumed.centre.mean, whole.centre.mean)
 
 
@@ -121,10 +145,14 @@ def test_latest_checkpoint_is_the_registered_one(tmp_path: Path) -> None:
     for step in (4, 8):
         folder = tmp_path / f"step-{step}"
         folder.mkdir()
-        (folder / "position.json").write_text(json.dumps({"step": step, "world_size": 1, "consumed": [step]}))
+        (folder / "position.json").write_text(
+            json.dumps({"step": step, "world_size": 1, "consumed": [step]})
+        )
     listing = tmp_path / "checkpoint_manager_snapshot.json"
     listing.write_text(json.dumps({"latest_checkpoint_result": {"checkpoint_dir_name": "step-4"}}))
-    assert checkpoints.latest_position(str(tmp_path)) == Position(step=4, world_size=1, consumed=(4,))
+    assert checkpoints.latest_position(str(tmp_path)) == Position(
+        step=4, world_size=1, consumed=(4,)
+    )
     listing.write_text('{"latest_check')
     with pytest.raises(RunError, match="is not whole"):
         checkpoints.latest(str(tmp_path))
@@ -133,14 +161,20 @@ def test_latest_checkpoint_is_the_registered_one(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def shards(generated_slide: Path) -> pa.Table:
     with open_slide(str(generated_slide)) as slide:
-        return index_slide(slide, PatchSpec(size=32, mpp=2.0), organisation="local", shard_side=4).shards
+        return index_slide(
+            slide, PatchSpec(size=32, mpp=2.0), organisation="local", shard_side=4
+        ).shards
 
 
 def _stream(shards: pa.Table, order: PatchOrder, consumed: int, batches: int) -> list[np.ndarray]:
     index = ShardIndex.of(shards)
     groups = order.until(index.counts, consumed=consumed, wanted=consumed + 10 * batches)
     blocks = (fetch_shards(shards.take(group.shards)) for group in groups)
-    return list(itertools.islice(Background(shuffled_batches(blocks, index, order, groups, size=10), ahead=2), batches))
+    return list(
+        itertools.islice(
+            Background(shuffled_batches(blocks, index, order, groups, size=10), ahead=2), batches
+        )
+    )
 
 
 def test_a_stream_goes_on_exactly_from_any_position(shards: pa.Table) -> None:
@@ -190,7 +224,9 @@ def test_data_facts_depend_on_the_data_alone(shards: pa.Table) -> None:
     assert facts.slides == 1
     assert facts.patches == sum(shards["n_patches"].to_pylist())
     place = shards.schema.get_field_index("slide_uri")
-    moved = shards.set_column(place, shards.schema.field(place), pa.array(["s3://elsewhere"] * len(shards)))
+    moved = shards.set_column(
+        place, shards.schema.field(place), pa.array(["s3://elsewhere"] * len(shards))
+    )
     assert DataFacts.of(moved.take(list(range(len(shards)))[::-1])) == facts
     assert DataFacts.of(shards.slice(1)).shards_sha256 != facts.shards_sha256
 

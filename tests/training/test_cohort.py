@@ -27,7 +27,9 @@ def slides() -> list[GradedSlide]:
     rng = np.random.default_rng(0)
     return [
         GradedSlide(
-            slide_id=f"slide {grade}", score=GleasonScore(*grade), patterns=rng.choice(4, size=400, p=MIX[grade]).astype(np.int8)
+            slide_id=f"slide {grade}",
+            score=GleasonScore(*grade),
+            patterns=rng.choice(4, size=400, p=MIX[grade]).astype(np.int8),
         )
         for grade, count in SERIES.items()
         for _ in range(count)
@@ -44,7 +46,9 @@ def test_risks_are_plausible_for_each_nccn_group(cohort: SimulatedCohort) -> Non
     groups = np.array([one.nccn_group for one in cohort.covariates])
     for years, published in ((5.0, (0.01, 0.03, 0.10)), (10.0, (0.03, 0.06, 0.17))):
         for group, expected in zip(NCCN_GROUPS, published, strict=True):
-            assert cohort.true_risk(years)[groups == group].mean() == pytest.approx(expected, rel=0.35)
+            assert cohort.true_risk(years)[groups == group].mean() == pytest.approx(
+                expected, rel=0.35
+            )
 
 
 def test_outcomes_follow_the_true_risk(cohort: SimulatedCohort) -> None:
@@ -66,7 +70,12 @@ def test_known_hazards_are_recovered(cohort: SimulatedCohort) -> None:
 
 def test_censoring_is_independent_of_risk(cohort: SimulatedCohort) -> None:
     censored = ~cohort.event
-    fit = fit_cox(np.column_stack([cohort.log_hazard / cohort.log_hazard.std()]), cohort.time, censored, spread=10.0)
+    fit = fit_cox(
+        np.column_stack([cohort.log_hazard / cohort.log_hazard.std()]),
+        cohort.time,
+        censored,
+        spread=10.0,
+    )
     assert abs(fit.coefficients[0]) < 0.05
     low, high = cohort.hazards.censoring
     assert cohort.time.max() <= high
@@ -94,24 +103,36 @@ def test_the_seed_decides_everything() -> None:
 
 def test_unlabelled_patches_are_not_drawn() -> None:
     patterns = np.array([UNLABELLED] * 50 + [0, 1, 2] * 10, np.int8)
-    cohort = simulate([GradedSlide(slide_id="a", score=GleasonScore(3, 4), patterns=patterns)], 20, seed=0)
+    cohort = simulate(
+        [GradedSlide(slide_id="a", score=GleasonScore(3, 4), patterns=patterns)], 20, seed=0
+    )
     assert min(bag.min() for bag in cohort.bags) >= 50
 
 
 def test_the_closed_form_is_that_of_its_docstring() -> None:
     hazards = Hazards(shape=2.0, scale=10.0)
-    np.testing.assert_allclose(hazards.risk(np.array([0.0, np.log(2)]), 5.0), 1 - np.exp([-0.25, -0.5]))
+    np.testing.assert_allclose(
+        hazards.risk(np.array([0.0, np.log(2)]), 5.0), 1 - np.exp([-0.25, -0.5])
+    )
     reference = Covariates(age=65, psa=8, t_stage="T1c", primary=3, secondary=3)
     worse = Covariates(age=75, psa=16, t_stage="T2b", primary=4, secondary=5)
     found = hazards.log_hazard(np.array([reference.encode(), worse.encode()]), np.array([0.0, 0.5]))
-    expected = hazards.age + hazards.psa + 2 * hazards.t_stage + hazards.gleason_primary + 2 * hazards.gleason_secondary
+    expected = (
+        hazards.age
+        + hazards.psa
+        + 2 * hazards.t_stage
+        + hazards.gleason_primary
+        + 2 * hazards.gleason_secondary
+    )
     np.testing.assert_allclose(found, [0, expected + 0.5 * hazards.image], atol=1e-12)
 
 
 def test_slides_that_cannot_be_drawn_from_are_named() -> None:
     with pytest.raises(InsufficientData, match="no slide with cancer"):
         simulate([], 10, seed=0)
-    blank = GradedSlide(slide_id="B7.svs", score=GleasonScore(3, 3), patterns=np.full(9, UNLABELLED))
+    blank = GradedSlide(
+        slide_id="B7.svs", score=GleasonScore(3, 3), patterns=np.full(9, UNLABELLED)
+    )
     with pytest.raises(InsufficientData, match=r"B7\.svs has no labelled patch"):
         simulate([blank], 10, seed=0)
 
@@ -131,7 +152,9 @@ GOOD = {"age": 66.0, "psa": 7.2, "t_stage": "T2a", "primary": 3, "secondary": 4}
         ("secondary", 6, "3, 4 or 5"),
     ],
 )
-def test_a_covariate_that_cannot_be_is_named_with_its_value_and_the_remedy(field: str, value: object, remedy: str) -> None:
+def test_a_covariate_that_cannot_be_is_named_with_its_value_and_the_remedy(
+    field: str, value: object, remedy: str
+) -> None:
     with pytest.raises(CovariateError) as raised:
         Covariates(**{**GOOD, field: value})  # type: ignore[arg-type]
     assert raised.value.field == field

@@ -14,7 +14,13 @@ from pipelines.index import index_slide
 from pipelines.patches import decode_patches, fetch_shards
 from pipelines.slides.slide import open_slide
 from training.embed import embed_on_ray, embed_shards, load_bag, load_bags, missing_shards
-from training.encoder import EncoderConfig, load_encoder, random_encoder, random_network, save_encoder
+from training.encoder import (
+    EncoderConfig,
+    load_encoder,
+    random_encoder,
+    random_network,
+    save_encoder,
+)
 from training.errors import ModelNotFound, SpecMismatch
 from training.vit import ViTConfig
 
@@ -31,7 +37,9 @@ def shards(generated_slide: Path) -> pa.Table:
 def test_embeddings_are_those_of_the_patches_in_order(shards: pa.Table, tmp_path: Path) -> None:
     encoder = random_encoder(CONFIG, precision="f32")
     told: list[tuple[int, int]] = []
-    made = embed_shards(shards, encoder, str(tmp_path), on_shard=lambda done, total: told.append((done, total)))
+    made = embed_shards(
+        shards, encoder, str(tmp_path), on_shard=lambda done, total: told.append((done, total))
+    )
     assert made.shards == len(shards)
     assert made.read.requests > 0
     assert made.read.needed == sum(sum(lengths) for lengths in shards["tile_length"].to_pylist())
@@ -57,9 +65,13 @@ def test_only_what_is_missing_is_computed(shards: pa.Table, tmp_path: Path) -> N
 
 
 def test_on_ray_it_is_the_same(ray_session: None, shards: pa.Table, tmp_path: Path) -> None:
-    save_encoder(str(tmp_path / "encoder"), random_network(CONFIG.network, seed=0), CONFIG, {"name": "test"})
+    save_encoder(
+        str(tmp_path / "encoder"), random_network(CONFIG.network, seed=0), CONFIG, {"name": "test"}
+    )
     encoder = load_encoder(str(tmp_path / "encoder"))
-    assert embed_on_ray(shards, str(tmp_path / "encoder"), str(tmp_path / "ray")).shards == len(shards)
+    assert embed_on_ray(shards, str(tmp_path / "encoder"), str(tmp_path / "ray")).shards == len(
+        shards
+    )
     assert embed_on_ray(shards, str(tmp_path / "encoder"), str(tmp_path / "ray")).shards == 0
     embed_shards(shards, encoder, str(tmp_path / "here"))
     one, two = (load_bag(shards, encoder.hash, str(tmp_path / name)) for name in ("ray", "here"))
@@ -68,21 +80,29 @@ def test_on_ray_it_is_the_same(ray_session: None, shards: pa.Table, tmp_path: Pa
 
 def test_patches_of_another_resolution_are_refused(shards: pa.Table, tmp_path: Path) -> None:
     other = random_encoder(EncoderConfig(network=CONFIG.network, spec=PatchSpec(size=32, mpp=0.5)))
-    with pytest.raises(SpecMismatch, match=r"32 px at 2\.01 um per pixel against the encoder's 32 px at 0\.5"):
+    with pytest.raises(
+        SpecMismatch, match=r"32 px at 2\.01 um per pixel against the encoder's 32 px at 0\.5"
+    ):
         embed_shards(shards, other, str(tmp_path))
 
 
 def test_a_bag_is_one_slide_and_its_own_lattice(shards: pa.Table, tmp_path: Path) -> None:
     encoder = random_encoder(CONFIG)
     embed_shards(shards, encoder, str(tmp_path))
-    moved = shards.set_column(shards.schema.get_field_index("x"), shards.schema.field("x"), shards["y"])
+    moved = shards.set_column(
+        shards.schema.get_field_index("x"), shards.schema.field("x"), shards["y"]
+    )
     stained = shards.set_column(
-        shards.schema.get_field_index("stain"), shards.schema.field("stain"), pa.array([b"{}"] * len(shards))
+        shards.schema.get_field_index("stain"),
+        shards.schema.field("stain"),
+        pa.array([b"{}"] * len(shards)),
     )
     for other in (moved, stained):
         assert len(missing_shards(other, encoder.hash, str(tmp_path))) == len(shards)
         with pytest.raises(ModelNotFound, match="not embedded"):
             load_bag(other, encoder.hash, str(tmp_path))
-    renamed = shards.set_column(1, shards.schema.field("slide_id"), pa.array(["other"] * len(shards)))
+    renamed = shards.set_column(
+        1, shards.schema.field("slide_id"), pa.array(["other"] * len(shards))
+    )
     with pytest.raises(ValueError, match="one slide"):
         load_bag(pa.concat_tables([shards, renamed]), encoder.hash, str(tmp_path))

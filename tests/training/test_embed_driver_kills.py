@@ -54,7 +54,11 @@ def _start(*arguments: str, said: Path) -> subprocess.Popen[bytes]:
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     with said.open("wb") as stream:
         return subprocess.Popen(
-            [sys.executable, "-c", DRIVER, *arguments], cwd=ROOT, env=environment, stdout=stream, stderr=subprocess.STDOUT
+            [sys.executable, "-c", DRIVER, *arguments],
+            cwd=ROOT,
+            env=environment,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
         )
 
 
@@ -64,7 +68,9 @@ def _end(driver: subprocess.Popen[bytes]) -> None:
     driver.kill()
     driver.wait()
     deadline = time.monotonic() + PATIENCE_S
-    while left := {process: title for process, title in alive(below).items() if "Agent" not in title}:
+    while left := {
+        process: title for process, title in alive(below).items() if "Agent" not in title
+    }:
         assert time.monotonic() < deadline, f"a killed driver leaves processes behind: {left}"
         time.sleep(0.1)
     for process in alive(below):
@@ -72,13 +78,18 @@ def _end(driver: subprocess.Popen[bytes]) -> None:
 
 
 def _store(root: str) -> dict[str, bytes]:
-    return {uri.removeprefix(storage.as_uri(root)): storage.read_bytes(uri) for uri in storage.list_uris(root)}
+    return {
+        uri.removeprefix(storage.as_uri(root)): storage.read_bytes(uri)
+        for uri in storage.list_uris(root)
+    }
 
 
 def test_a_killed_driver_embeds_what_is_missing(generated_slide: Path, tmp_path: Path) -> None:
     with open_slide(str(generated_slide)) as slide:
         shards: pa.Table = index_slide(slide, SPEC, organisation="hospital", shard_side=2).shards
-    table, encoder, root, alone, said = (str(tmp_path / name) for name in ("shards", "encoder", "store", "alone", "said"))
+    table, encoder, root, alone, said = (
+        str(tmp_path / name) for name in ("shards", "encoder", "store", "alone", "said")
+    )
     pq.write_table(shards, table)
     save_encoder(encoder, random_network(CONFIG.network, seed=0), CONFIG, {"name": "test"})
     embed_shards(shards, load_encoder(encoder), alone)
@@ -104,4 +115,6 @@ def test_a_killed_driver_embeds_what_is_missing(generated_slide: Path, tmp_path:
         _end(again)
     assert f"embedded {missing}\n" in Path(said).read_text()
     assert _store(root) == undisturbed
-    print(f"driver killed at {len(half)} of {len(shards)} shards of a slide, {missing} embedded by the next run")
+    print(
+        f"driver killed at {len(half)} of {len(shards)} shards of a slide, {missing} embedded by the next run"
+    )

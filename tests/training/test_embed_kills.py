@@ -32,18 +32,33 @@ def read_slowly(shards: pa.Table) -> Iterator[pa.Table]:
 
 
 @pytest.fixture(scope="module")
-def shards(ray_session: None, cohort_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> pa.Table:
+def shards(
+    ray_session: None, cohort_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> pa.Table:
     out = tmp_path_factory.mktemp("prepared")
-    assert not prepare(PrepareConfig(manifest=str(cohort_folder / "manifest.csv"), out=str(out), spec=SPEC, shard_side=2)).failed
+    assert not prepare(
+        PrepareConfig(
+            manifest=str(cohort_folder / "manifest.csv"), out=str(out), spec=SPEC, shard_side=2
+        )
+    ).failed
     return load_shards(str(out))
 
 
 def _store(root: str) -> dict[str, bytes]:
-    return {uri.removeprefix(storage.as_uri(root)): storage.read_bytes(uri) for uri in storage.list_uris(root)}
+    return {
+        uri.removeprefix(storage.as_uri(root)): storage.read_bytes(uri)
+        for uri in storage.list_uris(root)
+    }
 
 
-def test_each_shard_exactly_once(shards: pa.Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    encoder, root, alone = str(tmp_path / "encoder"), str(tmp_path / "store"), str(tmp_path / "alone")
+def test_each_shard_exactly_once(
+    shards: pa.Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder, root, alone = (
+        str(tmp_path / "encoder"),
+        str(tmp_path / "store"),
+        str(tmp_path / "alone"),
+    )
     save_encoder(encoder, random_network(CONFIG.network, seed=0), CONFIG, {"name": "test"})
     monkeypatch.setattr(patches, "_read_task", read_slowly)
     with (
@@ -59,4 +74,6 @@ def test_each_shard_exactly_once(shards: pa.Table, tmp_path: Path, monkeypatch: 
     assert len(expected) == len(shards)
     assert found == expected
     assert embed_on_ray(shards, encoder, root).shards == 0
-    print(f"{len(readers)} readers and {len(embedders)} embedders killed: {len(found)} results of {len(shards)} shards")
+    print(
+        f"{len(readers)} readers and {len(embedders)} embedders killed: {len(found)} results of {len(shards)} shards"
+    )

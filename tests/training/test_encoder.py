@@ -11,11 +11,19 @@ import pytest
 from numpy.typing import NDArray
 
 from pipelines.grid import PatchSpec
-from training.encoder import EncoderConfig, load_encoder, random_encoder, random_network, save_encoder
+from training.encoder import (
+    EncoderConfig,
+    load_encoder,
+    random_encoder,
+    random_network,
+    save_encoder,
+)
 from training.errors import BrokenModel, ModelNotFound, SpecMismatch
 from training.vit import ViTConfig, fold_normalisation
 
-CONFIG = EncoderConfig(network=ViTConfig(size=32, dim=32, depth=2, heads=2), spec=PatchSpec(size=48, mpp=1.0))
+CONFIG = EncoderConfig(
+    network=ViTConfig(size=32, dim=32, depth=2, heads=2), spec=PatchSpec(size=48, mpp=1.0)
+)
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -36,12 +44,17 @@ def test_embeds_any_number_of_patches(pooling: str, dimension: int) -> None:
     embeddings = encoder.embed(_patches(70))
     assert embeddings.dtype == np.float32
     assert embeddings.shape == (70, dimension)
-    np.testing.assert_allclose(encoder.embed(_patches(70)[40:41])[0], embeddings[40], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        encoder.embed(_patches(70)[40:41])[0], embeddings[40], rtol=1e-4, atol=1e-5
+    )
     assert encoder.embed(_patches(0)).shape == (0, dimension)
 
 
 def test_bf16_is_close_to_f32() -> None:
-    one, two = (random_encoder(CONFIG, precision=precision).embed(_patches(8)) for precision in ("bf16", "f32"))
+    one, two = (
+        random_encoder(CONFIG, precision=precision).embed(_patches(8))
+        for precision in ("bf16", "f32")
+    )
     cosine = (one * two).sum(axis=1) / np.linalg.norm(one, axis=1) / np.linalg.norm(two, axis=1)
     assert cosine.min() > 0.999
 

@@ -32,7 +32,11 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     encoder = make_encoder(folder / ENCODER)
     data = make_cohort(folder / "cohort", encoder, LABELS)
     attention = AttentionConfig(hidden=8, attention=4, epochs=25, learning_rate=1e-2)
-    fit_slide(FitSlideConfig(data=data, encoder=encoder, out=str(folder / SLIDE_MODEL), attention=attention, folds=2))
+    fit_slide(
+        FitSlideConfig(
+            data=data, encoder=encoder, out=str(folder / SLIDE_MODEL), attention=attention, folds=2
+        )
+    )
     return folder
 
 
@@ -62,15 +66,21 @@ def test_known_hazards_are_found_again(report: FitRiskReport) -> None:
     assert (report.slides, report.patients, score.patients) == (5, 600, 600)
     assert score.concordance > 0.7
     assert score.concordance > score.concordance_of_truth - 0.04
-    assert score.concordance > score.concordance_without_image  # these embeddings show the pattern: the image tells
+    assert (
+        score.concordance > score.concordance_without_image
+    )  # these embeddings show the pattern: the image tells
     assert score.error_ten_years < 0.05
-    assert score.coverage_ten_years > 0.75  # of one cohort: its chance error moves all patients alike
+    assert (
+        score.coverage_ten_years > 0.75
+    )  # of one cohort: its chance error moves all patients alike
     for group in score.calibration_ten_years:
         assert group.predicted == pytest.approx(group.true, abs=0.08)
     assert report.hazard_ratios["psa"] > 1
 
 
-def test_everything_says_that_outcomes_are_simulated(config: FitRiskConfig, report: FitRiskReport) -> None:
+def test_everything_says_that_outcomes_are_simulated(
+    config: FitRiskConfig, report: FitRiskReport
+) -> None:
     model = load_risk_model(config.out)
     man = Covariates(age=66, psa=8.0, t_stage="T2a", primary=3, secondary=4)
     assert report.simulated_outcomes is True
@@ -79,11 +89,15 @@ def test_everything_says_that_outcomes_are_simulated(config: FitRiskConfig, repo
     assert "simulated" in report.remarks[0]
     assert model.predict(model.image_centre, man).simulated_outcomes
     assert json.loads(Path(config.out, "report.json").read_text())["simulated_outcomes"] is True
-    picture = np.asarray(Image.open(io.BytesIO(Path(config.out, "calibration.png").read_bytes())).convert("L"))
+    picture = np.asarray(
+        Image.open(io.BytesIO(Path(config.out, "calibration.png").read_bytes())).convert("L")
+    )
     assert picture.std() > 10
 
 
-def test_the_same_config_gives_the_same_model(config: FitRiskConfig, report: FitRiskReport, tmp_path: Path) -> None:
+def test_the_same_config_gives_the_same_model(
+    config: FitRiskConfig, report: FitRiskReport, tmp_path: Path
+) -> None:
     assert fit_risk(replace(config, out=str(tmp_path))).model_hash == report.model_hash
 
 
@@ -108,7 +122,9 @@ def test_the_three_models_make_a_set(models: Path, report: FitRiskReport) -> Non
 def test_a_slide_model_of_another_encoder_is_refused(config: FitRiskConfig, tmp_path: Path) -> None:
     model = load_slide_model(config.slide_model)
     save_slide_model(str(tmp_path), replace(model, card={**model.card, "encoder_hash": "f" * 64}))
-    with pytest.raises(SpecMismatch, match=r"encoder hash differs: given .* against slide model ffff"):
+    with pytest.raises(
+        SpecMismatch, match=r"encoder hash differs: given .* against slide model ffff"
+    ):
         fit_risk(replace(config, slide_model=str(tmp_path)))
 
 

@@ -44,7 +44,11 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
 def config(encoder: str, tmp_path_factory: pytest.TempPathFactory) -> FitSlideConfig:
     folder = tmp_path_factory.mktemp("cohort")
     return FitSlideConfig(
-        data=make_cohort(folder / "data", encoder, LABELS), encoder=encoder, out=str(folder / "model"), attention=QUICK, folds=3
+        data=make_cohort(folder / "data", encoder, LABELS),
+        encoder=encoder,
+        out=str(folder / "model"),
+        attention=QUICK,
+        folds=3,
     )
 
 
@@ -59,7 +63,9 @@ def test_held_out_patches_and_slides_are_named_right(report: FitSlideReport) -> 
     assert report.slide_score is not None
     assert report.patch_score.patches == 9 * 96
     assert report.patch_score.chance == 0.25
-    assert report.patch_score.balanced_accuracy > 0.7  # pattern 5 is on one slide only: held out, nothing knows it
+    assert (
+        report.patch_score.balanced_accuracy > 0.7
+    )  # pattern 5 is on one slide only: held out, nothing knows it
     assert report.slide_score.slides == len(report.held_out) == 9
     assert report.slide_score.area_kappa is not None
     assert report.slide_score.area_kappa > 0.8
@@ -67,7 +73,9 @@ def test_held_out_patches_and_slides_are_named_right(report: FitSlideReport) -> 
     assert "9 held-out slides" in report.remarks[-1]
 
 
-def test_the_model_card_says_what_it_depends_on(config: FitSlideConfig, report: FitSlideReport) -> None:
+def test_the_model_card_says_what_it_depends_on(
+    config: FitSlideConfig, report: FitSlideReport
+) -> None:
     card = load_slide_model(report.model).card
     encoder = load_encoder(config.encoder)
     assert card["encoder_hash"] == encoder.hash
@@ -82,25 +90,37 @@ def test_the_model_card_says_what_it_depends_on(config: FitSlideConfig, report: 
     assert "/nowhere" not in text
 
 
-def test_the_saved_model_grades_a_slide_it_knows(config: FitSlideConfig, report: FitSlideReport) -> None:
+def test_the_saved_model_grades_a_slide_it_knows(
+    config: FitSlideConfig, report: FitSlideReport
+) -> None:
     cohort = load_labelled_slides(config.data, load_encoder(config.encoder), split="train")
     model = load_slide_model(report.model)
     for slide in cohort.slides:
         assert model.grade(model.predict(slide.bag.embeddings)).grade_group == slide.grade_group
 
 
-def test_the_same_config_gives_the_same_model(config: FitSlideConfig, report: FitSlideReport, tmp_path: Path) -> None:
+def test_the_same_config_gives_the_same_model(
+    config: FitSlideConfig, report: FitSlideReport, tmp_path: Path
+) -> None:
     again = fit_slide(replace(config, out=str(tmp_path)))
     assert again.model_hash == report.model_hash
     assert again.held_out == report.held_out
 
 
-def test_report_and_pictures_lie_beside_the_model(report: FitSlideReport, config: FitSlideConfig) -> None:
+def test_report_and_pictures_lie_beside_the_model(
+    report: FitSlideReport, config: FitSlideConfig
+) -> None:
     stored = json.loads(Path(config.out, "report.json").read_text())
     assert stored["model_hash"] == report.model_hash
-    assert [Path(uri).name for uri in report.figures] == ["confusion.png", "grades.png", "attention.png"]
+    assert [Path(uri).name for uri in report.figures] == [
+        "confusion.png",
+        "grades.png",
+        "attention.png",
+    ]
     for name in ("confusion.png", "grades.png", "attention.png"):
-        picture = np.asarray(Image.open(io.BytesIO(Path(config.out, name).read_bytes())).convert("L"))
+        picture = np.asarray(
+            Image.open(io.BytesIO(Path(config.out, name).read_bytes())).convert("L")
+        )
         assert min(picture.shape) > 300
         assert picture.std() > 10
 
@@ -108,20 +128,40 @@ def test_report_and_pictures_lie_beside_the_model(report: FitSlideReport, config
 def test_nothing_is_embedded_twice(config: FitSlideConfig) -> None:
     """The slides' pixels do not exist: had a stored shard been computed again, this would fail."""
     told: list[tuple[int, int]] = []
-    load_labelled_slides(config.data, load_encoder(config.encoder), on_shard=lambda done, total: told.append((done, total)))
+    load_labelled_slides(
+        config.data,
+        load_encoder(config.encoder),
+        on_shard=lambda done, total: told.append((done, total)),
+    )
     assert told[-1] == (18, 18)
 
 
 def slides_of(cases: list[tuple[str, str]]) -> list[LabelledSlide]:
-    bag = Bag(slide_id="s", x=np.zeros(1, np.int32), y=np.zeros(1, np.int32), embeddings=np.zeros((1, 2), np.float32))
+    bag = Bag(
+        slide_id="s",
+        x=np.zeros(1, np.int32),
+        y=np.zeros(1, np.int32),
+        embeddings=np.zeros((1, 2), np.float32),
+    )
     return [
-        LabelledSlide(name=f"{k}", case=case, score=parse_label(label), bag=bag, patterns=np.zeros(1, np.int8))
+        LabelledSlide(
+            name=f"{k}", case=case, score=parse_label(label), bag=bag, patterns=np.zeros(1, np.int8)
+        )
         for k, (case, label) in enumerate(cases)
     ]
 
 
 def test_folds_keep_a_case_together_and_spread_the_grades() -> None:
-    slides = slides_of([("a", "benign"), ("a", "4+4"), ("b", "4+4"), ("c", "benign"), ("d", "benign"), ("e", "4+4")])
+    slides = slides_of(
+        [
+            ("a", "benign"),
+            ("a", "4+4"),
+            ("b", "4+4"),
+            ("c", "benign"),
+            ("d", "benign"),
+            ("e", "4+4"),
+        ]
+    )
     folds = folds_by_case(slides, 3)
     assert sorted(k for fold in folds for k in fold) == list(range(6))
     fold_of = {k: number for number, fold in enumerate(folds) for k in fold}
@@ -155,13 +195,18 @@ def test_a_slides_own_annotations_have_no_say_in_its_held_out_grade() -> None:
         grade_group_probabilities=np.eye(6, dtype=np.float32)[0],
         cancer_probability=0.0,
     )
-    wrong, right = np.array([[600, 400, 0, 0], *np.zeros((3, 4), int)]), np.diag([500, 500, 500, 500])
+    wrong, right = (
+        np.array([[600, 400, 0, 0], *np.zeros((3, 4), int)]),
+        np.diag([500, 500, 500, 500]),
+    )
     shares = held_out_shares({0: found, 1: found}, {0: wrong, 1: right})
     np.testing.assert_allclose(shares[0], [0.6, 0.4, 0, 0], atol=1e-6)
     assert shares[1][0] > 0.95
 
 
-def test_all_tissue_of_a_benign_slide_is_benign_without_any_annotation(encoder: str, tmp_path: Path) -> None:
+def test_all_tissue_of_a_benign_slide_is_benign_without_any_annotation(
+    encoder: str, tmp_path: Path
+) -> None:
     data = make_cohort(tmp_path, encoder, ["3+3", "benign"], annotation="")
     [tumour, benign] = load_labelled_slides(data, load_encoder(encoder)).slides
     assert set(tumour.patterns.tolist()) == {0, 1}
@@ -173,10 +218,15 @@ def test_all_tissue_of_a_benign_slide_is_benign_without_any_annotation(encoder: 
     [
         ({"label": "GG3"}, "slide-8.svs has an unusable label"),
         ({"annotation": "file:///nowhere/lost.geojson"}, "lost.geojson is not there"),
-        ({"label": "benign"}, "slide-8.svs is labelled benign, but 72 patches are annotated as tumour"),
+        (
+            {"label": "benign"},
+            "slide-8.svs is labelled benign, but 72 patches are annotated as tumour",
+        ),
     ],
 )
-def test_a_bad_slide_is_recorded_and_the_rest_is_used(encoder: str, tmp_path: Path, change: dict[str, str], said: str) -> None:
+def test_a_bad_slide_is_recorded_and_the_rest_is_used(
+    encoder: str, tmp_path: Path, change: dict[str, str], said: str
+) -> None:
     data = make_cohort(tmp_path, encoder, LABELS, **change)
     cohort = load_labelled_slides(data, load_encoder(encoder))
     assert len(cohort.slides) == 8
@@ -185,14 +235,20 @@ def test_a_bad_slide_is_recorded_and_the_rest_is_used(encoder: str, tmp_path: Pa
 
 
 def test_slides_without_label_are_left_out_and_named(encoder: str, tmp_path: Path) -> None:
-    cohort = load_labelled_slides(make_cohort(tmp_path, encoder, ["benign", "3+3", "3+4"], label=""), load_encoder(encoder))
+    cohort = load_labelled_slides(
+        make_cohort(tmp_path, encoder, ["benign", "3+3", "3+4"], label=""), load_encoder(encoder)
+    )
     assert cohort.without_label == ["slide-2.svs"]
     assert len(cohort.slides) == 2
 
 
 def test_slides_without_annotation_teach_the_grade_only(encoder: str, tmp_path: Path) -> None:
     data = make_cohort(tmp_path / "data", encoder, LABELS, annotation="")
-    report = fit_slide(FitSlideConfig(data=data, encoder=encoder, out=str(tmp_path / "model"), attention=QUICK, folds=2))
+    report = fit_slide(
+        FitSlideConfig(
+            data=data, encoder=encoder, out=str(tmp_path / "model"), attention=QUICK, folds=2
+        )
+    )
     assert report.slides == 9
     assert report.patch_score is not None
     assert report.patch_score.slides == 8
@@ -202,7 +258,9 @@ def test_slides_without_annotation_teach_the_grade_only(encoder: str, tmp_path: 
 
 def test_two_slides_are_learnt_from_and_no_figure_is_made_up(encoder: str, tmp_path: Path) -> None:
     data = make_cohort(tmp_path / "data", encoder, ["benign", "3+4"])
-    report = fit_slide(FitSlideConfig(data=data, encoder=encoder, out=str(tmp_path / "model"), attention=QUICK))
+    report = fit_slide(
+        FitSlideConfig(data=data, encoder=encoder, out=str(tmp_path / "model"), attention=QUICK)
+    )
     assert report.patch_score is report.slide_score is None
     assert report.held_out == report.figures == []
     assert any("could not be held out" in remark for remark in report.remarks)
@@ -212,9 +270,15 @@ def test_two_slides_are_learnt_from_and_no_figure_is_made_up(encoder: str, tmp_p
 def test_what_does_not_fit_together_is_refused(encoder: str, tmp_path: Path) -> None:
     data = make_cohort(tmp_path / "data", encoder, ["3+3", "3+3"])
     with pytest.raises(InsufficientData, match="two are needed"):
-        fit_slide(FitSlideConfig(data=data, encoder=encoder, out=str(tmp_path / "model"), attention=QUICK))
+        fit_slide(
+            FitSlideConfig(data=data, encoder=encoder, out=str(tmp_path / "model"), attention=QUICK)
+        )
     with pytest.raises(CohortError, match="no slide of split 'test'"):
-        fit_slide(FitSlideConfig(data=data, encoder=encoder, out=str(tmp_path / "model"), split="test"))
-    other = make_cohort(tmp_path / "other", encoder, ["3+3"], spec=json.dumps(replace(SPEC, mpp=0.5).to_dict()))
+        fit_slide(
+            FitSlideConfig(data=data, encoder=encoder, out=str(tmp_path / "model"), split="test")
+        )
+    other = make_cohort(
+        tmp_path / "other", encoder, ["3+3"], spec=json.dumps(replace(SPEC, mpp=0.5).to_dict())
+    )
     with pytest.raises(SpecMismatch, match=r"32 px at 2 um per pixel against 32 px at 0\.5"):
         fit_slide(FitSlideConfig(data=other, encoder=encoder, out=str(tmp_path / "model")))

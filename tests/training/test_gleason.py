@@ -55,7 +55,10 @@ def test_a_label_that_is_not_understood_is_not_guessed(label: str) -> None:
         ((0.5, 0.3, 0.2, 0.0), "3+4"),
         ((0.5, 0.2, 0.3, 0.0), "4+3"),
         ((0.5, 0.0, 0.5, 0.0), "4+4"),
-        ((0.4, 0.30, 0.26, 0.04), "3+5"),  # biopsy: the highest of the rest, though less extensive than 4
+        (
+            (0.4, 0.30, 0.26, 0.04),
+            "3+5",
+        ),  # biopsy: the highest of the rest, though less extensive than 4
         ((0.4, 0.30, 0.29, 0.01), "3+4"),  # 5 holds less than 5 % of the tumour
         ((0.4, 0.02, 0.38, 0.20), "4+5"),  # little 3 beside much 4 does not count
         ((0.4, 0.0, 0.2, 0.4), "5+4"),
@@ -83,20 +86,31 @@ def test_every_slide_gets_a_grade_that_its_patterns_allow(parts: list[float]) ->
 
 
 def test_what_is_no_share_is_refused() -> None:
-    for wrong in (np.array([0.5, 0.5]), np.array([1.2, -0.2, 0, 0]), np.array([0.5, 0, 0, 0]), np.array([np.nan, 1, 0, 0])):
+    for wrong in (
+        np.array([0.5, 0.5]),
+        np.array([1.2, -0.2, 0, 0]),
+        np.array([0.5, 0, 0, 0]),
+        np.array([np.nan, 1, 0, 0]),
+    ):
         with pytest.raises(ValueError, match="area shares"):
             grade(wrong)
 
 
 def test_each_patch_counts_for_its_most_probable_pattern() -> None:
-    probabilities = np.array([[0.4, 0.3, 0.3, 0], [0.1, 0.6, 0.3, 0], [0.1, 0.5, 0.4, 0], [0, 0, 0, 1.0]])
+    probabilities = np.array(
+        [[0.4, 0.3, 0.3, 0], [0.1, 0.6, 0.3, 0], [0.1, 0.5, 0.4, 0], [0, 0, 0, 1.0]]
+    )
     np.testing.assert_allclose(area_shares(probabilities), [0.25, 0.5, 0, 0.25])
-    np.testing.assert_allclose(area_shares(probabilities, np.array([3.0, 1, 1, 1])), [0.5, 2 / 6, 0, 1 / 6])
+    np.testing.assert_allclose(
+        area_shares(probabilities, np.array([3.0, 1, 1, 1])), [0.5, 2 / 6, 0, 1 / 6]
+    )
     with pytest.raises(ValueError, match="patch probabilities"):
         area_shares(np.zeros((0, 4)))
 
 
-ERRORS = np.array([[0.7, 0.1, 0.2, 0.0], [0.2, 0.6, 0.2, 0.0], [0.2, 0.1, 0.7, 0.0], [0.0, 0.0, 0.1, 0.9]])
+ERRORS = np.array(
+    [[0.7, 0.1, 0.2, 0.0], [0.2, 0.6, 0.2, 0.0], [0.2, 0.1, 0.7, 0.0], [0.0, 0.0, 0.1, 0.9]]
+)
 
 
 @given(st.lists(st.floats(0.0, 1.0), min_size=4, max_size=4).filter(lambda parts: sum(parts) > 0.1))
@@ -122,9 +136,19 @@ def test_a_perfect_classifier_is_not_corrected() -> None:
 
 def test_rules_are_the_lowest_thresholds_that_agree_best() -> None:
     clean = [np.array([1.0, 0, 0, 0]), np.array([0.6, 0.4, 0, 0]), np.array([0.5, 0.2, 0.3, 0])]
-    assert choose_rules(clean, [0, 1, 3]) == GradingRules(min_tumour_share=0.02, min_pattern_share=0.05) == DEFAULT_RULES
-    noisy = [np.array([0.96, 0.02, 0.02, 0]), np.array([0.6, 0.37, 0.03, 0]), np.array([0.5, 0.2, 0.3, 0])]
-    assert choose_rules(noisy, [0, 1, 3]) == GradingRules(min_tumour_share=0.05, min_pattern_share=0.1)
+    assert (
+        choose_rules(clean, [0, 1, 3])
+        == GradingRules(min_tumour_share=0.02, min_pattern_share=0.05)
+        == DEFAULT_RULES
+    )
+    noisy = [
+        np.array([0.96, 0.02, 0.02, 0]),
+        np.array([0.6, 0.37, 0.03, 0]),
+        np.array([0.5, 0.2, 0.3, 0]),
+    ]
+    assert choose_rules(noisy, [0, 1, 3]) == GradingRules(
+        min_tumour_share=0.05, min_pattern_share=0.1
+    )
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=2, max_size=30))

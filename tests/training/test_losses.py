@@ -76,7 +76,9 @@ def test_koleo_is_minus_the_mean_log_distance_to_the_nearest_neighbour() -> None
     embeddings = _random(8, 5)
     unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
     nearest = [min(np.linalg.norm(unit[i] - unit[j]) for j in range(8) if j != i) for i in range(8)]
-    assert float(koleo_loss(torch.tensor(embeddings))) == pytest.approx(-np.mean(np.log(nearest)), rel=1e-4)
+    assert float(koleo_loss(torch.tensor(embeddings))) == pytest.approx(
+        -np.mean(np.log(nearest)), rel=1e-4
+    )
 
 
 def test_minimising_koleo_spreads_embeddings() -> None:

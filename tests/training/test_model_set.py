@@ -31,22 +31,46 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> ModelSet:
         card={"encoder_hash": encoder.hash, "spec": SPEC.to_dict()},
     )
     slide_model = save_slide_model(str(folder / SLIDE_MODEL), slide_model)
-    men = [Covariates(age=50 + k % 30, psa=2 + k % 9, t_stage=T_STAGES[k % 6], primary=3 + k % 3, secondary=4) for k in range(80)]
-    card = {"encoder_hash": encoder.hash, "slide_model_hash": slide_model.hash, "simulated_outcomes": True}
+    men = [
+        Covariates(
+            age=50 + k % 30, psa=2 + k % 9, t_stage=T_STAGES[k % 6], primary=3 + k % 3, secondary=4
+        )
+        for k in range(80)
+    ]
+    card = {
+        "encoder_hash": encoder.hash,
+        "slide_model_hash": slide_model.hash,
+        "simulated_outcomes": True,
+    }
     risk_model = fit_risk_model(
-        rng.normal(size=(80, 8)), men, rng.uniform(1, 12, 80), rng.random(80) < 0.5, card=card, config=RiskModelConfig(replicas=2)
+        rng.normal(size=(80, 8)),
+        men,
+        rng.uniform(1, 12, 80),
+        rng.random(80) < 0.5,
+        card=card,
+        config=RiskModelConfig(replicas=2),
     )
     save_risk_model(str(folder / RISK_MODEL), risk_model)
     return load_model_set(str(folder))
 
 
 def written(
-    models: ModelSet, folder: Path, *, slide: dict[str, object] | None = None, risk: dict[str, object] | None = None
+    models: ModelSet,
+    folder: Path,
+    *,
+    slide: dict[str, object] | None = None,
+    risk: dict[str, object] | None = None,
 ) -> str:
     """The set, with changes to cards."""
     make_encoder(folder / ENCODER)
-    save_slide_model(str(folder / SLIDE_MODEL), replace(models.slide_model, card={**models.slide_model.card, **(slide or {})}))
-    save_risk_model(str(folder / RISK_MODEL), replace(models.risk_model, card={**models.risk_model.card, **(risk or {})}))
+    save_slide_model(
+        str(folder / SLIDE_MODEL),
+        replace(models.slide_model, card={**models.slide_model.card, **(slide or {})}),
+    )
+    save_risk_model(
+        str(folder / RISK_MODEL),
+        replace(models.risk_model, card={**models.risk_model.card, **(risk or {})}),
+    )
     return str(folder)
 
 
@@ -60,10 +84,26 @@ def test_a_set_that_belongs_together_loads(models: ModelSet, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("change", "said", "remedy"),
     [
-        ({"slide": {"encoder_hash": "a" * 64}}, "encoder hash", "fit the slide model on this encoder"),
-        ({"risk": {"encoder_hash": "a" * 64}}, "encoder hash", "fit the risk model on this encoder"),
-        ({"risk": {"slide_model_hash": "a" * 64}}, "slide model hash", "fit the risk model on this slide model"),
-        ({"slide": {"spec": {**SPEC.to_dict(), "mpp": 1.0}}}, "patch specification", "prepare the slides"),
+        (
+            {"slide": {"encoder_hash": "a" * 64}},
+            "encoder hash",
+            "fit the slide model on this encoder",
+        ),
+        (
+            {"risk": {"encoder_hash": "a" * 64}},
+            "encoder hash",
+            "fit the risk model on this encoder",
+        ),
+        (
+            {"risk": {"slide_model_hash": "a" * 64}},
+            "slide model hash",
+            "fit the risk model on this slide model",
+        ),
+        (
+            {"slide": {"spec": {**SPEC.to_dict(), "mpp": 1.0}}},
+            "patch specification",
+            "prepare the slides",
+        ),
     ],
 )
 def test_a_set_that_does_not_is_refused_with_both_values_and_the_remedy(
@@ -79,7 +119,9 @@ def test_a_set_that_does_not_is_refused_with_both_values_and_the_remedy(
 
 
 @pytest.mark.parametrize("part", [ENCODER, SLIDE_MODEL, RISK_MODEL])
-def test_a_part_that_is_missing_or_of_another_kind_is_named(models: ModelSet, tmp_path: Path, part: str) -> None:
+def test_a_part_that_is_missing_or_of_another_kind_is_named(
+    models: ModelSet, tmp_path: Path, part: str
+) -> None:
     uri = written(models, tmp_path)
     other = RISK_MODEL if part != RISK_MODEL else ENCODER
     shutil.rmtree(tmp_path / part)

@@ -12,9 +12,13 @@ from training.errors import InsufficientData
 from training.pattern_head import fit_pattern_head
 
 
-def clusters(rng: np.random.Generator, counts: tuple[int, ...], dimension: int = 12) -> tuple[np.ndarray, np.ndarray]:
+def clusters(
+    rng: np.random.Generator, counts: tuple[int, ...], dimension: int = 12
+) -> tuple[np.ndarray, np.ndarray]:
     labels = np.repeat(np.arange(len(counts)), counts)
-    features = rng.normal(size=(len(counts), dimension))[labels] * 2 + rng.normal(size=(len(labels), dimension))
+    features = rng.normal(size=(len(counts), dimension))[labels] * 2 + rng.normal(
+        size=(len(labels), dimension)
+    )
     return (features * rng.uniform(0.1, 20, dimension) + 5).astype(np.float32), labels
 
 
@@ -25,7 +29,9 @@ def test_probabilities_are_those_of_scikit_learn_on_standardised_features() -> N
         scaler.transform(features), labels
     )
     head = fit_pattern_head(features, labels, penalty=2.0)
-    np.testing.assert_allclose(head.probabilities(features), reference.predict_proba(scaler.transform(features)), atol=2e-3)
+    np.testing.assert_allclose(
+        head.probabilities(features), reference.predict_proba(scaler.transform(features)), atol=2e-3
+    )
     assert head.probabilities(features).dtype == np.float32
 
 
@@ -33,7 +39,9 @@ def test_unlabelled_patches_have_no_say() -> None:
     features, labels = clusters(np.random.default_rng(1), (30, 30, 30, 30))
     extra = np.full((50, features.shape[1]), 1e3, np.float32)
     alone = fit_pattern_head(features, labels)
-    mixed = fit_pattern_head(np.concatenate([features, extra]), np.append(labels, np.full(50, UNLABELLED)))
+    mixed = fit_pattern_head(
+        np.concatenate([features, extra]), np.append(labels, np.full(50, UNLABELLED))
+    )
     np.testing.assert_array_equal(alone.weight, mixed.weight)
 
 

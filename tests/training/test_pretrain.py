@@ -32,7 +32,9 @@ TINY = Recipe(
     name="tiny",
     network=ViTConfig(size=32, dim=32, depth=2, heads=2, drop_path=0.2, registers=1),
     head=HeadConfig(hidden=32, bottleneck=16, prototypes=64),
-    crops=CropConfig(wide=View(size=32, scale=(0.3, 1.0), count=2), near=View(size=16, scale=(0.1, 0.3), count=2)),
+    crops=CropConfig(
+        wide=View(size=32, scale=(0.3, 1.0), count=2), near=View(size=16, scale=(0.1, 0.3), count=2)
+    ),
     steps=STEPS,
     patches_per_step=8,
     learning_rate=Cosine(start=1e-3, end=1e-5, warmup=0.2),
@@ -42,23 +44,38 @@ TINY = Recipe(
 
 
 @pytest.fixture(scope="module")
-def prepared(ray_session: None, cohort_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+def prepared(
+    ray_session: None, cohort_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> str:
     """The generated cohort, cut into many small shards of tiny patches."""
     from pipelines.prepare import PrepareConfig, prepare
 
     out = tmp_path_factory.mktemp("prepared")
-    report = prepare(PrepareConfig(manifest=str(cohort_folder / "manifest.csv"), out=str(out), spec=SPEC, shard_side=4))
+    report = prepare(
+        PrepareConfig(
+            manifest=str(cohort_folder / "manifest.csv"), out=str(out), spec=SPEC, shard_side=4
+        )
+    )
     assert not report.failed
     return str(out)
 
 
 def _config(prepared: str, out: Path, **changes: object) -> PretrainConfig:
-    values = {"data": prepared, "out": str(out), "recipe": TINY, "seed": 5, "checkpoint_every": 4, "report_every": 2}
+    values = {
+        "data": prepared,
+        "out": str(out),
+        "recipe": TINY,
+        "seed": 5,
+        "checkpoint_every": 4,
+        "report_every": 2,
+    }
     return PretrainConfig(**{**values, **changes})  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(prepared: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PretrainReport]:
+def uninterrupted(
+    prepared: str, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, PretrainReport]:
     """A run from beginning to end."""
     out = tmp_path_factory.mktemp("uninterrupted")
     return out, pretrain(_config(prepared, out))
@@ -83,8 +100,17 @@ def _assert_same_end(out: Path, other: Path) -> None:
     assert one.own is not None
     assert two.own is not None
     assert torch.equal(one.own["generator"], two.own["generator"])
-    timed = ("data_wait", "seconds", "read_requests", "read_fetched", "read_needed")  # what is read ahead of a step is a race
-    timeless = [[{k: v for k, v in at.items() if k not in timed} for at in end.history] for end in (one, two)]
+    timed = (
+        "data_wait",
+        "seconds",
+        "read_requests",
+        "read_fetched",
+        "read_needed",
+    )  # what is read ahead of a step is a race
+    timeless = [
+        [{k: v for k, v in at.items() if k not in timed} for at in end.history]
+        for end in (one, two)
+    ]
     assert timeless[0] == timeless[1]
 
 
@@ -119,13 +145,17 @@ def test_teacher_is_not_the_student(uninterrupted: tuple[Path, PretrainReport]) 
     assert not torch.equal(pair[f"student.{name}"], pair[f"teacher.{name}"])
 
 
-def test_a_finished_run_is_not_repeated(prepared: str, uninterrupted: tuple[Path, PretrainReport]) -> None:
+def test_a_finished_run_is_not_repeated(
+    prepared: str, uninterrupted: tuple[Path, PretrainReport]
+) -> None:
     out, report = uninterrupted
     again = pretrain(_config(prepared, out))
     assert (again.hash, again.resumed_from, again.history) == (report.hash, STEPS, report.history)
 
 
-def test_another_run_at_the_same_place_is_refused(prepared: str, uninterrupted: tuple[Path, PretrainReport]) -> None:
+def test_another_run_at_the_same_place_is_refused(
+    prepared: str, uninterrupted: tuple[Path, PretrainReport]
+) -> None:
     with pytest.raises(RunError, match="another seed; give another folder"):
         pretrain(_config(prepared, uninterrupted[0], seed=6))
     with pytest.raises(RunError, match="do not divide among 3 workers"):
@@ -139,9 +169,13 @@ def _die_once(marker: str, at: int, rank: int, step: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_killed_worker_changes_nothing(prepared: str, uninterrupted: tuple[Path, PretrainReport], tmp_path: Path) -> None:
+def test_a_killed_worker_changes_nothing(
+    prepared: str, uninterrupted: tuple[Path, PretrainReport], tmp_path: Path
+) -> None:
     marker = tmp_path / "died"
-    report = pretrain(_config(prepared, tmp_path / "out", on_step=functools.partial(_die_once, str(marker), 6)))
+    report = pretrain(
+        _config(prepared, tmp_path / "out", on_step=functools.partial(_die_once, str(marker), 6))
+    )
     assert marker.exists()
     assert report.hash == uninterrupted[1].hash
     _assert_same_end(uninterrupted[0], tmp_path / "out")
@@ -153,10 +187,14 @@ def _dawdle(after: int, rank: int, step: int) -> None:
         time.sleep(30.0)
 
 
-def test_a_killed_driver_changes_nothing(prepared: str, uninterrupted: tuple[Path, PretrainReport], tmp_path: Path) -> None:
+def test_a_killed_driver_changes_nothing(
+    prepared: str, uninterrupted: tuple[Path, PretrainReport], tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     script = "import sys; from tests.training.test_pretrain import run_and_dawdle; run_and_dawdle(*sys.argv[1:])"
-    driver = subprocess.Popen([sys.executable, "-c", script, prepared, str(out)], cwd=Path(__file__).parents[2])
+    driver = subprocess.Popen(
+        [sys.executable, "-c", script, prepared, str(out)], cwd=Path(__file__).parents[2]
+    )
     try:
         deadline = time.monotonic() + 120.0
         while checkpoints.latest_position(str(out / "run")).step < 4:

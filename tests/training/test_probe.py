@@ -16,7 +16,10 @@ from training.errors import InsufficientData
 from training.probe import ProbeConfig, cut, find_tiles, probe, read_tile
 from training.vit import ViTConfig, fold_normalisation
 
-CONFIG = EncoderConfig(network=ViTConfig(size=32, dim=32, depth=1, heads=2, layer_scale=None), spec=PatchSpec(size=64, mpp=0.5))
+CONFIG = EncoderConfig(
+    network=ViTConfig(size=32, dim=32, depth=1, heads=2, layer_scale=None),
+    spec=PatchSpec(size=64, mpp=0.5),
+)
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +28,9 @@ def tiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for pattern in ("benign", "gleason_5"):
         (folder / pattern).mkdir()
         for k in range(8):
-            Image.fromarray(generate_tile(pattern, rng, side=300)).save(folder / pattern / f"{k}.png")
+            Image.fromarray(generate_tile(pattern, rng, side=300)).save(
+                folder / pattern / f"{k}.png"
+            )
     (folder / "README.txt").write_text("not a tile")
     return folder
 
@@ -39,7 +44,9 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
-def test_random_weights_beside_themselves_score_the_same(tiles: Path, encoder: str, tmp_path: Path) -> None:
+def test_random_weights_beside_themselves_score_the_same(
+    tiles: Path, encoder: str, tmp_path: Path
+) -> None:
     report = probe(ProbeConfig(tiles=str(tiles), encoder=encoder, out=str(tmp_path), folds=4))
     assert report.classes == ["benign", "gleason_5"]
     assert report.tiles == [8, 8]
@@ -58,7 +65,11 @@ def test_shuffled_labels_score_as_chance(tiles: Path, encoder: str, tmp_path: Pa
         (tmp_path / "tiles" / name).mkdir(parents=True)
         for k in group:
             (tmp_path / "tiles" / name / f"{k}.png").symlink_to(paths[k])
-    report = probe(ProbeConfig(tiles=str(tmp_path / "tiles"), encoder=encoder, out=str(tmp_path), folds=4, repeats=4))
+    report = probe(
+        ProbeConfig(
+            tiles=str(tmp_path / "tiles"), encoder=encoder, out=str(tmp_path), folds=4, repeats=4
+        )
+    )
     assert abs(report.linear.mean - report.chance) < 0.3
 
 
@@ -80,7 +91,9 @@ def test_patches_cover_the_tile() -> None:
 
 
 def test_too_few_tiles_are_refused(tiles: Path, tmp_path: Path) -> None:
-    with pytest.raises(InsufficientData, match="benign 8, gleason_5 8; needed are two classes of at least 9"):
+    with pytest.raises(
+        InsufficientData, match="benign 8, gleason_5 8; needed are two classes of at least 9"
+    ):
         find_tiles(str(tiles), folds=9)
     with pytest.raises(InsufficientData, match="none"):
         find_tiles(str(tmp_path), folds=2)

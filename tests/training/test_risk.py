@@ -19,7 +19,9 @@ CONFIG = replace(DEFAULT_RISK, components=2, replicas=12)
 MAN = Covariates(age=66, psa=8.0, t_stage="T2a", primary=3, secondary=4)
 
 
-def registry(seed: int, count: int = 400) -> tuple[np.ndarray, list[Covariates], np.ndarray, np.ndarray, np.ndarray]:
+def registry(
+    seed: int, count: int = 400
+) -> tuple[np.ndarray, list[Covariates], np.ndarray, np.ndarray, np.ndarray]:
     """Slide embeddings, clinical variables, times, events and true 10-year risk of made-up men. One image factor counts."""
     rng = np.random.default_rng(seed)
     image = rng.normal(size=count)
@@ -35,7 +37,9 @@ def registry(seed: int, count: int = 400) -> tuple[np.ndarray, list[Covariates],
         for _ in range(count)
     ]
     encoded = np.array([man.encode() for man in men])
-    hazard = 0.02 * np.exp((encoded - encoded.mean(axis=0)) @ [0.1, 0.3, 0.2, 0.5, 0.3] + 0.6 * image)
+    hazard = 0.02 * np.exp(
+        (encoded - encoded.mean(axis=0)) @ [0.1, 0.3, 0.2, 0.5, 0.3] + 0.6 * image
+    )
     time = rng.exponential(1 / hazard)
     follow_up = rng.uniform(6, 14, count)
     return embeddings, men, np.minimum(time, follow_up), time < follow_up, -np.expm1(-10 * hazard)
@@ -44,14 +48,18 @@ def registry(seed: int, count: int = 400) -> tuple[np.ndarray, list[Covariates],
 @pytest.fixture(scope="module")
 def model() -> RiskModel:
     embeddings, men, time, event, _ = registry(0)
-    return fit_risk_model(embeddings, men, time, event, card={"simulated_outcomes": True}, config=CONFIG)
+    return fit_risk_model(
+        embeddings, men, time, event, card={"simulated_outcomes": True}, config=CONFIG
+    )
 
 
 def test_risk_is_that_of_the_formula(model: RiskModel) -> None:
     embedding = np.array([1.0, 1.2, 1.4, 1.6, 1.8, 2.0])
     image = model.image_components @ (embedding - model.image_centre)
     columns = np.append(image, MAN.encode()) / model.scale
-    expected = 1 - np.exp(-model.baseline[0] * np.exp(model.coefficients[0] @ (columns - model.centre[0])))
+    expected = 1 - np.exp(
+        -model.baseline[0] * np.exp(model.coefficients[0] @ (columns - model.centre[0]))
+    )
     found = model.predict(embedding, MAN)
     np.testing.assert_allclose(found.curve.estimate, expected, rtol=1e-9)
     assert found.five_year.estimate == pytest.approx(expected[20])
@@ -77,18 +85,27 @@ def test_every_patient_gets_a_rising_curve_within_its_interval(
     assert (np.diff(found.curve.estimate) >= 0).all()
     assert (found.curve.lower <= found.curve.estimate).all()
     assert (found.curve.estimate <= found.curve.upper).all()
-    assert found.curve.upper.max() <= 1.1 * found.curve.upper[-1]  # no wide interval where replicas had no event yet
+    assert (
+        found.curve.upper.max() <= 1.1 * found.curve.upper[-1]
+    )  # no wide interval where replicas had no event yet
     assert found.five_year.estimate <= found.ten_year.estimate
     assert sum(found.contributions.values()) == pytest.approx(found.score)
     assert list(found.contributions) == ["image", "age", "psa", "t_stage", "gleason"]
-    assert found.curve.upper[1] < 1 or found.five_year.estimate > 0.5  # early years are not undetermined
+    assert (
+        found.curve.upper[1] < 1 or found.five_year.estimate > 0.5
+    )  # early years are not undetermined
     assert found.percentile is None or 0 <= found.percentile <= 100
 
 
 def test_the_interval_holds_the_true_risk_of_new_patients(model: RiskModel) -> None:
     embeddings, men, _, _, true = registry(1)
-    found = [model.predict(embedding, man).ten_year for embedding, man in zip(embeddings, men, strict=True)]
-    covered = np.mean([risk.lower <= at <= risk.upper for risk, at in zip(found, true, strict=True)])
+    found = [
+        model.predict(embedding, man).ten_year
+        for embedding, man in zip(embeddings, men, strict=True)
+    ]
+    covered = np.mean(
+        [risk.lower <= at <= risk.upper for risk, at in zip(found, true, strict=True)]
+    )
     assert covered > 0.85
     assert np.mean([risk.upper - risk.lower for risk in found]) < 0.35
     assert np.corrcoef([risk.estimate for risk in found], true)[0, 1] > 0.93
@@ -104,11 +121,17 @@ def test_each_contribution_says_what_its_variable_does(model: RiskModel) -> None
         ({"age": 80}, "age"),
     ):
         changed = model.predict(embedding, replace(MAN, **change))  # type: ignore[arg-type]
-        moved = {part for part in base.contributions if changed.contributions[part] != base.contributions[part]}
+        moved = {
+            part
+            for part in base.contributions
+            if changed.contributions[part] != base.contributions[part]
+        }
         assert moved == {name}
         assert changed.ten_year.estimate != base.ten_year.estimate
     assert base.contributions["image"] == pytest.approx(0, abs=1e-9)
-    assert model.predict(embedding, replace(MAN, psa=64.0)).ten_year.estimate > base.ten_year.estimate
+    assert (
+        model.predict(embedding, replace(MAN, psa=64.0)).ten_year.estimate > base.ten_year.estimate
+    )
 
 
 def test_what_the_model_has_not_seen_the_like_of_is_flagged(model: RiskModel) -> None:
@@ -124,7 +147,9 @@ def test_the_percentile_is_among_men_of_the_same_nccn_group(model: RiskModel) ->
     middle = group[int(np.argsort(scores)[len(group) // 2])]
     assert model.predict(embeddings[middle], men[middle]).percentile == pytest.approx(50, abs=2)
     few = fit_risk_model(
-        *registry(0)[:4], card={"simulated_outcomes": True}, config=replace(CONFIG, replicas=2, least_group=10_000)
+        *registry(0)[:4],
+        card={"simulated_outcomes": True},
+        config=replace(CONFIG, replicas=2, least_group=10_000),
     )
     assert few.predict(embeddings[0], men[0]).percentile is None
 
@@ -132,7 +157,12 @@ def test_the_percentile_is_among_men_of_the_same_nccn_group(model: RiskModel) ->
 def test_an_image_that_never_varies_has_no_say() -> None:
     _, men, time, event, _ = registry(0)
     blind = fit_risk_model(
-        np.ones((len(men), 6)), men, time, event, card={"simulated_outcomes": True}, config=replace(CONFIG, replicas=2)
+        np.ones((len(men), 6)),
+        men,
+        time,
+        event,
+        card={"simulated_outcomes": True},
+        config=replace(CONFIG, replicas=2),
     )
     assert blind.predict(np.ones(6), MAN).contributions["image"] == 0
     assert len(blind.image_components) == 0
@@ -152,9 +182,9 @@ def test_a_saved_model_predicts_the_same(model: RiskModel, tmp_path: Path) -> No
 def test_the_seed_decides_the_interval_and_not_the_estimate() -> None:
     data = registry(2)[:4]
     one, same, other = (
-        fit_risk_model(*data, card={"simulated_outcomes": True}, config=replace(CONFIG, replicas=4), seed=seed).predict(
-            np.zeros(6), MAN
-        )
+        fit_risk_model(
+            *data, card={"simulated_outcomes": True}, config=replace(CONFIG, replicas=4), seed=seed
+        ).predict(np.zeros(6), MAN)
         for seed in (0, 0, 1)
     )
     assert one.ten_year == same.ten_year
@@ -179,4 +209,6 @@ def test_what_does_not_belong_is_refused(model: RiskModel, tmp_path: Path) -> No
 def test_short_follow_up_gives_no_ten_year_risk() -> None:
     embeddings, men, time, event, _ = registry(0)
     with pytest.raises(InsufficientData, match=r"longest follow-up is 8\.0 years"):
-        fit_risk_model(embeddings, men, np.minimum(time, 8.0), event, card={"simulated_outcomes": True})
+        fit_risk_model(
+            embeddings, men, np.minimum(time, 8.0), event, card={"simulated_outcomes": True}
+        )

@@ -44,7 +44,10 @@ def slides(
     centres = np.random.default_rng(7).normal(size=(4, dimension)) * 1.5
     groups = [k % 6 for k in range(count)]
     patterns = [rng.choice(4, size=patches, p=SHARES[group]) for group in groups]
-    bags = [(centres[pattern] + rng.normal(size=(patches, dimension))).astype(np.float32) for pattern in patterns]
+    bags = [
+        (centres[pattern] + rng.normal(size=(patches, dimension))).astype(np.float32)
+        for pattern in patterns
+    ]
     return bags, patterns, groups
 
 
@@ -72,16 +75,24 @@ def test_attention_is_that_of_the_paper_in_numpy() -> None:
         return x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
 
     hidden = np.maximum(linear("project", bag), 0)
-    energy = linear("attend", np.tanh(linear("content", hidden)) / (1 + np.exp(-linear("gate", hidden))))[:, 0]
+    energy = linear(
+        "attend", np.tanh(linear("content", hidden)) / (1 + np.exp(-linear("gate", hidden)))
+    )[:, 0]
     softmax = np.exp(energy - energy.max()) / np.exp(energy - energy.max()).sum()
-    thresholds = weights["first_threshold"] + np.append(0, np.log1p(np.exp(weights["gaps"])).cumsum())
+    thresholds = weights["first_threshold"] + np.append(
+        0, np.log1p(np.exp(weights["gaps"])).cumsum()
+    )
     np.testing.assert_allclose(attention, softmax, atol=1e-6)
-    np.testing.assert_allclose(embedding, np.append(softmax @ hidden, hidden.mean(axis=0)), atol=1e-5)
+    np.testing.assert_allclose(
+        embedding, np.append(softmax @ hidden, hidden.mean(axis=0)), atol=1e-5
+    )
     np.testing.assert_allclose(logits, linear("score", softmax @ hidden) - thresholds, atol=1e-5)
 
 
 @given(st.floats(-20, 20), st.lists(st.floats(-20, 20), min_size=4, max_size=4))
-def test_grade_group_probabilities_are_a_distribution_whatever_the_parameters(score: float, gaps: list[float]) -> None:
+def test_grade_group_probabilities_are_a_distribution_whatever_the_parameters(
+    score: float, gaps: list[float]
+) -> None:
     net = GatedAttention(3, hidden=2, attention=2)
     net.gaps.data = torch.tensor(gaps)
     found = group_probabilities(score - net.thresholds()).detach().numpy()
@@ -115,8 +126,13 @@ def test_the_order_of_patches_does_not_matter(model: SlideModel, seed: int, coun
 def test_new_slides_are_graded_and_attention_goes_to_tumour(model: SlideModel) -> None:
     bags, patterns, groups = slides(1, count=18)
     found = [model.predict(bag) for bag in bags]
-    assert np.mean([abs(one.grade_group - group) for one, group in zip(found, groups, strict=True)]) < 1.0
-    benign = [one.cancer_probability for one, group in zip(found, groups, strict=True) if group == 0]
+    assert (
+        np.mean([abs(one.grade_group - group) for one, group in zip(found, groups, strict=True)])
+        < 1.0
+    )
+    benign = [
+        one.cancer_probability for one, group in zip(found, groups, strict=True) if group == 0
+    ]
     cancer = [one.cancer_probability for one, group in zip(found, groups, strict=True) if group > 0]
     assert max(benign) < np.median(cancer)
     lifts = [
@@ -125,7 +141,15 @@ def test_new_slides_are_graded_and_attention_goes_to_tumour(model: SlideModel) -
         if (shown > 0).any()
     ]
     assert np.median(lifts) > 1.1
-    assert np.mean([abs(model.grade(one).grade_group - group) for one, group in zip(found, groups, strict=True)]) < 0.5
+    assert (
+        np.mean(
+            [
+                abs(model.grade(one).grade_group - group)
+                for one, group in zip(found, groups, strict=True)
+            ]
+        )
+        < 0.5
+    )
 
 
 def test_the_same_seed_gives_the_same_weights_and_leaves_torch_alone() -> None:
@@ -133,7 +157,9 @@ def test_the_same_seed_gives_the_same_weights_and_leaves_torch_alone() -> None:
     torch.manual_seed(5)
     expected = torch.rand(1).item()
     torch.manual_seed(5)
-    one, same, other = (fit_attention(bags, groups, SMALL, seed=seed).state_dict() for seed in (3, 3, 4))
+    one, same, other = (
+        fit_attention(bags, groups, SMALL, seed=seed).state_dict() for seed in (3, 3, 4)
+    )
     assert torch.rand(1).item() == expected
     assert all(torch.equal(one[name], same[name]) for name in one)
     assert not torch.equal(one["project.weight"], other["project.weight"])

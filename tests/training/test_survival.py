@@ -12,7 +12,9 @@ from training.errors import InsufficientData
 from training.survival import YEARS, calibration, concordance, fit_cox, observed_risk, risk_curve
 
 
-def drawn(seed: int, count: int, coefficients: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def drawn(
+    seed: int, count: int, coefficients: tuple[float, ...]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     features = rng.normal(size=(count, len(coefficients)))
     time = rng.exponential(20 * np.exp(-features @ np.array(coefficients)))
@@ -20,7 +22,9 @@ def drawn(seed: int, count: int, coefficients: tuple[float, ...]) -> tuple[np.nd
     return features, np.minimum(time, follow_up), time < follow_up
 
 
-def partial_likelihood(features: np.ndarray, time: np.ndarray, event: np.ndarray, spread: float, beta: np.ndarray) -> float:
+def partial_likelihood(
+    features: np.ndarray, time: np.ndarray, event: np.ndarray, spread: float, beta: np.ndarray
+) -> float:
     """Negative, penalised; from the definition, for times without ties."""
     score = (features - features.mean(axis=0)) / features.std(axis=0) @ beta
     terms = [score[k] - np.log(np.exp(score[time >= time[k]]).sum()) for k in np.flatnonzero(event)]
@@ -31,7 +35,9 @@ def partial_likelihood(features: np.ndarray, time: np.ndarray, event: np.ndarray
 def test_the_fit_maximises_the_penalised_partial_likelihood(spread: float) -> None:
     features, time, event = drawn(0, 150, (0.7, -0.4, 0.0))
     fit = fit_cox(features, time, event, spread=spread)
-    best = minimize(lambda beta: partial_likelihood(features, time, event, spread, beta), np.zeros(3))
+    best = minimize(
+        lambda beta: partial_likelihood(features, time, event, spread, beta), np.zeros(3)
+    )
     np.testing.assert_allclose(fit.coefficients * features.std(axis=0), best.x, atol=2e-3)
 
 
@@ -59,7 +65,9 @@ def test_concordance_counts_pairs() -> None:
     time, event = np.array([1.0, 2.0, 3.0, 4.0]), np.array([True, False, True, True])
     score = np.array([2.0, 5.0, 1.5, 3.0])
     pairs = [(0, 1), (0, 2), (0, 3), (2, 3)]  # the earlier one has an event
-    assert concordance(time, event, score) == pytest.approx(np.mean([score[a] > score[b] for a, b in pairs]))
+    assert concordance(time, event, score) == pytest.approx(
+        np.mean([score[a] > score[b] for a, b in pairs])
+    )
 
 
 def test_observed_risk_is_one_minus_kaplan_meier() -> None:
@@ -70,8 +78,12 @@ def test_observed_risk_is_one_minus_kaplan_meier() -> None:
 def test_calibration_groups_go_from_low_to_high_and_hold_everyone() -> None:
     features, time, event = drawn(3, 2003, (1.0,))
     fit = fit_cox(features, time, event, spread=5.0)
-    predicted = np.array([risk_curve(fit.baseline, log_hazard)[20] for log_hazard in fit.log_hazard(features)])
-    groups = calibration(predicted, time, event, 5.0, true=-np.expm1(-5 / 20 * np.exp(features[:, 0])))
+    predicted = np.array(
+        [risk_curve(fit.baseline, log_hazard)[20] for log_hazard in fit.log_hazard(features)]
+    )
+    groups = calibration(
+        predicted, time, event, 5.0, true=-np.expm1(-5 / 20 * np.exp(features[:, 0]))
+    )
     assert sum(group.patients for group in groups) == 2003
     assert [group.predicted for group in groups] == sorted(group.predicted for group in groups)
     for group in groups:
@@ -88,7 +100,9 @@ def test_what_cannot_be_fitted_says_why() -> None:
 def test_a_warning_of_the_library_becomes_a_remark() -> None:
     rng = np.random.default_rng(0)
     features = np.column_stack([rng.normal(size=200), np.append(1.0, np.zeros(199))])
-    time = np.append(0.1, rng.uniform(1, 12, 199))  # the first man alone has the second feature, and has the first event
+    time = np.append(
+        0.1, rng.uniform(1, 12, 199)
+    )  # the first man alone has the second feature, and has the first event
     fit = fit_cox(features, time, np.ones(200, bool), spread=50.0)
     assert np.isfinite(fit.coefficients).all()
 
@@ -100,8 +114,13 @@ def test_psa_stage_and_gleason_predict_recurrence_in_real_men() -> None:
     assert folder is not None
     table = pd.read_csv(folder / "clinical" / "blood_storage_medicaldata.csv")
     table = table[["PreopPSA", "T.Stage", "bGS", "TimeToRecurrence", "Recurrence"]].dropna()
-    columns = np.column_stack([np.log2(table["PreopPSA"].to_numpy()), table[["T.Stage", "bGS"]].to_numpy()]).astype(np.float64)
-    time, event = table["TimeToRecurrence"].to_numpy(np.float64) / 12, table["Recurrence"].to_numpy() == 1
+    columns = np.column_stack(
+        [np.log2(table["PreopPSA"].to_numpy()), table[["T.Stage", "bGS"]].to_numpy()]
+    ).astype(np.float64)
+    time, event = (
+        table["TimeToRecurrence"].to_numpy(np.float64) / 12,
+        table["Recurrence"].to_numpy() == 1,
+    )
     assert len(table) > 290
     assert event.sum() > 45
     fold = np.random.default_rng(0).permutation(len(table)) % 5
@@ -109,5 +128,7 @@ def test_psa_stage_and_gleason_predict_recurrence_in_real_men() -> None:
     for k in range(5):
         fit = fit_cox(columns[fold != k], time[fold != k], event[fold != k], spread=0.5)
         score[fold == k] = fit.log_hazard(columns[fold == k])
-        assert (fit.coefficients > 0).all()  # every one of them makes recurrence likelier, in every fold
+        assert (
+            fit.coefficients > 0
+        ).all()  # every one of them makes recurrence likelier, in every fold
     assert concordance(time, event, score) > 0.7

@@ -42,7 +42,9 @@ def test_tokens_are_squares_in_reading_order() -> None:
     network = random_network(TINY, seed=0)
     image = torch.zeros(1, 64, 64, 3)
     image[:, 16:32, 48:64] = 1.0  # row 1, column 3
-    changed = (network.tokens_of(image) - network.tokens_of(torch.zeros_like(image))).abs().sum(dim=-1)[0]
+    changed = (
+        (network.tokens_of(image) - network.tokens_of(torch.zeros_like(image))).abs().sum(dim=-1)[0]
+    )
     assert changed.nonzero().flatten().tolist() == [1 * 4 + 3]
 
 
@@ -79,14 +81,18 @@ def test_folded_normalisation_takes_raw_pixels() -> None:
 
 
 def test_drop_path_acts_in_training_only() -> None:
-    network = random_network(ViTConfig(size=32, dim=32, depth=2, heads=4, drop_path=0.9, layer_scale=None), seed=0)
+    network = random_network(
+        ViTConfig(size=32, dim=32, depth=2, heads=4, drop_path=0.9, layer_scale=None), seed=0
+    )
     images = _images(4, 32)
     assert torch.equal(network.eval()(images).cls, network(images).cls)
     assert not torch.equal(network.train()(images).cls, network(images).cls)
 
 
 def test_head_scores_are_cosines() -> None:
-    scores = DinoHead(32, HeadConfig(hidden=16, bottleneck=8, prototypes=20))(torch.randn(5, 32) * 100)
+    scores = DinoHead(32, HeadConfig(hidden=16, bottleneck=8, prototypes=20))(
+        torch.randn(5, 32) * 100
+    )
     assert scores.shape == (5, 20)
     assert scores.abs().max() <= 1.0 + 1e-5
 

@@ -14,7 +14,9 @@ from torch import Tensor
 def koleo_loss(embeddings: Tensor, eps: float = 1e-8) -> Tensor:
     """Mean of `-log(distance to the nearest neighbour)` over embeddings [N >= 2, D], after L2 normalisation."""
     if len(embeddings) < 2:
-        raise ValueError(f"KoLeo needs at least 2 embeddings to have neighbours, got {len(embeddings)}")
+        raise ValueError(
+            f"KoLeo needs at least 2 embeddings to have neighbours, got {len(embeddings)}"
+        )
     with torch.autocast(embeddings.device.type, enabled=False):
         unit = F.normalize(embeddings.float(), dim=-1, eps=eps)
         with torch.no_grad():

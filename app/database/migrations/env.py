@@ -9,12 +9,19 @@ from app.database.session import make_engine
 
 connection = context.config.attributes.get("connection")
 if connection is not None:
-    context.configure(connection=connection, target_metadata=Base.metadata, render_as_batch=True, compare_type=True)
+    context.configure(
+        connection=connection,
+        target_metadata=Base.metadata,
+        render_as_batch=True,
+        compare_type=True,
+    )
     with context.begin_transaction():
         context.run_migrations()
 else:
     engine = make_engine(context.get_x_argument(as_dictionary=True)["url"])
     with engine.connect() as own:
-        context.configure(connection=own, target_metadata=Base.metadata, render_as_batch=True, compare_type=True)
+        context.configure(
+            connection=own, target_metadata=Base.metadata, render_as_batch=True, compare_type=True
+        )
         with context.begin_transaction():
             context.run_migrations()

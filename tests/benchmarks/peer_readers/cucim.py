@@ -21,7 +21,9 @@ from tests.benchmarks.peer_readers import protocol
 CACHE_MIB = 64
 
 
-def open_slide(path: Path, places: NDArray[np.int64], size: int, _options: list[str]) -> protocol.Read:
+def open_slide(
+    path: Path, places: NDArray[np.int64], size: int, _options: list[str]
+) -> protocol.Read:
     from cucim import CuImage
 
     slide = CuImage(str(path))
@@ -36,6 +38,8 @@ def open_slide(path: Path, places: NDArray[np.int64], size: int, _options: list[
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
         configuration = Path(folder) / "cucim.json"
-        configuration.write_text(json.dumps({"cache": {"type": "per_process", "memory_capacity": CACHE_MIB}}))
+        configuration.write_text(
+            json.dumps({"cache": {"type": "per_process", "memory_capacity": CACHE_MIB}})
+        )
         os.environ["CUCIM_CONFIG_PATH"] = str(configuration)  # read when cucim is imported
         protocol.serve(open_slide)

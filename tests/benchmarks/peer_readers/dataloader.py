@@ -36,11 +36,17 @@ class Patches(Dataset):
         return torch.from_numpy(np.array(region.convert("RGB")))
 
 
-def open_slide(slide: Path, places: NDArray[np.int64], size: int, _options: list[str]) -> protocol.Read:
+def open_slide(
+    slide: Path, places: NDArray[np.int64], size: int, _options: list[str]
+) -> protocol.Read:
     workers = os.cpu_count() or 1
-    order = [0] * BATCH * workers  # a short first pass starts the workers and opens the slide in each
+    order = (
+        [0] * BATCH * workers
+    )  # a short first pass starts the workers and opens the slide in each
     patches = Patches(slide, places, size)
-    loader = DataLoader(patches, batch_size=BATCH, sampler=order, num_workers=workers, persistent_workers=True)
+    loader = DataLoader(
+        patches, batch_size=BATCH, sampler=order, num_workers=workers, persistent_workers=True
+    )
     for _ in loader:
         pass
     order[:] = range(len(places))

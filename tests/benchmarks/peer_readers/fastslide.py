@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from tests.benchmarks.peer_readers import protocol
 
 
-def open_slide(path: Path, places: NDArray[np.int64], size: int, options: list[str]) -> protocol.Read:
+def open_slide(
+    path: Path, places: NDArray[np.int64], size: int, options: list[str]
+) -> protocol.Read:
     capacity = int(options[0]) * 2**20
     slide = FastSlide.from_file_path(path, cache=capacity or None)
 

@@ -18,9 +18,13 @@ from wsidata.io import add_tiles
 from tests.benchmarks.peer_readers import protocol
 
 
-def open_slide(path: Path, places: NDArray[np.int64], size: int, options: list[str]) -> protocol.Read:
+def open_slide(
+    path: Path, places: NDArray[np.int64], size: int, options: list[str]
+) -> protocol.Read:
     wsi = open_wsi(path, reader=options[0], store=None)
-    add_tiles(wsi, "tiles", places, TileSpec.from_wsidata(wsi, size), np.zeros(len(places), np.int64))
+    add_tiles(
+        wsi, "tiles", places, TileSpec.from_wsidata(wsi, size), np.zeros(len(places), np.int64)
+    )
     dataset = TileImagesDataset(wsi, "tiles")
 
     def read(out: NDArray[np.uint8]) -> None:

@@ -13,7 +13,9 @@ from tests.benchmarks.peer_readers import protocol
 from tests.benchmarks.peer_readers.shards import Batches, repeated_shards
 
 
-def open_slide(slide: Path, places: NDArray[np.int64], size: int, options: list[str]) -> protocol.Read:
+def open_slide(
+    slide: Path, places: NDArray[np.int64], size: int, options: list[str]
+) -> protocol.Read:
     threads = int(options[0])
     shards, starts = repeated_shards(slide, places, size)
     counts = shards["n_patches"].to_pylist()

@@ -72,7 +72,11 @@ def serve(open_slide: Open) -> None:
     """Answer until standard input ends. What libraries print goes to standard error."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
-    slide, places, expected = Path(sys.argv[1]), np.load(sys.argv[2]), np.load(sys.argv[3], mmap_mode="r")
+    slide, places, expected = (
+        Path(sys.argv[1]),
+        np.load(sys.argv[2]),
+        np.load(sys.argv[3], mmap_mode="r"),
+    )
     out = np.zeros(expected.shape, np.uint8)
 
     def opened() -> Read:
@@ -84,7 +88,9 @@ def serve(open_slide: Open) -> None:
         read = opened()
         wall, cpu = time.perf_counter(), time.process_time()
         read(out)
-        found = Measurement(patches=len(places), wall=time.perf_counter() - wall, cpu=time.process_time() - cpu)
+        found = Measurement(
+            patches=len(places), wall=time.perf_counter() - wall, cpu=time.process_time() - cpu
+        )
         print(json.dumps(asdict(found)), file=answers)
 
 

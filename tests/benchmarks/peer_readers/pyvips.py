@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from tests.benchmarks.peer_readers import protocol
 
 
-def open_slide(path: Path, places: NDArray[np.int64], size: int, _options: list[str]) -> protocol.Read:
+def open_slide(
+    path: Path, places: NDArray[np.int64], size: int, _options: list[str]
+) -> protocol.Read:
     region = pyvips.Region.new(pyvips.Image.new_from_file(str(path), access="sequential"))
 
     def read(out: NDArray[np.uint8]) -> None:

@@ -21,7 +21,9 @@ from tests.benchmarks.peer_readers.session import ray_session
 BATCH = 128
 
 
-def read_batch(batch: dict[str, NDArray[np.int64]], *, path: str, size: int) -> dict[str, NDArray[np.uint8]]:
+def read_batch(
+    batch: dict[str, NDArray[np.int64]], *, path: str, size: int
+) -> dict[str, NDArray[np.uint8]]:
     """Read the patches at `x`, `y` of one batch."""
     patches = np.empty((len(batch["x"]), size, size, 3), np.uint8)
     with openslide.OpenSlide(path) as slide:
@@ -30,17 +32,24 @@ def read_batch(batch: dict[str, NDArray[np.int64]], *, path: str, size: int) -> 
     return {"patch": patches}
 
 
-def open_slide(slide: Path, places: NDArray[np.int64], size: int, _options: list[str]) -> protocol.Read:
+def open_slide(
+    slide: Path, places: NDArray[np.int64], size: int, _options: list[str]
+) -> protocol.Read:
     rows = pa.table({"x": places[:, 0], "y": places[:, 1]})
     tables = [rows.slice(start, BATCH) for start in range(0, len(rows), BATCH)]
 
     def read(out: NDArray[np.uint8]) -> None:
         dataset = ray.data.from_arrow(tables).map_batches(
-            read_batch, batch_size=BATCH, batch_format="numpy", fn_kwargs={"path": str(slide), "size": size}
+            read_batch,
+            batch_size=BATCH,
+            batch_format="numpy",
+            fn_kwargs={"path": str(slide), "size": size},
         )
         dataset.context.execution_options.preserve_order = True
         start = 0
-        for batch in dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=1):
+        for batch in dataset.iter_batches(
+            batch_size=None, batch_format="numpy", prefetch_batches=1
+        ):
             protocol.keep(batch["patch"], start, out)
             start += len(batch["patch"])
 

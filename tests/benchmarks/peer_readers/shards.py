@@ -16,10 +16,17 @@ from tests.benchmarks.reader import shards_of
 
 def places_of(shards: pa.Table) -> NDArray[np.int64]:
     """Top-left corners x, y of the shards' patches in level-0 pixels, int64 [M, 2], in shard order."""
-    return np.column_stack([np.concatenate([np.array(row, np.int64) for row in shards[name].to_pylist()]) for name in ("x", "y")])
+    return np.column_stack(
+        [
+            np.concatenate([np.array(row, np.int64) for row in shards[name].to_pylist()])
+            for name in ("x", "y")
+        ]
+    )
 
 
-def repeated_shards(slide: Path, places: NDArray[np.int64], size: int) -> tuple[pa.Table, list[int]]:
+def repeated_shards(
+    slide: Path, places: NDArray[np.int64], size: int
+) -> tuple[pa.Table, list[int]]:
     """The shards of the places, repeated as often as the places are, and where each shard starts among the places."""
     shards = shards_of(slide, size=size, offset=int(places[0, 0]))
     once = sum(shards["n_patches"].to_pylist())

@@ -16,7 +16,9 @@ from tests.benchmarks.peer_readers.session import ray_session
 from tests.benchmarks.peer_readers.shards import Batches, repeated_shards
 
 
-def open_slide(slide: Path, places: NDArray[np.int64], size: int, _options: list[str]) -> protocol.Read:
+def open_slide(
+    slide: Path, places: NDArray[np.int64], size: int, _options: list[str]
+) -> protocol.Read:
     threads = os.cpu_count() or 1
     shards, _ = repeated_shards(slide, places, size)
     batches = Batches(shards, threads=threads, size=size)
@@ -28,7 +30,9 @@ def open_slide(slide: Path, places: NDArray[np.int64], size: int, _options: list
 
         start, decoding = 0, []
         with ThreadPoolExecutor(threads) as pool:
-            for block in read_patches(shards).iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
+            for block in read_patches(shards).iter_batches(
+                batch_size=None, batch_format="pyarrow", prefetch_batches=1
+            ):
                 for k, count in enumerate(block["n_patches"].to_pylist()):
                     decoding.append(pool.submit(decode, block.slice(k, 1), start, count))
                     start += count

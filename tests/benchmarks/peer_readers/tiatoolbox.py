@@ -16,7 +16,9 @@ from tiatoolbox.wsicore.wsireader import TIFFWSIReader
 from tests.benchmarks.peer_readers import protocol
 
 
-def open_slide(path: Path, places: NDArray[np.int64], size: int, _options: list[str]) -> protocol.Read:
+def open_slide(
+    path: Path, places: NDArray[np.int64], size: int, _options: list[str]
+) -> protocol.Read:
     slide = TIFFWSIReader(path, mpp=(0.25, 0.25), power=40)
 
     def read(out: NDArray[np.uint8]) -> None:

@@ -12,7 +12,9 @@ from tiffslide import TiffSlide
 from tests.benchmarks.peer_readers import protocol
 
 
-def open_slide(path: Path, places: NDArray[np.int64], size: int, _options: list[str]) -> protocol.Read:
+def open_slide(
+    path: Path, places: NDArray[np.int64], size: int, _options: list[str]
+) -> protocol.Read:
     slide = TiffSlide(path)
 
     def read(out: NDArray[np.uint8]) -> None:

@@ -23,7 +23,9 @@ def upgrade() -> None:
     )
     op.create_table(
         "cases",
-        sa.Column("organisation_id", sa.String(63), sa.ForeignKey("organisations.id"), primary_key=True),
+        sa.Column(
+            "organisation_id", sa.String(63), sa.ForeignKey("organisations.id"), primary_key=True
+        ),
         sa.Column("id", sa.String(36), primary_key=True),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("age", sa.Float),
@@ -34,7 +36,9 @@ def upgrade() -> None:
     )
     op.create_table(
         "slides",
-        sa.Column("organisation_id", sa.String(63), sa.ForeignKey("organisations.id"), primary_key=True),
+        sa.Column(
+            "organisation_id", sa.String(63), sa.ForeignKey("organisations.id"), primary_key=True
+        ),
         sa.Column("slide_id", sa.String(64), primary_key=True),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("uri", sa.Text, nullable=False),
@@ -42,14 +46,20 @@ def upgrade() -> None:
     )
     op.create_table(
         "analyses",
-        sa.Column("organisation_id", sa.String(63), sa.ForeignKey("organisations.id"), primary_key=True),
+        sa.Column(
+            "organisation_id", sa.String(63), sa.ForeignKey("organisations.id"), primary_key=True
+        ),
         sa.Column("id", sa.String(36), primary_key=True),
         sa.Column("case_id", sa.String(36), nullable=False),
         sa.Column("slide_id", sa.String(64)),
         sa.Column("source_uri", sa.Text, nullable=False),
         sa.Column("uploaded", sa.Boolean, nullable=False),
         sa.Column("mpp", sa.Float),
-        sa.Column("status", sa.Enum(*STATUSES, name="status", native_enum=False, length=16), nullable=False),
+        sa.Column(
+            "status",
+            sa.Enum(*STATUSES, name="status", native_enum=False, length=16),
+            nullable=False,
+        ),
         sa.Column("step", sa.Enum(*STEPS, name="step", native_enum=False, length=16)),
         sa.Column("attempts", sa.Integer, nullable=False),
         sa.Column("shards_done", sa.Integer, nullable=False),
@@ -60,8 +70,12 @@ def upgrade() -> None:
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("started_at", sa.DateTime(timezone=True)),
         sa.Column("finished_at", sa.DateTime(timezone=True)),
-        sa.ForeignKeyConstraint(["organisation_id", "case_id"], ["cases.organisation_id", "cases.id"]),
-        sa.ForeignKeyConstraint(["organisation_id", "slide_id"], ["slides.organisation_id", "slides.slide_id"]),
+        sa.ForeignKeyConstraint(
+            ["organisation_id", "case_id"], ["cases.organisation_id", "cases.id"]
+        ),
+        sa.ForeignKeyConstraint(
+            ["organisation_id", "slide_id"], ["slides.organisation_id", "slides.slide_id"]
+        ),
     )
     op.create_index("ix_analyses_newest", "analyses", ["organisation_id", "created_at"])
     op.create_index("ix_analyses_status", "analyses", ["status"])
