@@ -125,7 +125,7 @@ def synth(
     seed: Seed = 0,
 ) -> None:
     """Make a cohort of multi-level slides with known regions, from real tiles or generated H&E."""
-    from pipelines.synth import SynthConfig, synthesise
+    from pipelines.synthetic.synthesise import SynthConfig, synthesise
 
     config = SynthConfig(
         out=str(out),
@@ -291,7 +291,9 @@ def _tell_failed_slides(report: PrepareReport) -> None:
 def pretrain(
     data: Data,
     out: Out,
-    recipe: Annotated[str, typer.Option(help="Name of a recipe in training/recipes.py.")] = "demo",
+    recipe: Annotated[
+        str, typer.Option(help="Name of a recipe in training/pretrain/recipes.py.")
+    ] = "demo",
     steps: Annotated[
         int | None, typer.Option(help="Training steps; the recipe's own where not given.")
     ] = None,
@@ -300,9 +302,9 @@ def pretrain(
     seed: Seed = 0,
 ) -> None:
     """Train an encoder without labels (DINO: student and EMA teacher). The same --out goes on where a killed run stopped."""
-    from training.pretrain import PretrainConfig
-    from training.pretrain import pretrain as run
-    from training.progress import ProgressReport
+    from training.pretrain.pretrain import PretrainConfig
+    from training.pretrain.pretrain import pretrain as run
+    from training.pretrain.progress import ProgressReport
 
     config = PretrainConfig(
         data=data, out=out, recipe=recipe, steps=steps, workers=workers, split=split, seed=seed
@@ -343,8 +345,8 @@ def probe(
     seed: Seed = 0,
 ) -> None:
     """Score an encoder on labelled tiles by kNN and a linear probe, beside the same network with random weights."""
-    from training.probe import ProbeConfig
-    from training.probe import probe as run
+    from training.encoder.probe import ProbeConfig
+    from training.encoder.probe import probe as run
 
     config = ProbeConfig(
         tiles=tiles, encoder=encoder, out=out, tile_mpp=tile_mpp, folds=folds, seed=seed
@@ -376,8 +378,8 @@ def fit_slide(
     seed: Seed = 0,
 ) -> None:
     """Fit the pattern head and the slide model on annotated, labelled slides."""
-    from training.fit_slide import FitSlideConfig
-    from training.fit_slide import fit_slide as run
+    from training.slide.fit_slide import FitSlideConfig
+    from training.slide.fit_slide import fit_slide as run
 
     config = FitSlideConfig(
         data=data, encoder=encoder, out=out, folds=folds, split=split, seed=seed
@@ -417,8 +419,8 @@ def fit_risk(
     seed: Seed = 0,
 ) -> None:
     """Fit the risk model on simulated outcomes with known hazards: no open data joins prostate slides with outcomes."""
-    from training.fit_risk import FitRiskConfig
-    from training.fit_risk import fit_risk as run
+    from training.risk.fit_risk import FitRiskConfig
+    from training.risk.fit_risk import fit_risk as run
 
     config = FitRiskConfig(
         data=data,
@@ -512,7 +514,7 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Port; else ACINUS_PORT.")] = None,
 ) -> None:
     """Serve the HTTP API until Ctrl-C. Every other setting is an ACINUS_* variable (app/settings.py)."""
-    from app.serve import run
+    from app.serve.application import run
     from app.settings import Settings
 
     given: dict[str, Any] = {

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 
 from pipelines import addresses, storage
 from pipelines.index import INDEX_VERSION
-from pipelines.slides.slide import find_file, is_dicom
+from pipelines.slides.source import find_file, is_dicom
 
 BESIDE_SHARDS = (addresses.quality, addresses.fingerprint, addresses.overview)
 """What else a prepared slide has."""

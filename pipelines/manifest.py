@@ -26,7 +26,7 @@ import pyarrow.parquet
 from pipelines import storage
 from pipelines.discovery import find_slides, is_pattern
 from pipelines.slides.errors import ManifestError
-from pipelines.slides.slide import PLAUSIBLE_MPP, slide_name
+from pipelines.slides.resolution import PLAUSIBLE_MPP
 from pipelines.splits import SplitShares
 
 COLUMNS = ("slide", "mpp", "case", "split", "label", "annotation")
@@ -61,7 +61,11 @@ class ManifestRow:
     @property
     def place(self) -> str:
         """Name and, where there is one, line: for errors."""
-        return f"{slide_name(self.uri)} in line {self.line}" if self.line else slide_name(self.uri)
+        return (
+            f"{storage.object_name(self.uri)} in line {self.line}"
+            if self.line
+            else storage.object_name(self.uri)
+        )
 
 
 def read_manifest(place: str, *, shares: SplitShares | None = None) -> list[ManifestRow]:
@@ -78,7 +82,9 @@ def read_manifest(place: str, *, shares: SplitShares | None = None) -> list[Mani
     """
     if not is_pattern(place) and place.lower().endswith(SUFFIXES):
         return _read_table(storage.as_uri(place), shares)
-    rows = [ManifestRow(line=0, uri=uri, case=slide_name(uri)) for uri in find_slides(place)]
+    rows = [
+        ManifestRow(line=0, uri=uri, case=storage.object_name(uri)) for uri in find_slides(place)
+    ]
     if not rows:
         raise ManifestError(
             place,
@@ -103,7 +109,7 @@ def _read_table(manifest: str, shares: SplitShares | None) -> list[ManifestRow]:
     if problems:
         raise _together(manifest, problems)
     if not rows:
-        raise ManifestError(slide_name(manifest), "lists no slide", "add rows")
+        raise ManifestError(storage.object_name(manifest), "lists no slide", "add rows")
     return rows
 
 
@@ -115,12 +121,12 @@ def _together(manifest: str, problems: list[ManifestError]) -> ManifestError:
     ]
     more = f"\n  and {len(problems) - MOST_TOLD} more" if len(problems) > MOST_TOLD else ""
     cause = f"has {len(problems)} mistakes:{''.join(told)}{more}\n"
-    return ManifestError(slide_name(manifest), cause, "mend these lines")
+    return ManifestError(storage.object_name(manifest), cause, "mend these lines")
 
 
 def _table_rows(manifest: str, shares: SplitShares | None) -> Iterator[tuple[int, dict[str, Any]]]:
     """Line number and values by column of each row that is not blank."""
-    name = slide_name(manifest)
+    name = storage.object_name(manifest)
     try:
         data = storage.read_bytes(manifest)
     except FileNotFoundError:  # its text holds the path
@@ -205,13 +211,13 @@ def _rows(
     if not text["slide"]:
         cause = f"names no slide in line {line}"
         raise ManifestError(
-            slide_name(manifest), cause, "fill the column 'slide' or delete the line"
+            storage.object_name(manifest), cause, "fill the column 'slide' or delete the line"
         )
     uri = _resolve(manifest, text["slide"])
-    name = slide_name(uri)
+    name = storage.object_name(uri)
     if any(ord(character) < 32 for cell in text.values() for character in cell):
         raise ManifestError(
-            slide_name(manifest),
+            storage.object_name(manifest),
             f"has a line break within a cell in line {line}",
             "put each slide on one line",
         )
@@ -232,16 +238,16 @@ def _rows(
         annotation=_resolve(manifest, text["annotation"]) if text["annotation"] else "",
     )
     if not is_pattern(text["slide"]):
-        return [replace(row, case=row.case or slide_name(row.uri))]
+        return [replace(row, case=row.case or storage.object_name(row.uri))]
     if row.annotation:
-        cause = f"stands for several slides in line {line}, which can't share the annotation {slide_name(row.annotation)}"
+        cause = f"stands for several slides in line {line}, which can't share the annotation {storage.object_name(row.annotation)}"
         raise ManifestError(name, cause, "give each annotated slide a line of its own")
     found = find_slides(row.uri)
     if not found:
         raise ManifestError(
             name, f"matches no slide in line {line}", "mend the pattern or delete the line"
         )
-    return [replace(row, uri=uri, case=row.case or slide_name(uri)) for uri in found]
+    return [replace(row, uri=uri, case=row.case or storage.object_name(uri)) for uri in found]
 
 
 def _text(value: Any) -> str:
@@ -286,7 +292,9 @@ def _repeats(rows: list[ManifestRow]) -> Iterator[ManifestError]:
         first = seen.setdefault(row.uri, row.line)
         if first != row.line:
             yield ManifestError(
-                slide_name(row.uri), f"stands in lines {first} and {row.line}", "delete one of them"
+                storage.object_name(row.uri),
+                f"stands in lines {first} and {row.line}",
+                "delete one of them",
             )
 
 
@@ -298,5 +306,5 @@ def _leaks(rows: list[ManifestRow]) -> Iterator[ManifestError]:
         if split != row.split:
             cause = f"belongs to case {row.case}, which is in split {split!r} in line {line} and in {row.split!r} in line {row.line}"
             yield ManifestError(
-                slide_name(row.uri), cause, "put all slides of a case into one split"
+                storage.object_name(row.uri), cause, "put all slides of a case into one split"
             )

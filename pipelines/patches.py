@@ -31,7 +31,7 @@ from pipelines import icc, storage
 from pipelines.shards import PIXELS
 from pipelines.slides.errors import BrokenSlide
 from pipelines.slides.geometry import Point, Size
-from pipelines.slides.slide import open_slide
+from pipelines.slides.opening import open_slide
 from pipelines.slides.tiled import PackedTiles, TileStore, fetch_tiles
 from pipelines.slides.tiles import TileGrid, decode_windows
 from pipelines.stain import StainFit

@@ -42,7 +42,8 @@ from pipelines.patches import ReadCounts
 from pipelines.ray_session import ensure_ray
 from pipelines.shards import SIDE
 from pipelines.slides.errors import BrokenSlide, ManifestError
-from pipelines.slides.slide import check_mpp, open_slide, slide_name
+from pipelines.slides.opening import open_slide
+from pipelines.slides.resolution import check_mpp
 from pipelines.splits import SplitShares
 from pipelines.storage import StorageError
 
@@ -246,7 +247,7 @@ def _prepare_slide(row: ManifestRow, config: PrepareConfig) -> SlideOutcome:
         return _failed(row, error)
     return SlideOutcome(
         line=row.line,
-        slide=slide_name(row.uri),
+        slide=storage.object_name(row.uri),
         row=_cohort_row(row, done, config),
         thumbnail_sha256=done.thumbnail_sha256,
         kept=kept,
@@ -299,7 +300,7 @@ def _failed(row: ManifestRow, error: Exception) -> SlideOutcome:
     trace = "".join(traceback.format_exception(error))
     return SlideOutcome(
         line=row.line,
-        slide=slide_name(row.uri),
+        slide=storage.object_name(row.uri),
         kind=type(error).__name__,
         error=str(error),
         trace=trace,
@@ -344,7 +345,9 @@ def _outcome(task: ray.ObjectRef, row: ManifestRow) -> SlideOutcome:
         cause = f"ended the process that read it {ATTEMPTS} times ({type(error).__name__})"
         return _failed(
             row,
-            BrokenSlide(slide_name(row.uri), cause, "export it again, or give workers more memory"),
+            BrokenSlide(
+                storage.object_name(row.uri), cause, "export it again, or give workers more memory"
+            ),
         )
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
 from itertools import pairwise
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
@@ -55,6 +55,11 @@ def local_path(uri: str) -> Path | None:
 def join(uri: str, *parts: str) -> str:
     """The URI of an object below `uri`."""
     return "/".join([as_uri(uri).rstrip("/"), *(quote(part.strip("/")) for part in parts)])
+
+
+def object_name(uri: str) -> str:
+    """Last part of a URI or path, for errors and tables."""
+    return PurePosixPath(unquote(urlsplit(uri).path)).name or uri
 
 
 @lru_cache(maxsize=64)

@@ -40,7 +40,7 @@ def ray_session() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def cohort_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small generated cohort: 4 slides (the last of split `test`), annotations and `manifest.csv`."""
-    from pipelines.synth import SynthConfig, synthesise
+    from pipelines.synthetic.synthesise import SynthConfig, synthesise
 
     folder = tmp_path_factory.mktemp("cohort")
     synthesise(SynthConfig(out=str(folder), slides=4, test_slides=1, cores=1, core_length=4))

@@ -39,8 +39,9 @@ from pipelines.index import index_slide
 from pipelines.patches import decode_patches, fetch_shards
 from pipelines.slides.errors import MissingResolution, SlideError
 from pipelines.slides.geometry import Point, Size
-from pipelines.slides.slide import Slide, open_slide
-from tests.formats import picture, write_slide
+from pipelines.slides.opening import open_slide
+from pipelines.slides.slide import Slide
+from tests.support.formats import picture, write_slide
 
 ROOT = Path(__file__).parents[1]
 SECONDS = 5.0

@@ -11,10 +11,10 @@ from typing import Final
 
 from pipelines import storage
 from pipelines.grid import PatchSpec
-from training.encoder import Encoder, Precision, load_encoder
+from training.encoder.encoder import Encoder, Precision, load_encoder
 from training.errors import SpecMismatch
-from training.risk import RiskModel, load_risk_model
-from training.slide_model import SlideModel, load_slide_model
+from training.risk.risk_model import RiskModel, load_risk_model
+from training.slide.slide_model import SlideModel, load_slide_model
 
 ENCODER: Final = "encoder"
 SLIDE_MODEL: Final = "slide_model"

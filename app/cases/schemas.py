@@ -1,4 +1,4 @@
-"""What a caller states about a case. Checked here with the limits that the risk model knows (`training.covariates`)."""
+"""What a caller states about a case. Checked here with the limits that the risk model knows (`training.risk.covariates`)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, Self, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from app.errors import InvalidRequest
-from training.covariates import AGE_RANGE, PSA_RANGE, T_STAGES
+from training.risk.covariates import AGE_RANGE, PSA_RANGE, T_STAGES
 
 
 def _t_stage(value: str) -> str:

@@ -88,7 +88,7 @@ def timed() -> Iterator[Callable[[], float]]:
 def make_cohort(config: DemoConfig) -> Stage:
     """Slides with known regions, and their index."""
     from pipelines.prepare import PrepareConfig, prepare
-    from pipelines.synth import SynthConfig, synthesise
+    from pipelines.synthetic.synthesise import SynthConfig, synthesise
 
     with timed() as seconds:
         manifest = synthesise(
@@ -124,7 +124,7 @@ def make_cohort(config: DemoConfig) -> Stage:
 
 def pretrain_encoder(config: DemoConfig) -> Stage:
     """A small encoder, without labels, on two Ray Train workers."""
-    from training.pretrain import PretrainConfig, pretrain
+    from training.pretrain.pretrain import PretrainConfig, pretrain
 
     with timed() as seconds:
         report = pretrain(
@@ -151,8 +151,8 @@ def pretrain_encoder(config: DemoConfig) -> Stage:
 
 def fit_models(config: DemoConfig) -> Stage:
     """Pattern head, slide model and risk model on the training slides."""
-    from training.fit_risk import FitRiskConfig, fit_risk
-    from training.fit_slide import FitSlideConfig, fit_slide
+    from training.risk.fit_risk import FitRiskConfig, fit_risk
+    from training.slide.fit_slide import FitSlideConfig, fit_slide
 
     encoder, slide_model = str(config.models / "encoder"), str(config.models / "slide_model")
     with timed() as seconds:

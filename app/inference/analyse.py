@@ -29,18 +29,18 @@ from PIL import Image
 from app.analyses.status import Step
 from app.cases.schemas import ClinicalVariables
 from app.errors import ModelSetUnusable
-from app.inference.heatmap import heatmap_png, pattern_raster
 from app.inference.models import InProcessModels, ModelFacts, Models, Reading
 from app.inference.place import HEATMAP, PATCHES, PDF, REPORT, Place
 from app.reports import schemas
+from app.reports.heatmap import heatmap_png, pattern_raster
 from app.reports.pdf import report_pdf
 from app.reports.schemas import Report
 from pipelines import addresses, cohort, storage
 from pipelines.grid import PatchSpec
 from pipelines.index import index_slide, write_index
 from pipelines.shards import SCHEMA
-from pipelines.slides.slide import open_slide
-from training.embed import missing_shards
+from pipelines.slides.opening import open_slide
+from training.encoder.embed import missing_shards
 
 Progress = Callable[[Step, int, int | None], None]
 """Called as (step, shards done, shards in all)."""

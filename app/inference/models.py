@@ -1,4 +1,4 @@
-"""The models a case needs, wherever they run: in this process, or behind Ray Serve handles (`app.inference.deployments`).
+"""The models a case needs, wherever they run: in this process, or behind Ray Serve handles (`app.serve.deployments`).
 
 Both do the same through the same functions of `training`; an analysis cannot tell which one it was given.
 """
@@ -18,14 +18,14 @@ from app.cases.schemas import ClinicalVariables
 from app.reports import schemas
 from pipelines.grid import PatchSpec
 from pipelines.patches import fetch_shards, publish_counts
-from training import gleason
 from training.cards import Card
-from training.covariates import Covariates
-from training.embed import embed_fetched, load_bag, require_patches
-from training.encoder import Encoder
+from training.encoder.embed import embed_fetched, load_bag, require_patches
+from training.encoder.encoder import Encoder
 from training.model_set import ModelSet, load_model_set
-from training.risk import Risk
-from training.slide_model import SlidePrediction
+from training.risk.covariates import Covariates
+from training.risk.risk_model import Risk
+from training.slide import gleason
+from training.slide.slide_model import SlidePrediction
 
 
 @dataclass(frozen=True, kw_only=True)

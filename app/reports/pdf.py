@@ -12,7 +12,7 @@ from typing import Final, Literal
 
 import typst
 
-from app.inference.heatmap import COLOURS, LABELS
+from app.reports.heatmap import COLOURS, LABELS
 from app.reports.schemas import NOTICE, SIMULATED, Report
 
 TEMPLATE: Final = Path(__file__).with_name("report.typ")

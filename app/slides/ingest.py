@@ -22,7 +22,7 @@ from app.slides import repository, store
 from pipelines import storage
 from pipelines.slides.deidentify import deidentify
 from pipelines.slides.errors import SlideError, SlideNotFound
-from pipelines.slides.slide import open_slide
+from pipelines.slides.opening import open_slide
 
 log = structlog.get_logger(__name__)
 

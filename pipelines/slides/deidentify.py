@@ -26,7 +26,8 @@ import tifffile
 from pipelines.slides.dicom_attributes import clean_series
 from pipelines.slides.errors import BrokenSlide, SlideError, UnsupportedSlide
 from pipelines.slides.geometry import Size
-from pipelines.slides.slide import is_dicom, open_slide
+from pipelines.slides.opening import open_slide
+from pipelines.slides.source import is_dicom
 from pipelines.slides.tiff import (
     CODECS,
     MOST_PAGES,

@@ -23,7 +23,8 @@ from pipelines.slides import staging
 from pipelines.slides.dicom_index import DAMAGE, BrokenHeader, Instance, read_instance, tile_indexes
 from pipelines.slides.errors import BrokenSlide, SlideError, SlideNotFound, UnsupportedSlide
 from pipelines.slides.geometry import Level, Point, Size
-from pipelines.slides.slide import Slide, SlideFacts, SlideFile, identity_of, slide_name
+from pipelines.slides.slide import Slide, SlideFacts
+from pipelines.slides.source import SlideFile, identity_of
 from pipelines.slides.tiled import TiledSlide
 
 JPEG_BASELINE = "1.2.840.10008.1.2.4.50"
@@ -51,7 +52,7 @@ def open_series(
         UnsupportedSlide: DICOM but no colour whole-slide image, or several series and none chosen.
         BrokenSlide: damaged instances.
     """
-    name = series_of.name if series_of else slide_name(uri.rstrip("/"))
+    name = series_of.name if series_of else storage.object_name(uri.rstrip("/"))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter(
@@ -83,7 +84,7 @@ def _instances(uri: str, series_of: SlideFile | None) -> list[Instance]:
         SlideNotFound: there is none.
         UnsupportedSlide: the chosen file is no whole-slide image, or several series and none chosen.
     """
-    name = series_of.name if series_of else slide_name(uri.rstrip("/"))
+    name = series_of.name if series_of else storage.object_name(uri.rstrip("/"))
     wanted = read_instance(series_of) if series_of else None
     if series_of is not None and wanted is None:
         raise UnsupportedSlide(
@@ -133,7 +134,7 @@ def _children(uri: str) -> list[str]:
     except obstore.exceptions.BaseError as error:
         cause = f"can't be reached in its store ({type(error).__name__})"
         raise SlideNotFound(
-            slide_name(uri.rstrip("/")), cause, "check the connection and try again"
+            storage.object_name(uri.rstrip("/")), cause, "check the connection and try again"
         ) from None
     return [at for at in found if "/" not in at[len(uri.rstrip("/")) + 1 :]]
 

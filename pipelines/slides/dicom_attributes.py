@@ -25,7 +25,7 @@ from pydicom.uid import UID_dictionary
 
 from pipelines.slides.dicom_index import DAMAGE, WSI_STORAGE
 from pipelines.slides.errors import BrokenSlide, UnsupportedSlide
-from pipelines.slides.slide import is_dicom
+from pipelines.slides.source import is_dicom
 
 KEPT_KEYWORDS = (
     *(

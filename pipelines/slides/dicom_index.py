@@ -20,7 +20,7 @@ from pydicom.errors import BytesLengthException, InvalidDicomError
 from pipelines import storage
 from pipelines.slides import jpeg
 from pipelines.slides.geometry import Size
-from pipelines.slides.slide import SlideFile, is_dicom
+from pipelines.slides.source import SlideFile, is_dicom
 from pipelines.slides.tiled import TileIndex, TileStore
 from pipelines.slides.tiles import TileGrid
 

@@ -14,14 +14,9 @@ from PIL import Image
 
 from pipelines.slides.errors import BrokenSlide, UnsupportedSlide
 from pipelines.slides.geometry import Level, Point, Size
-from pipelines.slides.slide import (
-    COARSEST_SCAN,
-    PLAUSIBLE_MPP,
-    Slide,
-    SlideFacts,
-    SlideFile,
-    identity_of,
-)
+from pipelines.slides.resolution import COARSEST_SCAN, PLAUSIBLE_MPP
+from pipelines.slides.slide import Slide, SlideFacts
+from pipelines.slides.source import SlideFile, identity_of
 from pipelines.slides.staging import LocalCopy
 from pipelines.slides.tiled import check_size
 

@@ -88,9 +88,7 @@ class RangeFile(io.RawIOBase):
         try:
             return bytes(storage.read_ranges(self._uri, [start], [end])[0])
         except (OSError, obstore.exceptions.BaseError) as error:
-            from pipelines.slides.slide import slide_name  # which imports this module
-
             cause = f"can't be reached in its store ({type(error).__name__})"
             raise SlideNotFound(
-                slide_name(self._uri), cause, "check the connection and try again"
+                storage.object_name(self._uri), cause, "check the connection and try again"
             ) from None

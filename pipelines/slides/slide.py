@@ -1,116 +1,33 @@
-"""A whole-slide image that is open: its levels, its resolution, its pixels. `open_slide` is the one way in.
+"""A whole-slide image that is open: its levels, its resolution, its pixels. The interface that every reader fills.
 
-Local paths, `file://` and `s3://` are opened by the same call. Tiled TIFF (SVS, OME-TIFF, Philips, ...) and DICOM are read in
-place by their own tile index (`tiff`, `dicom`); what only OpenSlide or wsidicom can read is read from a local disk, to which
-`staging` brings it. Knows pixels and metadata; knows no tissue, no patch and no patient.
+`opening.open_slide` gives one. Knows pixels and metadata; knows no format, no tissue, no patch and no patient.
 """
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 from types import TracebackType
 from typing import Self
-from urllib.parse import unquote, urlsplit
 
 import numpy as np
-import obstore
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipelines import storage
-from pipelines.slides.errors import BrokenSlide, MissingResolution, SlideNotFound
+from pipelines.slides.errors import BrokenSlide, MissingResolution
 from pipelines.slides.geometry import Level, Point, Size
-from pipelines.slides.ranges import BLOCK, RangeFile
+from pipelines.slides.resolution import check_mpp
+from pipelines.slides.source import SlideFile
 
-PLAUSIBLE_MPP = (0.05, 100.0)
-"""Micrometres per pixel between an oil-immersion scan and a picture of the whole glass; beyond it the value is a unit error."""
-COARSEST_SCAN = 20.0
-"""Micrometres per pixel beyond which TIFF's resolution tags tell a printing resolution (72 dpi and the like), not a scale."""
 WINDOW_PIXELS = 2**24
 """Pixels that a thumbnail reads at a time, or twice as many: 50 to 100 MB. Shrunk while they are decoded they are `scale` times
 fewer: their tiles, fetched as they are stored, take room too."""
 MOST_OVERVIEW = 2**33
 """Pixels that are decoded for a thumbnail at most, `scale` times as many where they are shrunk while they are decoded: a glass of
 26 x 76 mm, scanned at 0.25 um per pixel as one level of JPEG, has 3.2 * 10^10."""
-MPP_TIMES_OBJECTIVE = 10.0
-"""0.5 um per pixel at 20x, 0.25 at 40x: the convention of the field."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SlideFile:
-    """What the store tells of the object before it is opened.
-
-    Attributes:
-        uri: where it is.
-        name: last part of the URI.
-        size: bytes.
-        version: changes with the content: size and mtime, or ETag; of all its files where the slide is a MIRAX or VMS.
-        head: the first bytes, at most `ranges.BLOCK` of them.
-    """
-
-    uri: str
-    name: str
-    size: int
-    version: str
-    head: bytes = field(default=b"", repr=False)
-
-    @classmethod
-    def find(cls, uri: str) -> SlideFile:
-        """Look the object up and fetch its head, in one request.
-
-        Raises:
-            SlideNotFound: there is no such object.
-        """
-        uri = storage.as_uri(uri)
-        name = slide_name(uri)
-        local = storage.local_path(uri)
-        if local is not None:
-            if not local.is_file():
-                raise SlideNotFound(name, "is not there or is not a file", "check the path")
-            status = local.stat()
-            with local.open("rb") as stream:
-                head = stream.read(BLOCK)
-            version = storage.file_version(status) + _companions(uri)
-            return cls(uri=uri, name=name, size=status.st_size, version=version, head=head)
-        try:
-            head, meta = storage.read_head(uri, BLOCK)
-        except (FileNotFoundError, PermissionError) as error:
-            raise SlideNotFound(
-                name, "is not in the store or may not be read", "check the URI and the permissions"
-            ) from error
-        except obstore.exceptions.BaseError as error:
-            cause = f"can't be reached in its store ({type(error).__name__})"
-            raise SlideNotFound(name, cause, "check the connection and the permissions") from error
-        version = storage.object_version(meta) + _companions(uri)
-        return cls(uri=uri, name=name, size=meta["size"], version=version, head=head)
-
-    def open(self) -> RangeFile:
-        """The object as a seekable file that fetches what is read."""
-        return RangeFile(self.uri, self.size, self.head)
-
-
-def _companions(uri: str) -> str:
-    """Versions of a slide's further files: in a folder of its name (MIRAX), or beside it with names that begin as its own does
-    (Hamamatsu VMS and VMU); empty for other formats."""
-    stem, _, suffix = uri.rpartition(".")
-    if suffix.lower() == "mrxs":
-        return json.dumps(storage.versions(stem))
-    if suffix.lower() in ("vms", "vmu"):
-        return json.dumps(
-            {
-                at: version
-                for at, version in storage.versions(uri.rpartition("/")[0]).items()
-                if at.startswith(stem)
-            }
-        )
-    return ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,11 +47,6 @@ class SlideFacts:
     objective: float | None = None
     scanner: str = ""
     icc: bytes = field(default=b"", repr=False)
-
-
-def slide_name(uri: str) -> str:
-    """The slide's name without folders, for errors and tables."""
-    return PurePosixPath(unquote(urlsplit(uri).path)).name or uri
 
 
 class Slide(ABC):
@@ -313,110 +225,3 @@ class Slide(ABC):
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def open_slide(
-    uri: str,
-    *,
-    mpp: float | None = None,
-    identity: str | None = None,
-    mpp_from_objective: bool = False,
-) -> Slide:
-    """Open a slide for reading: header and tile index only, no pixels.
-
-    Args:
-        uri: local path, `file://` or `s3://` URI; a folder or prefix for a DICOM series.
-        mpp: micrometres per pixel of level 0; wins over the metadata.
-        identity: the slide's identity where ingestion has established it.
-        mpp_from_objective: where neither tells, take 10 um divided by the objective's magnification (0.25 at 40x). Scanners
-            differ from it by several per cent, so it must be asked for.
-
-    Raises:
-        SlideNotFound: there is no such object.
-        UnsupportedSlide: not a brightfield whole-slide image that we open.
-        BrokenSlide: truncated or corrupt.
-    """
-    check_mpp(slide_name(storage.as_uri(uri)), mpp)
-    slide = _open(storage.as_uri(uri), identity)
-    if mpp is not None:
-        slide.resolution = mpp
-    if slide.resolution is None and mpp_from_objective and slide.objective:
-        slide.resolution = MPP_TIMES_OBJECTIVE / slide.objective
-        check_mpp(slide.name, slide.resolution)
-    return slide
-
-
-def find_file(uri: str) -> SlideFile | None:
-    """The slide's file; None where the slide is a folder or prefix of files, as a DICOM series is.
-
-    Raises:
-        SlideNotFound: there is neither.
-    """
-    if storage.is_folder(uri) if storage.local_path(uri) else uri.endswith("/"):
-        return None
-    try:
-        return SlideFile.find(uri)
-    except SlideNotFound as missing:
-        if isinstance(missing.__cause__, obstore.exceptions.BaseError) or not _is_prefix(uri):
-            raise  # a store that gives no answer of the object gives none of a folder
-        return None
-
-
-def _is_prefix(uri: str) -> bool:
-    """Whether the URI is a folder written without its slash; not where the store does not tell."""
-    try:
-        return storage.is_folder(uri)
-    except (PermissionError, obstore.exceptions.BaseError):
-        return False
-
-
-def _open(uri: str, identity: str | None) -> Slide:
-    # Readers know Slide, and wsidicom alone takes most of a second to import: each is imported where it is needed.
-    file = find_file(uri)
-    if file is None:
-        return _open_series(uri, None, identity)
-    if len(file.head) < 132:
-        raise BrokenSlide(file.name, f"has only {file.size} bytes", "export or copy it again")
-    if is_dicom(file.head):
-        return _open_series(uri.rsplit("/", 1)[0], file, identity)
-    from pipelines.slides import openslide_reader, staging, tiff
-
-    if tiff.is_tiff(file.head):
-        slide = tiff.open_direct(file, identity=identity)
-        if slide is not None:
-            return slide
-    return openslide_reader.OpenSlideSlide(file, staging.local_copy([file]), identity=identity)
-
-
-def is_dicom(head: bytes) -> bool:
-    """Whether a file begins as DICOM does (PS3.10, 7.1)."""
-    return head[128:132] == b"DICM"
-
-
-def _open_series(uri: str, series_of: SlideFile | None, identity: str | None) -> Slide:
-    from pipelines.slides import dicom
-
-    return dicom.open_series(uri, series_of=series_of, identity=identity)
-
-
-def check_mpp(name: str, mpp: float | None) -> None:
-    """Refuse a resolution that can only be a unit error.
-
-    Raises:
-        BrokenSlide: the value is outside `PLAUSIBLE_MPP`.
-    """
-    low, high = PLAUSIBLE_MPP
-    if mpp is not None and not (math.isfinite(mpp) and low <= mpp <= high):
-        raise BrokenSlide(
-            name,
-            f"has an mpp of {mpp:g}, outside {low:g} to {high:g} um",
-            "give the true mpp in micrometres per pixel",
-        )
-
-
-def identity_of(version: str, *parts: bytes) -> str:
-    """Identity of a slide read in place: 32 hex digits over the object's version and the digest of its tile index."""
-    digest = hashlib.sha256(version.encode())
-    for part in parts:
-        digest.update(hashlib.sha256(part).digest())
-    return digest.hexdigest()[:32]

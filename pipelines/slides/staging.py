@@ -23,7 +23,7 @@ import obstore
 
 from pipelines import storage
 from pipelines.slides.errors import BrokenSlide, SlideNotFound, UnsupportedSlide
-from pipelines.slides.slide import SlideFile, slide_name
+from pipelines.slides.source import SlideFile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +132,7 @@ def _fill(place: Path, files: Sequence[SlideFile], config: StagingConfig) -> Non
         for k, file in enumerate(files):
             _download(file.uri, file.size, part / _member(k, file))
         for (k, uri), size in zip(companions, sizes[len(files) :], strict=True):
-            _download(uri, size, part / f"{k:04d}" / slide_name(uri))
+            _download(uri, size, part / f"{k:04d}" / storage.object_name(uri))
         part.rename(place)
     finally:
         shutil.rmtree(part, ignore_errors=True)
@@ -152,17 +152,21 @@ def _download(uri: str, size: int, target: Path) -> None:
                 sink.write(chunk)
         except (FileNotFoundError, PermissionError) as error:
             raise SlideNotFound(
-                slide_name(uri), "is no longer in the store or may not be read", "check the URI"
+                storage.object_name(uri),
+                "is no longer in the store or may not be read",
+                "check the URI",
             ) from error
         except obstore.exceptions.BaseError as error:
             cause = f"can't be copied from the store ({type(error).__name__})"
             raise BrokenSlide(
-                slide_name(uri), cause, "check the connection and try again"
+                storage.object_name(uri), cause, "check the connection and try again"
             ) from error
     storage.count_read(1, target.stat().st_size, size)
     if target.stat().st_size != size:
         raise BrokenSlide(
-            slide_name(uri), "changed while it was copied", "try again when its upload is complete"
+            storage.object_name(uri),
+            "changed while it was copied",
+            "try again when its upload is complete",
         )
 
 

@@ -20,7 +20,9 @@ import tifffile
 from pipelines.slides import jpeg
 from pipelines.slides.errors import BrokenSlide, UnsupportedSlide
 from pipelines.slides.geometry import Size
-from pipelines.slides.slide import COARSEST_SCAN, PLAUSIBLE_MPP, SlideFacts, SlideFile
+from pipelines.slides.resolution import COARSEST_SCAN, PLAUSIBLE_MPP
+from pipelines.slides.slide import SlideFacts
+from pipelines.slides.source import SlideFile
 from pipelines.slides.tiled import TiledSlide, TileIndex, TileStore
 from pipelines.slides.tiles import TileGrid
 

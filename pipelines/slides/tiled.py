@@ -17,7 +17,8 @@ from pipelines import storage
 from pipelines.slides import codecs, jpeg
 from pipelines.slides.errors import BrokenSlide
 from pipelines.slides.geometry import Level, Point, Size
-from pipelines.slides.slide import Slide, SlideFacts, SlideFile, identity_of
+from pipelines.slides.slide import Slide, SlideFacts
+from pipelines.slides.source import SlideFile, identity_of
 from pipelines.slides.tiles import TileGrid, decode_windows
 
 MOST_TILE_PIXELS = 4096 * 4096

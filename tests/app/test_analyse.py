@@ -16,8 +16,8 @@ from app.inference.models import InProcessModels, covariates_of
 from app.reports.schemas import Report
 from pipelines import storage
 from pipelines.slides.errors import BrokenSlide, NoTissue, SlideError
-from tests.shared_data import needs_shared_data, shared_data
-from training.gleason import grade
+from tests.support.shared_data import needs_shared_data, shared_data
+from training.slide.gleason import grade
 
 CLINICAL = ClinicalVariables(
     age=66, psa=7.2, t_stage="cT2a", gleason_primary=3, gleason_secondary=4

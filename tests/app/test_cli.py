@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 from app.cli import app
 from pipelines.cohort import cohort_spec, load_cohort, load_shards
 from pipelines.patches import decode_patches, fetch_shards
-from pipelines.slides.synthetic import generate_tile
-from tests.icc_profile import matrix_profile
+from pipelines.synthetic.tissue import generate_tile
+from tests.support.icc_profile import matrix_profile
 
 
 @pytest.fixture(scope="module")

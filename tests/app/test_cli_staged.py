@@ -13,8 +13,8 @@ import pytest
 
 from pipelines import storage
 from pipelines.cohort import load_cohort
-from tests.formats import write_slide
 from tests.pipelines.conftest import s3_bucket
+from tests.support.formats import write_slide
 
 __all__ = ["s3_bucket"]
 ROOT = Path(__file__).parents[2]

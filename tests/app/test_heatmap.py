@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from skimage.color import deltaE_ciede2000, rgb2lab
 
-from app.inference.heatmap import COLOURS, heatmap_png, overlay, pattern_raster, scale_bar
+from app.reports.heatmap import COLOURS, heatmap_png, overlay, pattern_raster, scale_bar
 
 # Machado, Oliveira & Fernandes 2009, severity 1.0, on linear RGB.
 COLOUR_BLINDNESS = {

@@ -12,8 +12,8 @@ import pytest
 from pydantic import ValidationError
 
 from app.cases.schemas import ClinicalVariables
-from app.inference.heatmap import heatmap_png
 from app.reports import schemas
+from app.reports.heatmap import heatmap_png
 from app.reports.pdf import report_pages, report_pdf
 from app.reports.schemas import NOTICE, SIMULATED, Report
 

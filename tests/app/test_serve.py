@@ -10,8 +10,8 @@ import pytest
 from ray.serve.schema import ServeDeploySchema
 
 from app.errors import AddressTaken
-from app.ingress import listen
-from app.serve import build, run
+from app.serve.application import build, run
+from app.serve.ingress import listen
 from app.settings import Settings
 from training.errors import ModelNotFound
 

@@ -71,7 +71,7 @@ def executor(settings: Settings, crash: str = "") -> subprocess.CompletedProcess
         "-W",
         "error",
         "-m",
-        "tests.app.executor_process",
+        "tests.support.executor_process",
         settings.model_dump_json(),
         crash,
     ]

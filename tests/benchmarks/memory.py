@@ -29,10 +29,10 @@ from pipelines.grid import PatchSpec
 from pipelines.index import index_slide
 from pipelines.patches import decode_patches, fetch_shards, read_patches
 from pipelines.shards import SCHEMA
-from pipelines.slides.slide import open_slide
+from pipelines.slides.opening import open_slide
 from tests.benchmarks import harness
 from tests.benchmarks.planning import start_ray
-from tests.formats import write_huge_tiff
+from tests.support.formats import write_huge_tiff
 
 SPEC = PatchSpec(size=224, mpp=0.25)
 READ = 12

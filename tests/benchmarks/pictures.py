@@ -24,10 +24,10 @@ from pipelines.fingerprint import Fingerprint, colour_distance, fingerprint
 from pipelines.grid import PatchSpec
 from pipelines.index import index_slide
 from pipelines.patches import decode_patches, fetch_shards
-from pipelines.slides.pyramid import SvsMetadata, write_svs
-from pipelines.slides.slide import open_slide
-from pipelines.slides.synthetic import MPP, generate_tile
-from pipelines.synth import SynthConfig, synthesise
+from pipelines.slides.opening import open_slide
+from pipelines.synthetic.svs import SvsMetadata, write_svs
+from pipelines.synthetic.synthesise import SynthConfig, synthesise
+from pipelines.synthetic.tissue import MPP, generate_tile
 from tests.benchmarks.page import plot
 from tests.benchmarks.quality import drawn_cases
 

@@ -29,12 +29,12 @@ from sklearn.metrics import roc_auc_score
 from pipelines.overview import overview_picture
 from pipelines.quality import Artefacts, artefacts, patch_quality
 from pipelines.slides.errors import NoTissue
-from pipelines.slides.synthetic import generate_tile
 from pipelines.stain import METHODS, fit_stain
+from pipelines.synthetic.tissue import generate_tile
 from pipelines.tissue import tissue_mask
 from tests.benchmarks import harness
-from tests.pipelines.thumbnails import INK, SIDE, THUMBNAIL_MPP, Drawn, cores, disc, iou, line
-from tests.shared_data import shared_data
+from tests.support.shared_data import shared_data
+from tests.support.thumbnails import INK, SIDE, THUMBNAIL_MPP, Drawn, cores, disc, iou, line
 
 GOAL = 0.7
 HISTOQC = {

@@ -25,10 +25,10 @@ from pipelines.grid import PatchSpec, patch_grid
 from pipelines.patches import decode_patches, fetch_shards, resample
 from pipelines.shards import SIDE, shard_rows
 from pipelines.slides.geometry import Size
-from pipelines.slides.slide import open_slide
-from pipelines.slides.synthetic import generate_tile
+from pipelines.slides.opening import open_slide
 from pipelines.slides.tiled import TiledSlide, fetch_tiles
 from pipelines.slides.tiles import decode_windows, tile_buffer
+from pipelines.synthetic.tissue import generate_tile
 from tests.benchmarks import harness
 
 TILE = 256

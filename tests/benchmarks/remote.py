@@ -24,12 +24,12 @@ from pipelines import storage
 from pipelines.grid import PatchSpec
 from pipelines.index import index_slide
 from pipelines.patches import decode_patches, fetch_shards, stream_patches
-from pipelines.slides.slide import open_slide
+from pipelines.slides.opening import open_slide
 from pipelines.slides.tiled import TiledSlide
 from tests.benchmarks import harness
 from tests.benchmarks.reader import MPP, shards_of, write_slide
 from tests.benchmarks.s3 import served
-from tests.formats import write_huge_tiff
+from tests.support.formats import write_huge_tiff
 
 SIZE = 224
 LATENCY = 0.020

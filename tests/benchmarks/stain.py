@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torchstain.numpy.normalizers import NumpyMacenkoNormalizer
 
-from pipelines.slides.synthetic import generate_tile
 from pipelines.stain import METHODS, StainFit, fit_slide_stain, fit_stain
+from pipelines.synthetic.tissue import generate_tile
 from tests.benchmarks import harness
 from tests.pipelines.test_stain import oracle
-from tests.shared_data import shared_data
+from tests.support.shared_data import shared_data
 
 
 def tissue() -> NDArray[np.uint8]:

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from cluster.manifests import crds
-from tests.shared_data import shared_data
+from tests.support.shared_data import shared_data
 
 Json = dict[str, Any]
 

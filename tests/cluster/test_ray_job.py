@@ -25,7 +25,7 @@ import pytest
 import yaml
 
 from pipelines.cohort import load_cohort, load_shards
-from pipelines.synth import SynthConfig, synthesise
+from pipelines.synthetic.synthesise import SynthConfig, synthesise
 
 HOST = "127.0.0.7"
 RAY = [sys.executable, "-m", "ray.scripts.scripts"]

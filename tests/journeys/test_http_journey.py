@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from app.reports.schemas import NOTICE, SIMULATED, Report
-from tests.journeys.service import Service, running
+from tests.support.service import Service, running
 
 CLINICAL = {"age": "66", "psa": "7.2", "t_stage": "T2a"}
 PATIENCE_S = 120.0

@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from pipelines.prepare import OutputError, PrepareConfig, PrepareReport, prepare
-from tests.pipelines.small_cohort import small_cohort
-from tests.process_tree import alive, descendants, kill, killing
+from tests.support.process_tree import alive, descendants, kill, killing
+from tests.support.small_cohort import small_cohort
 
 ROOT = Path(__file__).parents[2]
 SLIDES, BAD = 24, 5

@@ -11,7 +11,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from pipelines import storage
-from tests.formats import write_slide
+from tests.support.formats import write_slide
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def s3_bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def small_slide(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The small slide of a format (`tests.formats.FORMATS`) by its name: what to open."""
+    """The small slide of a format (`tests.support.formats.FORMATS`) by its name: what to open."""
     written: dict[str, Path] = {}
 
     def find(name: str) -> Path:

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipelines.slides import codecs, jpeg
-from pipelines.slides.synthetic import generate_tile
-from tests import dicom_slides, tiff_slides
-from tests.tiff_slides import predicted
+from pipelines.synthetic.tissue import generate_tile
+from tests.support import dicom_slides, tiff_slides
+from tests.support.tiff_slides import predicted
 
 Pixels = NDArray[np.uint8]
 TILE = generate_tile("gleason_4", np.random.default_rng(5), side=96)

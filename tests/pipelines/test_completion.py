@@ -19,7 +19,7 @@ from pipelines.grid import PatchSpec
 from pipelines.manifest import read_manifest
 from pipelines.prepare import OutputError, PrepareConfig, _outcome, prepare, prepare_slide
 from pipelines.slides.errors import SlideNotFound
-from tests.pipelines.small_cohort import BAD, small_cohort
+from tests.support.small_cohort import BAD, small_cohort
 
 
 @pytest.fixture

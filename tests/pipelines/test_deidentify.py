@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from pipelines.slides.deidentify import deidentify
 from pipelines.slides.errors import BrokenSlide, UnsupportedSlide
 from pipelines.slides.geometry import Point
-from pipelines.slides.slide import open_slide
-from tests import tiff_writer as tw
-from tests.formats import FORMATS, picture
-from tests.shared_data import needs_shared_data, shared_data
-from tests.tiff_slides import (
+from pipelines.slides.opening import open_slide
+from tests.support import tiff_writer as tw
+from tests.support.formats import FORMATS, picture
+from tests.support.shared_data import needs_shared_data, shared_data
+from tests.support.tiff_slides import (
     BIG,
     DEFLATE,
     MOTOROLA,
@@ -32,7 +32,7 @@ from tests.tiff_slides import (
     pyramid,
     resolution,
 )
-from tests.tiff_writer import Directory, TiffForm
+from tests.support.tiff_writer import Directory, TiffForm
 
 REFUSED = ("philips", "bif", "mirax", "scn", "trestle")
 """Formats that are told only by text that would have to go, or that are several files."""

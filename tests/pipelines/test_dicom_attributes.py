@@ -15,9 +15,9 @@ from pydicom.sequence import Sequence as Items
 from pipelines.slides import dicom_attributes
 from pipelines.slides.deidentify import deidentify
 from pipelines.slides.errors import BrokenSlide, UnsupportedSlide
-from pipelines.slides.slide import open_slide
+from pipelines.slides.opening import open_slide
 from tests.pipelines.test_deidentify import NAME, assert_same_pixels, content
-from tests.shared_data import needs_shared_data, shared_data
+from tests.support.shared_data import needs_shared_data, shared_data
 
 
 def series_with(

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from pipelines.fingerprint import Fingerprint, colour_distance, fingerprint
-from pipelines.slides.slide import Slide, open_slide
-from pipelines.slides.synthetic import generate_tile
+from pipelines.slides.opening import open_slide
+from pipelines.slides.slide import Slide
+from pipelines.synthetic.tissue import generate_tile
 
 GLASS = (243.0, 243.0, 243.0)
 

@@ -28,13 +28,14 @@ from pipelines.index import index_slide
 from pipelines.patches import PatchBatch, decode_patches, fetch_shards, resample
 from pipelines.shards import PIXELS, TILES
 from pipelines.slides.geometry import Point, Size
-from pipelines.slides.slide import Slide, open_slide
+from pipelines.slides.opening import open_slide
+from pipelines.slides.slide import Slide
 from pipelines.slides.tiled import TiledSlide
-from tests.formats import FORMATS, picture, write_huge_tiff, write_slide
 from tests.pipelines.conftest import upload
 from tests.pipelines.test_slide import openslide_pixels
-from tests.shared_data import needs_shared_data, shared_data
-from tests.tiff_slides import has_opj_compress, pyramid
+from tests.support.formats import FORMATS, picture, write_huge_tiff, write_slide
+from tests.support.shared_data import needs_shared_data, shared_data
+from tests.support.tiff_slides import has_opj_compress, pyramid
 
 Pixels = NDArray[np.uint8]
 Find = Callable[[str], Path]

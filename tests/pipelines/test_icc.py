@@ -24,13 +24,13 @@ from pipelines.index import index_slide
 from pipelines.patches import decode_patches, fetch_shards
 from pipelines.slides.errors import BrokenSlide
 from pipelines.slides.geometry import Point, Size
-from pipelines.slides.slide import open_slide
-from tests import dicom_slides, tiff_slides, vendor_slides
-from tests.formats import FORMATS, picture
-from tests.icc_profile import matrix_profile
+from pipelines.slides.opening import open_slide
 from tests.pipelines.test_slide import openslide_pixels
-from tests.shared_data import needs_shared_data, shared_data
-from tests.tiff_slides import Pixels, Tags, TiffSlide
+from tests.support import dicom_slides, tiff_slides, vendor_slides
+from tests.support.formats import FORMATS, picture
+from tests.support.icc_profile import matrix_profile
+from tests.support.shared_data import needs_shared_data, shared_data
+from tests.support.tiff_slides import Pixels, Tags, TiffSlide
 
 PROFILE = matrix_profile()
 WITH_PROFILE = (

@@ -17,7 +17,7 @@ import pytest
 
 from pipelines.grid import PatchSpec
 from pipelines.index import INDEX_VERSION, IndexedSlide, index_slide
-from pipelines.slides.slide import open_slide
+from pipelines.slides.opening import open_slide
 
 VERSION = 1
 GOLDEN = {

@@ -21,10 +21,10 @@ from pipelines.manifest import read_manifest
 from pipelines.slides import slide as slides
 from pipelines.slides.errors import BrokenSlide, ManifestError, SlideError, SlideNotFound
 from pipelines.slides.geometry import Point
-from pipelines.slides.slide import open_slide
-from tests.formats import write_slide
+from pipelines.slides.opening import open_slide
 from tests.pipelines.conftest import upload
 from tests.pipelines.test_wrong_slides import svs
+from tests.support.formats import write_slide
 
 Faults = dict[str, list[int]]
 """Statuses that the store answers the next requests for an object with, by its name, or for a list, by the bucket's; 200 stands

@@ -17,7 +17,7 @@ from pipelines.discovery import find_slides
 from pipelines.manifest import ManifestRow, read_manifest
 from pipelines.slides.errors import ManifestError
 from pipelines.splits import SplitShares
-from tests.formats import write_slide
+from tests.support.formats import write_slide
 
 SHARES = SplitShares.parse("train=0.7,validation=0.15,test=0.15")
 

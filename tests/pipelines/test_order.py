@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.order import PatchOrder, ShardGroup
+from training.pretrain.order import PatchOrder, ShardGroup
 
 COUNTS = np.array([3, 1, 4, 1, 5, 9, 2, 6])
 

@@ -25,10 +25,10 @@ from pipelines.patches import (
 from pipelines.shards import SCHEMA, TILES
 from pipelines.slides.errors import BrokenSlide, UnsupportedSlide
 from pipelines.slides.geometry import Point, Size
-from pipelines.slides.slide import open_slide
+from pipelines.slides.opening import open_slide
 from pipelines.stain import StainFit
-from tests.process_tree import killing
-from tests.shared_data import shared_data
+from tests.support.process_tree import killing
+from tests.support.shared_data import shared_data
 
 _read_task = patches._read_task
 

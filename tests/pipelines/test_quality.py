@@ -24,12 +24,12 @@ from pipelines.quality import (
     assess,
     patch_quality,
 )
-from pipelines.slides.pyramid import SvsMetadata, write_svs
-from pipelines.slides.slide import open_slide
-from pipelines.slides.synthetic import generate_tile
+from pipelines.slides.opening import open_slide
+from pipelines.synthetic.svs import SvsMetadata, write_svs
+from pipelines.synthetic.tissue import generate_tile
 from pipelines.tissue import tissue_mask
-from tests.pipelines.thumbnails import INK, SIDE, THUMBNAIL_MPP, Drawn, cores, disc, iou, line
-from tests.shared_data import needs_shared_data, shared_data
+from tests.support.shared_data import needs_shared_data, shared_data
+from tests.support.thumbnails import INK, SIDE, THUMBNAIL_MPP, Drawn, cores, disc, iou, line
 
 RIM = (0.35, 0.35, 0.35)
 

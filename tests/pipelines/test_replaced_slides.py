@@ -16,8 +16,8 @@ from pipelines.grid import PatchSpec
 from pipelines.index import index_slide
 from pipelines.patches import decode_patches, fetch_shards
 from pipelines.slides.errors import BrokenSlide
-from pipelines.slides.slide import open_slide
-from pipelines.slides.synthetic import generate_tile
+from pipelines.slides.opening import open_slide
+from pipelines.synthetic.tissue import generate_tile
 
 
 def _write(path: Path, pattern: str) -> Path:

@@ -25,11 +25,12 @@ from pipelines.slides.errors import (
     UnsupportedSlide,
 )
 from pipelines.slides.geometry import Level, Point, Size
-from pipelines.slides.pyramid import SvsMetadata, write_svs
-from pipelines.slides.slide import Slide, open_slide
-from pipelines.slides.synthetic import generate_tile
+from pipelines.slides.opening import open_slide
+from pipelines.slides.slide import Slide
 from pipelines.slides.tiled import TiledSlide
-from tests.shared_data import needs_shared_data, shared_data
+from pipelines.synthetic.svs import SvsMetadata, write_svs
+from pipelines.synthetic.tissue import generate_tile
+from tests.support.shared_data import needs_shared_data, shared_data
 
 
 def openslide_pixels(

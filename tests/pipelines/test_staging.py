@@ -19,10 +19,11 @@ from pipelines.index import index_slide
 from pipelines.patches import decode_patches, fetch_shards
 from pipelines.slides.errors import BrokenSlide, SlideNotFound, UnsupportedSlide
 from pipelines.slides.geometry import Point, Size
-from pipelines.slides.slide import SlideFile, open_slide
+from pipelines.slides.opening import open_slide
+from pipelines.slides.source import SlideFile
 from pipelines.slides.staging import StagingConfig, local_copy
 from tests.pipelines.conftest import upload
-from tests.shared_data import needs_shared_data, shared_data
+from tests.support.shared_data import needs_shared_data, shared_data
 
 Find = Callable[[str], Path]
 
@@ -131,7 +132,7 @@ import sys, time
 from pipelines import storage
 from pipelines.slides import staging
 from pipelines.slides.geometry import Point, Size
-from pipelines.slides.slide import open_slide
+from pipelines.slides.opening import open_slide
 download = staging._download
 def slow(*given):
     time.sleep(1.5)  # so that both are at it

@@ -14,8 +14,7 @@ from torchstain.numpy.normalizers import NumpyMacenkoNormalizer
 from pipelines.grid import PatchSpec, patch_grid
 from pipelines.slides.errors import NoTissue
 from pipelines.slides.geometry import Point, Size
-from pipelines.slides.slide import open_slide
-from pipelines.slides.synthetic import generate_tile
+from pipelines.slides.opening import open_slide
 from pipelines.stain import (
     SAMPLED_PATCHES,
     MacenkoFit,
@@ -26,8 +25,9 @@ from pipelines.stain import (
     fit_stain,
     sample_patches,
 )
+from pipelines.synthetic.tissue import generate_tile
 from pipelines.tissue import tissue_mask
-from tests.shared_data import needs_shared_data, shared_data
+from tests.support.shared_data import needs_shared_data, shared_data
 
 FITS: dict[str, StainFit] = {
     "macenko": MacenkoFit(

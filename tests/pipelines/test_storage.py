@@ -17,8 +17,8 @@ from pipelines.grid import PatchSpec
 from pipelines.index import index_slide
 from pipelines.patches import decode_patches, fetch_shards
 from pipelines.slides.errors import SlideNotFound
-from pipelines.slides.slide import open_slide
-from tests.formats import write_slide
+from pipelines.slides.opening import open_slide
+from tests.support.formats import write_slide
 
 
 def check_store(root: str) -> None:

@@ -11,12 +11,13 @@ import tifffile
 
 from pipelines.slides.errors import BrokenSlide, MissingResolution
 from pipelines.slides.geometry import Point, Size
-from pipelines.slides.slide import Slide, open_slide
-from tests import tiff_slides
-from tests import tiff_writer as tw
-from tests.formats import picture
+from pipelines.slides.opening import open_slide
+from pipelines.slides.slide import Slide
 from tests.pipelines.test_slide import openslide_pixels
-from tests.tiff_slides import (
+from tests.support import tiff_slides
+from tests.support import tiff_writer as tw
+from tests.support.formats import picture
+from tests.support.tiff_slides import (
     DEFLATE,
     Pixels,
     Tags,

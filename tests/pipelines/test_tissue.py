@@ -8,10 +8,10 @@ from PIL import Image
 
 from pipelines.glass import glass_colour
 from pipelines.slides.errors import NoTissue
-from pipelines.slides.slide import open_slide
+from pipelines.slides.opening import open_slide
 from pipelines.tissue import tissue_mask
-from tests.pipelines.thumbnails import INK, SIDE, THUMBNAIL_MPP, cores, iou, line
-from tests.shared_data import needs_shared_data, shared_data
+from tests.support.shared_data import needs_shared_data, shared_data
+from tests.support.thumbnails import INK, SIDE, THUMBNAIL_MPP, cores, iou, line
 
 CLEAR, YELLOWISH = (243.0, 243.0, 243.0), (225.0, 215.0, 190.0)
 

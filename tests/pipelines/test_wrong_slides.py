@@ -32,13 +32,22 @@ from pipelines.slides.errors import (
     UnsupportedSlide,
 )
 from pipelines.slides.geometry import Point
-from pipelines.slides.slide import open_slide
+from pipelines.slides.opening import open_slide
 from pipelines.slides.tiled import TiledSlide
-from tests import dicom_slides, tiff_slides, vendor_slides
-from tests import tiff_writer as tw
-from tests.formats import picture
 from tests.fuzz import FUZZED, MEMORY, SECONDS, SOUND, Worker
-from tests.tiff_slides import JPEG, RAW, RGB, YCBCR, TiffSlide, jpeg_ycc, pyramid, resolution
+from tests.support import dicom_slides, tiff_slides, vendor_slides
+from tests.support import tiff_writer as tw
+from tests.support.formats import picture
+from tests.support.tiff_slides import (
+    JPEG,
+    RAW,
+    RGB,
+    YCBCR,
+    TiffSlide,
+    jpeg_ycc,
+    pyramid,
+    resolution,
+)
 
 Wrong = Callable[[Path], Path]
 

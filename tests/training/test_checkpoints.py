@@ -15,20 +15,21 @@ import torch
 
 from pipelines.grid import PatchSpec
 from pipelines.index import index_slide
-from pipelines.order import PatchOrder
 from pipelines.patches import fetch_shards
-from pipelines.slides.slide import open_slide
-from training import checkpoints
-from training.checkpoints import Position
-from training.crops import CropConfig, View
+from pipelines.slides.opening import open_slide
+from training.background import Background
+from training.data_facts import DataFacts
+from training.encoder.vit import ViTConfig
 from training.errors import BrokenModel, RunError
-from training.heads import HeadConfig
-from training.loop import Learner
-from training.model_card import DataFacts
-from training.patch_stream import Background, ShardIndex, shuffled_batches
-from training.recipes import RECIPES, Recipe, recipe_named
-from training.schedules import Cosine
-from training.vit import ViTConfig
+from training.pretrain.checkpoints import Position
+from training.pretrain.crops import CropConfig, View
+from training.pretrain.dino.head import HeadConfig
+from training.pretrain.dino.learner import Learner
+from training.pretrain.order import PatchOrder
+from training.pretrain.patch_stream import ShardIndex, shuffled_batches
+from training.pretrain.pretrain import checkpoints
+from training.pretrain.recipes import RECIPES, Recipe, recipe_named
+from training.pretrain.schedules import Cosine
 
 TINY = Recipe(
     name="tiny",

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from pipelines.annotations import UNLABELLED
-from training.cohort import GradedSlide, Hazards, SimulatedCohort, simulate
-from training.covariates import AGE_RANGE, NCCN_GROUPS, PSA_RANGE, T_STAGES, Covariates
 from training.errors import CovariateError, InsufficientData
-from training.gleason import GleasonScore
-from training.survival import fit_cox, observed_risk
+from training.risk.covariates import AGE_RANGE, NCCN_GROUPS, PSA_RANGE, T_STAGES, Covariates
+from training.risk.simulated_outcomes import GradedSlide, Hazards, SimulatedCohort, simulate
+from training.risk.survival import fit_cox, observed_risk
+from training.slide.gleason import GleasonScore
 
 MIX = {
     (3, 3): (0.6, 0.4, 0, 0),

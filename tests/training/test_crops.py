@@ -9,8 +9,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from training.crops import CropConfig, View, blurring, multi_crop, resampling
-from training.stain_augment import STAINS, StainJitter, change_density, jitter_stains, stain_change
+from training.pretrain.crops import CropConfig, View, blurring, multi_crop, resampling
+from training.pretrain.stain_augment import (
+    STAINS,
+    StainJitter,
+    change_density,
+    jitter_stains,
+    stain_change,
+)
 
 CALM = StainJitter(probability=0.0)
 CONFIG = CropConfig(

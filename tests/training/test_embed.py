@@ -12,17 +12,17 @@ from pipelines import storage
 from pipelines.grid import PatchSpec
 from pipelines.index import index_slide
 from pipelines.patches import decode_patches, fetch_shards
-from pipelines.slides.slide import open_slide
-from training.embed import embed_on_ray, embed_shards, load_bag, load_bags, missing_shards
-from training.encoder import (
+from pipelines.slides.opening import open_slide
+from training.encoder.embed import embed_on_ray, embed_shards, load_bag, load_bags, missing_shards
+from training.encoder.encoder import (
     EncoderConfig,
     load_encoder,
     random_encoder,
     random_network,
     save_encoder,
 )
+from training.encoder.vit import ViTConfig
 from training.errors import ModelNotFound, SpecMismatch
-from training.vit import ViTConfig
 
 SPEC = PatchSpec(size=32, mpp=2.0)
 CONFIG = EncoderConfig(network=ViTConfig(size=32, dim=32, depth=1, heads=2), spec=SPEC)

@@ -14,11 +14,11 @@ import pyarrow.parquet as pq
 from pipelines import storage
 from pipelines.grid import PatchSpec
 from pipelines.index import index_slide
-from pipelines.slides.slide import open_slide
-from tests.process_tree import alive, descendants, kill
-from training.embed import embed_shards
-from training.encoder import EncoderConfig, load_encoder, random_network, save_encoder
-from training.vit import ViTConfig
+from pipelines.slides.opening import open_slide
+from tests.support.process_tree import alive, descendants, kill
+from training.encoder.embed import embed_shards
+from training.encoder.encoder import EncoderConfig, load_encoder, random_network, save_encoder
+from training.encoder.vit import ViTConfig
 
 ROOT = Path(__file__).parents[2]
 SPEC = PatchSpec(size=32, mpp=2.0)
@@ -31,7 +31,7 @@ DRIVER = """
 import sys, time
 import pyarrow.parquet as pq
 import ray
-from training import embed
+from training.encoder.encoder import embed
 
 def at_leisure(fetched, encoder, root, embed_fetched=embed.embed_fetched):
     time.sleep(0.1)  # so that the kill meets a slide half done

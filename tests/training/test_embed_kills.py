@@ -14,10 +14,10 @@ from pipelines import patches, storage
 from pipelines.cohort import load_shards
 from pipelines.grid import PatchSpec
 from pipelines.prepare import PrepareConfig, prepare
-from tests.process_tree import killing
-from training.embed import embed_on_ray, embed_shards
-from training.encoder import EncoderConfig, load_encoder, random_network, save_encoder
-from training.vit import ViTConfig
+from tests.support.process_tree import killing
+from training.encoder.embed import embed_on_ray, embed_shards
+from training.encoder.encoder import EncoderConfig, load_encoder, random_network, save_encoder
+from training.encoder.vit import ViTConfig
 
 SPEC = PatchSpec(size=32, mpp=2.0)
 CONFIG = EncoderConfig(network=ViTConfig(size=32, dim=32, depth=1, heads=2), spec=SPEC)

@@ -11,15 +11,15 @@ import pytest
 from numpy.typing import NDArray
 
 from pipelines.grid import PatchSpec
-from training.encoder import (
+from training.encoder.encoder import (
     EncoderConfig,
     load_encoder,
     random_encoder,
     random_network,
     save_encoder,
 )
+from training.encoder.vit import ViTConfig, fold_normalisation
 from training.errors import BrokenModel, ModelNotFound, SpecMismatch
-from training.vit import ViTConfig, fold_normalisation
 
 CONFIG = EncoderConfig(
     network=ViTConfig(size=32, dim=32, depth=2, heads=2), spec=PatchSpec(size=48, mpp=1.0)

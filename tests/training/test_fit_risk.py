@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.training.hand_made import make_cohort, make_encoder
-from training.covariates import Covariates
-from training.encoder import load_encoder
+from tests.support.hand_made import make_cohort, make_encoder
+from training.encoder.encoder import load_encoder
 from training.errors import InsufficientData, SpecMismatch
-from training.fit_risk import FitRiskConfig, FitRiskReport, draw_patients, fit_risk
-from training.fit_slide import FitSlideConfig, fit_slide
-from training.labelled_slides import load_labelled_slides
 from training.model_set import ENCODER, RISK_MODEL, SLIDE_MODEL, load_model_set
-from training.risk import RiskModelConfig, load_risk_model
-from training.slide_model import AttentionConfig, load_slide_model, save_slide_model
+from training.risk.covariates import Covariates
+from training.risk.fit_risk import FitRiskConfig, FitRiskReport, draw_patients, fit_risk
+from training.risk.risk_model import RiskModelConfig, load_risk_model
+from training.slide.fit_slide import FitSlideConfig, fit_slide
+from training.slide.labelled_slides import load_labelled_slides
+from training.slide.slide_model import AttentionConfig, load_slide_model, save_slide_model
 
 LABELS = ["benign", "3+3", "3+4", "4+3", "4+4", "5+4"]
 

@@ -13,11 +13,11 @@ from PIL import Image
 
 from pipelines.cohort import CohortError
 from pipelines.grid import PatchSpec
-from tests.training.hand_made import SPEC, make_cohort, make_encoder
-from training.embed import Bag
-from training.encoder import load_encoder
+from tests.support.hand_made import SPEC, make_cohort, make_encoder
+from training.encoder.embed import Bag
+from training.encoder.encoder import load_encoder
 from training.errors import InsufficientData, SpecMismatch
-from training.fit_slide import (
+from training.slide.fit_slide import (
     FitSlideConfig,
     FitSlideReport,
     confusion_of,
@@ -27,9 +27,9 @@ from training.fit_slide import (
     held_out_shares,
     score_patches,
 )
-from training.gleason import parse_label
-from training.labelled_slides import LabelledSlide, load_labelled_slides
-from training.slide_model import AttentionConfig, SlidePrediction, load_slide_model
+from training.slide.gleason import parse_label
+from training.slide.labelled_slides import LabelledSlide, load_labelled_slides
+from training.slide.slide_model import AttentionConfig, SlidePrediction, load_slide_model
 
 LABELS = ["benign", "3+3", "3+4", "4+3", "4+4", "5+4", "benign", "3+3", "3+4"]
 QUICK = AttentionConfig(hidden=8, attention=4, epochs=25, learning_rate=1e-2)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score
 
-from training.gleason import (
+from training.slide.gleason import (
     DEFAULT_RULES,
     PATTERNS,
     GleasonScore,

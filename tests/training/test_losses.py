@@ -7,8 +7,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from training.losses.dino import Centre, dino_loss, sinkhorn_knopp
-from training.losses.koleo import koleo_loss
+from training.pretrain.losses.dino import Centre, dino_loss, sinkhorn_knopp
+from training.pretrain.losses.koleo import koleo_loss
 
 Floats = NDArray[np.float64]
 

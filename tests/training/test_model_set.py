@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.training.hand_made import SPEC, make_encoder
-from training.covariates import T_STAGES, Covariates
-from training.encoder import load_encoder
+from tests.support.hand_made import SPEC, make_encoder
+from training.encoder.encoder import load_encoder
 from training.errors import BrokenModel, ModelNotFound, SpecMismatch
 from training.model_set import ENCODER, RISK_MODEL, SLIDE_MODEL, ModelSet, load_model_set
-from training.pattern_head import fit_pattern_head
-from training.risk import RiskModelConfig, fit_risk_model, save_risk_model
-from training.slide_model import AttentionConfig, SlideModel, fit_attention, save_slide_model
+from training.risk.covariates import T_STAGES, Covariates
+from training.risk.risk_model import RiskModelConfig, fit_risk_model, save_risk_model
+from training.slide.pattern_head import fit_pattern_head
+from training.slide.slide_model import AttentionConfig, SlideModel, fit_attention, save_slide_model
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from sklearn.preprocessing import StandardScaler
 
 from pipelines.annotations import UNLABELLED
 from training.errors import InsufficientData
-from training.pattern_head import fit_pattern_head
+from training.slide.pattern_head import fit_pattern_head
 
 
 def clusters(

@@ -16,15 +16,14 @@ import pytest
 import torch
 
 from pipelines.grid import PatchSpec
-from training import checkpoints
-from training.crops import CropConfig, View
-from training.encoder import load_encoder
+from training.encoder.encoder import load_encoder
+from training.encoder.vit import ViTConfig
 from training.errors import RunError
-from training.heads import HeadConfig
-from training.pretrain import PretrainConfig, PretrainReport, pretrain
-from training.recipes import Recipe
-from training.schedules import Cosine
-from training.vit import ViTConfig
+from training.pretrain.crops import CropConfig, View
+from training.pretrain.dino.head import HeadConfig
+from training.pretrain.pretrain import PretrainConfig, PretrainReport, checkpoints, pretrain
+from training.pretrain.recipes import Recipe
+from training.pretrain.schedules import Cosine
 
 SPEC = PatchSpec(size=32, mpp=2.0)
 STEPS = 10

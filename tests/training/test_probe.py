@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 
 from pipelines.grid import PatchSpec
-from pipelines.slides.synthetic import generate_tile
-from training.encoder import EncoderConfig, random_network, save_encoder
+from pipelines.synthetic.tissue import generate_tile
+from training.encoder.encoder import EncoderConfig, random_network, save_encoder
+from training.encoder.probe import ProbeConfig, cut, find_tiles, probe, read_tile
+from training.encoder.vit import ViTConfig, fold_normalisation
 from training.errors import InsufficientData
-from training.probe import ProbeConfig, cut, find_tiles, probe, read_tile
-from training.vit import ViTConfig, fold_normalisation
 
 CONFIG = EncoderConfig(
     network=ViTConfig(size=32, dim=32, depth=1, heads=2, layer_scale=None),

@@ -11,9 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.covariates import T_STAGES, Covariates
 from training.errors import BrokenModel, InsufficientData, ModelNotFound, SpecMismatch
-from training.risk import DEFAULT_RISK, RiskModel, fit_risk_model, load_risk_model, save_risk_model
+from training.risk.covariates import T_STAGES, Covariates
+from training.risk.risk_model import (
+    DEFAULT_RISK,
+    RiskModel,
+    fit_risk_model,
+    load_risk_model,
+    save_risk_model,
+)
 
 CONFIG = replace(DEFAULT_RISK, components=2, replicas=12)
 MAN = Covariates(age=66, psa=8.0, t_stage="T2a", primary=3, secondary=4)

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from training.cards import WEIGHTS
 from training.errors import BrokenModel, InsufficientData, ModelNotFound, SpecMismatch
-from training.gleason import GradingRules
-from training.pattern_head import fit_pattern_head
-from training.slide_model import (
+from training.slide.gleason import GradingRules
+from training.slide.pattern_head import fit_pattern_head
+from training.slide.slide_model import (
     AttentionConfig,
     GatedAttention,
     SlideModel,

@@ -7,9 +7,16 @@ import pandas as pd
 import pytest
 from scipy.optimize import minimize
 
-from tests.shared_data import needs_shared_data, shared_data
+from tests.support.shared_data import needs_shared_data, shared_data
 from training.errors import InsufficientData
-from training.survival import YEARS, calibration, concordance, fit_cox, observed_risk, risk_curve
+from training.risk.survival import (
+    YEARS,
+    calibration,
+    concordance,
+    fit_cox,
+    observed_risk,
+    risk_curve,
+)
 
 
 def drawn(

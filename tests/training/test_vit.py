@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from training.crops import Crops
-from training.encoder import random_network
-from training.heads import DinoHead, HeadConfig
-from training.schedules import Cosine, WarmUp
-from training.student_teacher import StudentTeacher
-from training.vit import ViTConfig, fold_normalisation, half
+from training.encoder.encoder import random_network
+from training.encoder.vit import ViTConfig, fold_normalisation, half
+from training.pretrain.crops import Crops
+from training.pretrain.dino.head import DinoHead, HeadConfig
+from training.pretrain.dino.student_teacher import StudentTeacher
+from training.pretrain.schedules import Cosine, WarmUp
 
 TINY = ViTConfig(size=64, dim=32, depth=2, heads=4, registers=3)
 

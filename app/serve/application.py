@@ -1,0 +1,130 @@
+"""OPEN FIRST. The service on Ray Serve: what runs where, and how it starts and stops.
+
+    build(args)        the application, for a Serve config file (`import_path: app.serve:build`) or for `run`
+    run(settings)      what `acinus serve` does: a Ray of its own where there is none, the application, until SIGTERM or SIGINT
+
+    client -> Ingress (FastAPI) -> queue in the workflow database -> CaseExecutor -> Encoder, SlideRisk -> store and database
+
+In a Serve config file, `proxy_location: Disabled` belongs beside the application: the Ingress listens itself, on the host and
+port of the settings (`app.serve.ingress` has the measured reason).
+
+The Ingress never calls a model: it writes a case down, queues it and answers. The executor takes it from there
+(`app.workflow`), so that cases survive the death of any of these processes.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from app.database.migrate import upgrade_to_head
+from app.settings import Settings
+from pipelines.ray_session import ensure_ray
+
+APPLICATION = "acinus"
+
+
+def build(args: dict[str, Any] | Settings) -> Any:
+    """The Serve application.
+
+    Args:
+        args: settings, as in the `args` of a Serve config file: names of `app.settings`; what is left out comes from `ACINUS_*`.
+    """
+    from ray import serve
+
+    from app.serve import deployments
+    from app.serve.ingress import IngressDeployment
+
+    settings = args if isinstance(args, Settings) else Settings(**args)
+
+    def deployed(kind: type, name: str, *, cpus: float, **options: Any) -> Any:
+        resources = {"num_cpus": cpus, **options.pop("resources", {})}
+        return serve.deployment(
+            name=name, ray_actor_options=resources, graceful_shutdown_timeout_s=10, **options
+        )(kind)
+
+    encoder = deployed(
+        deployments.EncoderDeployment,
+        "Encoder",
+        cpus=1,
+        resources={"num_gpus": settings.encoder_gpus},
+        num_replicas=settings.encoder_replicas,
+        max_ongoing_requests=2,  # one shard is fetched while another is computed; the rest waits where it can be rerouted
+    ).bind(settings)
+    slide_risk = deployed(
+        deployments.SlideRiskDeployment, "SlideRisk", cpus=0.5, max_ongoing_requests=4
+    ).bind(settings)
+    executor = deployed(
+        deployments.CaseExecutorDeployment, "CaseExecutor", cpus=0.5, health_check_period_s=2
+    )
+    ingress = deployed(
+        IngressDeployment,
+        "Ingress",
+        cpus=0.5,
+        num_replicas=settings.ingress_replicas,
+        max_replicas_per_node=1,  # each listens on the port
+        health_check_period_s=2,
+    )
+    return ingress.bind(settings, executor.bind(settings, encoder, slide_risk))
+
+
+def run(settings: Settings, *, on_ready: Callable[[str], None] = print) -> None:
+    """Serve until SIGTERM or SIGINT, then stop cleanly: cases under way are taken up by the next start.
+
+    Args:
+        settings: see `app.settings`.
+        on_ready: called with the service's address once it answers.
+
+    Raises:
+        TrainingError: the model set cannot be used; noticed before anything is started.
+    """
+    from training.model_set import load_model_set
+
+    load_model_set(settings.models)
+    upgrade_to_head(settings.database_url)
+    with _ray():
+        from ray import serve
+
+        stopping = _stop_signal()
+        try:
+            quiet = {"log_level": "WARNING", "enable_access_log": False}
+            serve.start(proxy_location="Disabled", logging_config=quiet)
+            serve.run(build(settings), name=APPLICATION, route_prefix=None, logging_config=quiet)
+            on_ready(f"http://{settings.host}:{settings.port}")
+            stopping.wait()
+        finally:
+            serve.shutdown()
+
+
+@contextmanager
+def _ray() -> Iterator[None]:
+    """The cluster that `RAY_ADDRESS` names, or a Ray of this machine that ends with us."""
+    import ray
+
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    ours = not ray.is_initialized()
+    ensure_ray()
+    try:
+        yield
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+def _stop_signal() -> threading.Event:
+    """Set by the first SIGTERM or SIGINT; a second one interrupts what is then still stopping."""
+    stopping = threading.Event()
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        if stopping.is_set():
+            raise KeyboardInterrupt
+        stopping.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):  # after ray.init, which sets handlers of its own
+        signal.signal(number, stop)
+    return stopping

@@ -1,0 +1,126 @@
+"""Ray Serve around the plain functions: where the encoder, the slide and risk models and the case executor run.
+
+    CaseExecutor   one replica: works the queue, its steps call the two below
+    Encoder        embeds shards; a request is a shard: rows of the shard table in, embeddings under their content address out
+    SlideRisk      reads a slide: bag of embeddings -> patterns, grade, risk
+
+Wrappers only: each method is one call of a function that is tested without Ray. Torch runs in threads, never on the event loop.
+Plain classes here; `app.serve.build` says how many of each there are and what they may use.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pyarrow as pa
+import torch
+from ray.exceptions import RayTaskError
+from ray.serve.handle import DeploymentHandle
+
+from app import log
+from app.cases.schemas import ClinicalVariables
+from app.inference.models import EncoderModel, ModelFacts, Reading, SlideRiskModel
+from app.settings import Settings
+from app.workflow import CaseExecutor
+from pipelines import storage
+from training.encoder.encoder import load_encoder
+from training.model_set import load_model_set
+
+
+class EncoderDeployment:
+    """One replica of the encoder. Requests overlap: one shard is fetched and decoded while another is computed."""
+
+    def __init__(self, settings: Settings) -> None:
+        log.configure()
+        torch.set_num_threads(settings.torch_threads)
+        device = "cuda" if settings.encoder_gpus else "cpu"
+        self._model = EncoderModel(
+            load_encoder(storage.join(settings.models, "encoder"), device=device)
+        )
+
+    async def embed(self, shards: pa.Table, root: str) -> None:
+        """Embed these shards and write each to its address below `root`."""
+        await self._model.embed(shards, root)
+
+
+class SlideRiskDeployment:
+    """Slide model and risk model."""
+
+    def __init__(self, settings: Settings) -> None:
+        log.configure()
+        torch.set_num_threads(settings.torch_threads)
+        self._model = SlideRiskModel(load_model_set(settings.models))
+
+    async def facts(self) -> ModelFacts:
+        """Names, hashes and PatchSpec of the model set."""
+        return self._model.facts
+
+    async def read(self, shards: pa.Table, root: str, clinical: ClinicalVariables) -> Reading:
+        """Read a slide whose shards are all embedded."""
+        return await asyncio.to_thread(self._model.read, shards, root, clinical)
+
+
+class ServedModels:
+    """The models behind deployment handles (`app.inference.models.Models`).
+
+    The workflow's steps run on an event loop of their own; handles are used on the replica's loop, where they were made.
+    """
+
+    def __init__(
+        self,
+        encoder: DeploymentHandle,
+        slide_risk: DeploymentHandle,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self._encoder = encoder
+        self._slide_risk = slide_risk
+        self._loop = loop
+
+    async def facts(self) -> ModelFacts:
+        """See `Models`."""
+        return await self._call(self._slide_risk, "facts")
+
+    async def embed(self, shards: pa.Table, root: str) -> None:
+        """See `Models`."""
+        await self._call(self._encoder, "embed", shards, root)
+
+    async def read(self, shards: pa.Table, root: str, clinical: ClinicalVariables) -> Reading:
+        """See `Models`."""
+        return await self._call(self._slide_risk, "read", shards, root, clinical)
+
+    async def _call(self, deployment: DeploymentHandle, method: str, *args: Any) -> Any:
+        """One request on the replica's loop; errors of the deployment come back as they were raised."""
+
+        async def request() -> (
+            Any
+        ):  # the handle binds itself to the loop on which its method is first named
+            return await getattr(deployment, method).remote(*args)
+
+        try:
+            return await asyncio.wrap_future(
+                asyncio.run_coroutine_threadsafe(request(), self._loop)
+            )
+        except RayTaskError as error:
+            raise error.as_instanceof_cause().cause from None
+
+
+class CaseExecutorDeployment:
+    """The one executor of the case workflow. Never more than one replica: it claims workflows under a fixed name."""
+
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self, settings: Settings, encoder: DeploymentHandle, slide_risk: DeploymentHandle
+    ) -> None:
+        log.configure()
+        self._executor = CaseExecutor(
+            settings, ServedModels(encoder, slide_risk, asyncio.get_running_loop())
+        )
+        await self._executor.start()
+
+    async def ready(self) -> bool:
+        """Answers once the executor works."""
+        return True
+
+    async def __del__(self) -> None:
+        """Leave what is under way to the next replica."""
+        await self._executor.stop()

@@ -1,0 +1,120 @@
+"""Where a slide is stored: finding its file, its version there, and the identity that follows. Knows no format but by its name."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+
+import obstore
+
+from pipelines import storage
+from pipelines.slides.errors import SlideNotFound
+from pipelines.slides.ranges import BLOCK, RangeFile
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlideFile:
+    """What the store tells of the object before it is opened.
+
+    Attributes:
+        uri: where it is.
+        name: last part of the URI.
+        size: bytes.
+        version: changes with the content: size and mtime, or ETag; of all its files where the slide is a MIRAX or VMS.
+        head: the first bytes, at most `ranges.BLOCK` of them.
+    """
+
+    uri: str
+    name: str
+    size: int
+    version: str
+    head: bytes = field(default=b"", repr=False)
+
+    @classmethod
+    def find(cls, uri: str) -> SlideFile:
+        """Look the object up and fetch its head, in one request.
+
+        Raises:
+            SlideNotFound: there is no such object.
+        """
+        uri = storage.as_uri(uri)
+        name = storage.object_name(uri)
+        local = storage.local_path(uri)
+        if local is not None:
+            if not local.is_file():
+                raise SlideNotFound(name, "is not there or is not a file", "check the path")
+            status = local.stat()
+            with local.open("rb") as stream:
+                head = stream.read(BLOCK)
+            version = storage.file_version(status) + _companions(uri)
+            return cls(uri=uri, name=name, size=status.st_size, version=version, head=head)
+        try:
+            head, meta = storage.read_head(uri, BLOCK)
+        except (FileNotFoundError, PermissionError) as error:
+            raise SlideNotFound(
+                name, "is not in the store or may not be read", "check the URI and the permissions"
+            ) from error
+        except obstore.exceptions.BaseError as error:
+            cause = f"can't be reached in its store ({type(error).__name__})"
+            raise SlideNotFound(name, cause, "check the connection and the permissions") from error
+        version = storage.object_version(meta) + _companions(uri)
+        return cls(uri=uri, name=name, size=meta["size"], version=version, head=head)
+
+    def open(self) -> RangeFile:
+        """The object as a seekable file that fetches what is read."""
+        return RangeFile(self.uri, self.size, self.head)
+
+
+def _companions(uri: str) -> str:
+    """Versions of a slide's further files: in a folder of its name (MIRAX), or beside it with names that begin as its own does
+    (Hamamatsu VMS and VMU); empty for other formats."""
+    stem, _, suffix = uri.rpartition(".")
+    if suffix.lower() == "mrxs":
+        return json.dumps(storage.versions(stem))
+    if suffix.lower() in ("vms", "vmu"):
+        return json.dumps(
+            {
+                at: version
+                for at, version in storage.versions(uri.rpartition("/")[0]).items()
+                if at.startswith(stem)
+            }
+        )
+    return ""
+
+
+def find_file(uri: str) -> SlideFile | None:
+    """The slide's file; None where the slide is a folder or prefix of files, as a DICOM series is.
+
+    Raises:
+        SlideNotFound: there is neither.
+    """
+    if storage.is_folder(uri) if storage.local_path(uri) else uri.endswith("/"):
+        return None
+    try:
+        return SlideFile.find(uri)
+    except SlideNotFound as missing:
+        if isinstance(missing.__cause__, obstore.exceptions.BaseError) or not _is_prefix(uri):
+            raise  # a store that gives no answer of the object gives none of a folder
+        return None
+
+
+def _is_prefix(uri: str) -> bool:
+    """Whether the URI is a folder written without its slash; not where the store does not tell."""
+    try:
+        return storage.is_folder(uri)
+    except (PermissionError, obstore.exceptions.BaseError):
+        return False
+
+
+def is_dicom(head: bytes) -> bool:
+    """Whether a file begins as DICOM does (PS3.10, 7.1)."""
+    return head[128:132] == b"DICM"
+
+
+def identity_of(version: str, *parts: bytes) -> str:
+    """Identity of a slide read in place: 32 hex digits over the object's version and the digest of its tile index."""
+    digest = hashlib.sha256(version.encode())
+    for part in parts:
+        digest.update(hashlib.sha256(part).digest())
+    return digest.hexdigest()[:32]

@@ -1,0 +1,265 @@
+"""Embeddings of whole slides: computed shard by shard, stored under addresses made of content, so that nothing is computed twice.
+
+A stored shard is a safetensors object {embedding: float16 [N, D], x, y: int32 [N], level-0 pixels}; bf16 networks are no more
+precise than that. Repeating `embed_shards` computes only what is missing; two processes that compute the same shard write the
+same object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import safetensors.numpy
+from numpy.typing import NDArray
+
+from pipelines import addresses, storage
+from pipelines.patches import (
+    PATCHES_PER_TASK,
+    ReadCounts,
+    decode_patches,
+    fetch_shards,
+    read_patches,
+)
+from pipelines.shards import DECISIVE, shard_name
+from training.background import Background
+from training.encoder.encoder import Encoder, load_encoder
+from training.errors import ModelNotFound, SpecMismatch
+
+TOLERANCE = 0.03
+"""Largest relative difference between a patch's resolution and the encoder's: scanners' calibration and whole pixels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bag:
+    """All embeddings of a slide, in the order of its shard table.
+
+    Attributes:
+        slide_id: the slide's identity.
+        x: left edges in level-0 pixels, int32 [N].
+        y: top edges, int32 [N].
+        embeddings: float32 [N, D].
+    """
+
+    slide_id: str
+    x: NDArray[np.int32]
+    y: NDArray[np.int32]
+    embeddings: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embedded:
+    """What a call computed: shards that were not in the store, and what reading them took."""
+
+    shards: int = 0
+    read: ReadCounts = field(default_factory=ReadCounts)
+
+    def __add__(self, other: Embedded) -> Embedded:
+        return Embedded(shards=self.shards + other.shards, read=self.read + other.read)
+
+
+def embed_shards(
+    shards: pa.Table,
+    encoder: Encoder,
+    root: str,
+    *,
+    on_shard: Callable[[int, int], None] = lambda _done, _total: None,
+) -> Embedded:
+    """Embed shards in this process: those that are not in the store yet.
+
+    Args:
+        shards: rows of `pipelines.shards.SCHEMA`.
+        encoder: that embeds.
+        root: URI of the store.
+        on_shard: called with the number of shards that are done and their total.
+
+    Returns:
+        What was computed.
+
+    Raises:
+        SpecMismatch: the encoder takes other patches.
+        SlideError: a slide cannot be read.
+    """
+    require_patches(shards, encoder)
+    missing = missing_shards(shards, encoder.hash, root)
+    behind = len(shards) - len(missing)
+    on_shard(behind, len(shards))
+    read = ReadCounts()
+    for done, fetched in enumerate(Background(_fetched(missing), ahead=1), start=1):
+        embed_fetched(fetched, encoder, root)
+        read += ReadCounts.of(fetched)
+        on_shard(behind + done, len(shards))
+    return Embedded(shards=len(missing), read=read)
+
+
+def embed_on_ray(
+    shards: pa.Table, encoder_uri: str, root: str, *, workers: int = 2, threads: int = 1
+) -> Embedded:
+    """Embed shards on the cluster that this process is connected to; otherwise as `embed_shards`.
+
+    Args:
+        shards: rows of `pipelines.shards.SCHEMA`, of any number of slides.
+        encoder_uri: folder of the encoder.
+        root: URI of the store.
+        workers: processes that hold an encoder.
+        threads: of torch in each of them.
+    """
+    encoder = load_encoder(encoder_uri)
+    require_patches(shards, encoder)
+    missing = missing_shards(shards, encoder.hash, root)
+    if not len(missing):
+        return Embedded()
+    workers = min(workers, len(missing))
+    patches = sum(missing["n_patches"].to_pylist())
+    dataset = read_patches(
+        missing,
+        concurrency=workers,
+        patches_per_task=min(PATCHES_PER_TASK, -(-patches // (4 * workers))),
+    )
+    dataset.context.enable_progress_bars = False
+    done = dataset.map_batches(
+        _EmbedWorker,
+        fn_constructor_args=(encoder_uri, root, threads),
+        batch_size=1,
+        batch_format="pyarrow",
+        concurrency=workers,
+        zero_copy_batch=True,
+    )
+    embedded = Embedded()
+    for batch in done.iter_batches(batch_size=None):
+        read = {name: int(batch[name].sum()) for name in ("requests", "fetched", "needed")}
+        embedded += Embedded(shards=int(batch["shards"].sum()), read=ReadCounts(**read))
+    return embedded
+
+
+class _EmbedWorker:
+    """One process with an encoder."""
+
+    def __init__(self, encoder_uri: str, root: str, threads: int) -> None:
+        import torch
+
+        torch.set_num_threads(threads)
+        self._encoder, self._root = load_encoder(encoder_uri), root
+
+    def __call__(self, fetched: pa.Table) -> dict[str, Any]:
+        embed_fetched(fetched, self._encoder, self._root)
+        return {
+            name: np.array([value])
+            for name, value in {"shards": len(fetched), **asdict(ReadCounts.of(fetched))}.items()
+        }
+
+
+def embed_fetched(fetched: pa.Table, encoder: Encoder, root: str) -> None:
+    """Embed shards that `fetch_shards` or `read_patches` brought, and store each."""
+    for k in range(len(fetched)):
+        row = fetched.slice(k, 1)
+        batch = decode_patches(row)
+        arrays = {
+            "embedding": encoder.embed(batch["patch"]).astype(np.float16),
+            "x": batch["x"],
+            "y": batch["y"],
+        }
+        document = safetensors.numpy.save(
+            {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+        )
+        storage.write_bytes(_uri(_names(row)[0], encoder.hash, root), document)
+
+
+def missing_shards(shards: pa.Table, encoder_hash: str, root: str) -> pa.Table:
+    """The shards that are not in the store; one listing a slide."""
+    there: set[str] = set()
+    wanted = [_uri(row, encoder_hash, root) for row in _names(shards)]
+    for folder in sorted({uri.rpartition("/")[0] for uri in wanted}):
+        there.update(storage.list_uris(folder))
+    return shards.filter(pa.array([uri not in there for uri in wanted], pa.bool_()))
+
+
+def load_bag(shards: pa.Table, encoder_hash: str, root: str) -> Bag:
+    """The embeddings of one slide.
+
+    Args:
+        shards: all rows of the slide's shard table.
+        encoder_hash: of the encoder that embedded.
+        root: URI of the store.
+
+    Raises:
+        ModelNotFound: a shard is not embedded yet, or other patches of it were.
+    """
+    slides = sorted(set(shards["slide_id"].to_pylist()))
+    if len(slides) != 1:
+        raise ValueError(f"a bag is one slide, these shards are of {len(slides)}")
+    parts = []
+    for row in _names(shards):
+        uri = _uri(row, encoder_hash, root)
+        try:
+            part = safetensors.numpy.load(storage.read_bytes(uri))
+        except FileNotFoundError:
+            raise ModelNotFound(
+                f"shard {row['shard']} of slide {slides[0]} is not embedded by {encoder_hash}; embed it"
+            ) from None
+        parts.append(part)
+    return Bag(
+        slide_id=slides[0],
+        x=np.concatenate([part["x"] for part in parts]),
+        y=np.concatenate([part["y"] for part in parts]),
+        embeddings=np.concatenate([part["embedding"] for part in parts]).astype(np.float32),
+    )
+
+
+def load_bags(shards: pa.Table, encoder_hash: str, root: str) -> dict[str, Bag]:
+    """The bags of all slides of a shard table, by slide, in its order."""
+    slides = list(dict.fromkeys(shards["slide_id"].to_pylist()))
+    return {
+        slide: load_bag(shards.filter(pc.equal(shards["slide_id"], slide)), encoder_hash, root)
+        for slide in slides
+    }
+
+
+def require_patches(shards: pa.Table, encoder: Encoder) -> None:
+    """Refuse shards whose patches are not those that the encoder was trained on.
+
+    Raises:
+        SpecMismatch: size or resolution differ.
+    """
+    columns = ("slide_id", "patch_size", "read_size", "mpp", "downsample", "icc", "stain")
+    for row in shards.select(columns).group_by(list(columns)).aggregate([]).to_pylist():
+        mpp = row["mpp"] * row["downsample"] * row["read_size"] / row["patch_size"]
+        if row["patch_size"] != encoder.spec.size or abs(mpp / encoder.spec.mpp - 1.0) > TOLERANCE:
+            raise SpecMismatch(
+                f"patches of slide {row['slide_id']}",
+                f"{row['patch_size']} px at {mpp:.3g} um per pixel",
+                f"the encoder's {encoder.spec.size} px at {encoder.spec.mpp:g}",
+                "prepare the slide with the encoder's PatchSpec",
+            )
+        if (row["icc"], bool(row["stain"])) != (encoder.spec.icc, bool(encoder.spec.stain)):
+            raise SpecMismatch(
+                f"patches of slide {row['slide_id']}",
+                f"with ICC {row['icc']} and stain normalisation {bool(row['stain'])}",
+                f"the encoder's {encoder.spec.icc} and {encoder.spec.stain or False}",
+                "prepare the slide with the encoder's PatchSpec",
+            )
+
+
+def _fetched(shards: pa.Table) -> Iterator[pa.Table]:
+    for k in range(len(shards)):
+        yield fetch_shards(shards.slice(k, 1))
+
+
+def _names(shards: pa.Table) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = shards.select(
+        ["organisation_id", "slide_id", "spec_hash", "shard", *DECISIVE]
+    ).to_pylist()
+    return rows
+
+
+def _uri(row: dict[str, Any], encoder_hash: str, root: str) -> str:
+    slide = (row["organisation_id"], row["slide_id"], row["spec_hash"])
+    address = addresses.embeddings(*slide, encoder_hash, shard_name(row))
+    return storage.join(root, *address.split("/"))

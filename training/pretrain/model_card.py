@@ -1,0 +1,38 @@
+"""What a card says of where an encoder comes from: data by hash, recipe, seed, versions, and how the run went.
+
+Slides appear by identity only. No name of a slide and no place of a file enters a card: both can carry patient data.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from training.cards import versions
+from training.data_facts import DataFacts
+from training.pretrain.recipes import Recipe
+
+
+def encoder_card(
+    recipe: Recipe,
+    data: DataFacts,
+    *,
+    seed: int,
+    steps: int,
+    world_size: int,
+    metrics: dict[str, float],
+) -> dict[str, Any]:
+    """Card of an encoder from `pretrain`; `encoder.save_encoder` adds architecture, PatchSpec, pooling and hash."""
+    return {
+        "name": f"acinus {recipe.name}",
+        "intended_use": "research use only, not a diagnosis",
+        "method": "DINO: student and EMA teacher, multi-crop, stain jitter, KoLeo; the teacher is exported",
+        "normalisation": "folded into the patch embedding: takes uint8 RGB",
+        "data": data.to_dict(),
+        "recipe": recipe.to_dict(),
+        "seed": seed,
+        "steps": steps,
+        "patches_seen": steps * recipe.patches_per_step,
+        "world_size": world_size,
+        "metrics": metrics,
+        "versions": versions("acinus", "ray", "torch", "numpy", "safetensors"),
+    }

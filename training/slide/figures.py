@@ -1,0 +1,123 @@
+"""Pictures of a slide model on held-out slides: confusion of patterns, grades slide by slide, where attention lies."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import BoundaryNorm, ListedColormap
+from matplotlib.figure import Figure
+
+from pipelines.annotations import PATTERNS, UNLABELLED
+from training.slide.gleason import GRADE_GROUPS
+from training.slide.labelled_slides import LabelledSlide
+from training.slide.slide_model import SlidePrediction
+
+WORDS: Final = tuple(pattern.replace("_", " ") for pattern in PATTERNS)
+COLOURS: Final = ("#d9d9d9", "#9fc8e8", "#f2c14e", "#e4572e", "#6a040f")
+"""Unlabelled, then PATTERNS: light to dark with the grade, apart for colour-blind readers."""
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as PNG."""
+    FigureCanvasAgg(figure)
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=110)
+    return stream.getvalue()
+
+
+def confusion_figure(confusion: npt.NDArray[np.integer], balanced_accuracy: float) -> bytes:
+    """PNG: annotated against predicted pattern, share of the annotated and counts."""
+    figure = Figure(figsize=(6, 5), layout="constrained")
+    axes = figure.add_subplot()
+    totals = confusion.sum(axis=1, keepdims=True)
+    shares = np.divide(confusion, totals, out=np.zeros(confusion.shape), where=totals > 0)
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for row in range(len(PATTERNS)):
+        for column in range(len(PATTERNS)):
+            text = (
+                f"{shares[row, column]:.0%}\n{confusion[row, column]:,}" if totals[row, 0] else "-"
+            )
+            axes.text(
+                column,
+                row,
+                text,
+                ha="center",
+                va="center",
+                color="white" if shares[row, column] > 0.55 else "black",
+            )
+    axes.set_xticks(range(len(WORDS)), WORDS)
+    axes.set_yticks(range(len(WORDS)), WORDS)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("annotated")
+    axes.set_title(f"Patches of held-out slides: balanced accuracy {balanced_accuracy:.2f}")
+    figure.colorbar(image, ax=axes, label="share of the annotated", shrink=0.8)
+    return png(figure)
+
+
+def grades_figure(
+    names: Sequence[str],
+    probabilities: npt.NDArray[np.floating],
+    truth: Sequence[int],
+    by_area: Sequence[int],
+) -> bytes:
+    """PNG: the attention model's grade group probabilities of each slide [S, 6], its label and the grade by areas."""
+    figure = Figure(figsize=(7.5, 1.6 + 0.32 * len(names)), layout="constrained")
+    axes = figure.add_subplot()
+    image = axes.imshow(probabilities, cmap="Greys", vmin=0, vmax=1, aspect="auto")
+    rows = np.arange(len(names))
+    axes.scatter(
+        truth, rows, s=110, facecolors="none", edgecolors="#1f77b4", linewidths=2, label="label"
+    )
+    axes.scatter(by_area, rows, s=40, marker="x", color="#d95f02", linewidths=2, label="by areas")
+    axes.set_xticks(range(len(GRADE_GROUPS)), ["benign", *map(str, GRADE_GROUPS[1:])])
+    axes.set_yticks(rows, names)
+    axes.set_xlabel("ISUP grade group")
+    axes.set_title("Held-out slides: probability by attention (grey)")
+    figure.colorbar(image, ax=axes, label="probability")
+    figure.legend(loc="outside lower center", ncols=2)
+    return png(figure)
+
+
+def attention_figure(slides: Sequence[tuple[LabelledSlide, SlidePrediction, float]]) -> bytes:
+    """PNG: annotated pattern, predicted pattern and attention over each slide, given with its patch spacing in level-0 pixels."""
+    figure = Figure(figsize=(9, 3.4 * len(slides)), layout="constrained")
+    grid = figure.subplots(len(slides), 3, squeeze=False)
+    for axes, (slide, found, side) in zip(grid, slides, strict=True):
+        look = {
+            "cmap": ListedColormap(COLOURS),
+            "norm": BoundaryNorm(np.arange(UNLABELLED - 0.5, len(PATTERNS)), len(COLOURS)),
+        }
+        lift = np.log2(np.maximum(found.attention * len(found.attention), 1 / 16))
+        _mosaic(axes[0], slide, side, slide.patterns, look)
+        named = _mosaic(axes[1], slide, side, found.patch_probabilities.argmax(axis=1), look)
+        attended = _mosaic(axes[2], slide, side, lift, {"cmap": "coolwarm", "vmin": -4, "vmax": 4})
+        bar = figure.colorbar(named, ax=axes[1], shrink=0.8)
+        bar.set_ticks(range(UNLABELLED, len(PATTERNS)), labels=["unlabelled", *WORDS])
+        bar = figure.colorbar(attended, ax=axes[2], shrink=0.8)
+        bar.set_ticks([-4, -2, 0, 2, 4], labels=["1/16", "1/4", "1", "4", "16"])
+        for at, title in zip(
+            axes,
+            (f"{slide.name} ({slide.label}): annotated", "predicted", "attention (1: average)"),
+            strict=True,
+        ):
+            at.set_title(title, fontsize=9)
+    return png(figure)
+
+
+def _mosaic(
+    axes: Axes, slide: LabelledSlide, side: float, values: npt.NDArray[Any], look: dict[str, Any]
+) -> Any:
+    """One pixel a patch, glass left empty."""
+    column = np.rint((slide.bag.x - slide.bag.x.min()) / side).astype(int)
+    row = np.rint((slide.bag.y - slide.bag.y.min()) / side).astype(int)
+    canvas = np.full((row.max() + 1, column.max() + 1), np.nan)
+    canvas[row, column] = values
+    axes.set_xticks([])
+    axes.set_yticks([])
+    return axes.imshow(np.ma.masked_invalid(canvas), interpolation="nearest", **look)

@@ -1,0 +1,312 @@
+"""What a slide shows as a whole: the pattern head on every patch, and gated attention over the bag of embeddings.
+
+Two readings of one slide that check each other. The pattern head's areas give the grade by the pathologist's rules
+(`training.slide.gleason`); attention (Ilse, Tomczak & Welling, ICML 2018) learns the grade group from slide labels alone and says which
+patches it looked at. Grade groups are ordered, so the prediction is ordinal: one score and five increasing thresholds,
+P(group > k) = sigmoid(score - threshold_k): one row of weights where a softmax would need six, which a dozen slides can't fill.
+
+A bag is a set: neither the order of its patches nor where they lay matters. This module does not know what an encoder is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from pipelines.annotations import PATTERNS
+from training.cards import Card, load_model, save_model
+from training.errors import InsufficientData, SpecMismatch
+from training.slide.gleason import (
+    DEFAULT_RULES,
+    GRADE_GROUPS,
+    Grading,
+    GradingRules,
+    area_shares,
+    corrected_shares,
+    grade,
+)
+from training.slide.pattern_head import PatternHead
+from training.threads import threads_for
+
+KIND: Final = "slide-model"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlidePrediction:
+    """One slide as the model sees it; N patches in the order of the bag.
+
+    Attributes:
+        patch_probabilities: float32 [N, 4], PATTERNS.
+        attention: float32 [N], sums to 1.
+        embedding: float32 [E], the slide embedding that the risk model takes.
+        grade_group_probabilities: float32 [6], ISUP grade groups 0 (benign) to 5.
+        cancer_probability: of any grade group above 0.
+    """
+
+    patch_probabilities: npt.NDArray[np.float32]
+    attention: npt.NDArray[np.float32]
+    embedding: npt.NDArray[np.float32]
+    grade_group_probabilities: npt.NDArray[np.float32]
+    cancer_probability: float
+
+    @property
+    def grade_group(self) -> int:
+        """The median of the prediction: of an ordinal one, the most probable group would jump between the ends."""
+        return int((self.grade_group_probabilities.cumsum() < 0.5).sum())
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionConfig:
+    """Size and fitting of the attention model.
+
+    Attributes:
+        hidden: width of the patch features that are pooled.
+        attention: width of the gate.
+        dropout: of patch features while fitting.
+        epochs: passes over all slides; every pass is one step on all of them together.
+        patches_per_step: at most so many random patches of a slide in a step.
+        learning_rate: of AdamW, with cosine decay to 0.
+        weight_decay: of AdamW.
+    """
+
+    hidden: int = 64
+    attention: int = 32
+    dropout: float = 0.25
+    epochs: int = 80
+    patches_per_step: int = 256
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-2
+
+
+DEFAULT_ATTENTION: Final = AttentionConfig()
+
+
+class GatedAttention(nn.Module):
+    """Bag of embeddings [N, D] -> attention [N], slide embedding [2 * hidden], logits of P(grade group > k) [5]."""
+
+    mean: torch.Tensor
+    scale: torch.Tensor
+
+    def __init__(self, dimension: int, hidden: int, attention: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(dimension))
+        self.register_buffer("scale", torch.ones(dimension))
+        self.project = nn.Linear(dimension, hidden)
+        self.dropout = nn.Dropout(dropout)
+        self.content = nn.Linear(hidden, attention)
+        self.gate = nn.Linear(hidden, attention)
+        self.attend = nn.Linear(attention, 1)
+        self.score = nn.Linear(hidden, 1)
+        self.gaps = nn.Parameter(torch.ones(len(GRADE_GROUPS) - 2))
+        self.first_threshold = nn.Parameter(
+            -F.softplus(torch.ones(len(GRADE_GROUPS) - 2)).sum() / 2
+        )  # symmetric around 0
+
+    def thresholds(self) -> torch.Tensor:
+        """[5], increasing whatever the parameters are."""
+        return self.first_threshold + torch.cat([torch.zeros(1), F.softplus(self.gaps).cumsum(0)])
+
+    def features(self, bag: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Patch features [N, hidden] and unnormalised attention [N]."""
+        hidden = self.dropout(torch.relu(self.project((bag - self.mean) / self.scale)))
+        return hidden, self.attend(
+            torch.tanh(self.content(hidden)) * torch.sigmoid(self.gate(hidden))
+        ).squeeze(-1)
+
+    def pool(
+        self, hidden: torch.Tensor, energy: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Attention [N], slide embedding and logits of one bag.
+
+        The embedding holds the attended mean (what the tumour is like) beside the plain mean (how much of it there is).
+        """
+        attention = torch.softmax(energy, dim=0)
+        attended = attention @ hidden
+        logits = self.score(attended) - self.thresholds()
+        return attention, torch.cat([attended, hidden.mean(dim=0)]), logits
+
+    def forward(self, bag: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """See the class."""
+        return self.pool(*self.features(bag))
+
+
+def group_probabilities(logits: torch.Tensor) -> torch.Tensor:
+    """[..., 6] from the logits of P(group > k) [..., 5]; sums to 1."""
+    above = torch.sigmoid(logits)
+    ends = torch.ones_like(above[..., :1]), torch.zeros_like(above[..., :1])
+    return torch.cat([ends[0], above], dim=-1) - torch.cat([above, ends[1]], dim=-1)
+
+
+def fit_attention(
+    bags: Sequence[npt.NDArray[np.float32]],
+    grade_groups: Sequence[int],
+    config: AttentionConfig = DEFAULT_ATTENTION,
+    *,
+    seed: int = 0,
+) -> GatedAttention:
+    """Fit on whole slides: class-balanced ordinal likelihood. Same bags, config and seed: same weights, on the CPU.
+
+    Args:
+        bags: embeddings [N, D] of each slide.
+        grade_groups: ISUP grade group of each slide, 0 to 5.
+        config: size and fitting.
+        seed: of initialisation, dropout and the patches of each step.
+
+    Raises:
+        InsufficientData: fewer than two different grade groups.
+    """
+    targets = torch.tensor(list(grade_groups))
+    if len(set(grade_groups)) < 2:
+        raise InsufficientData(
+            f"{len(bags)} slides of grade groups {sorted(set(grade_groups))}: two are needed; add slides"
+        )
+    counts = torch.bincount(targets, minlength=len(GRADE_GROUPS)).float()
+    weights = (1.0 / counts[targets]) / (1.0 / counts[targets]).sum()
+    tensors = [torch.from_numpy(np.ascontiguousarray(bag, np.float32)) for bag in bags]
+    step = sum(min(len(bag), config.patches_per_step) for bag in tensors) * tensors[0].shape[1]
+    with (
+        threads_for(step),
+        torch.random.fork_rng(devices=[]),
+    ):  # all draws are the seed's; the caller's generator is left alone
+        torch.manual_seed(seed)
+        model = GatedAttention(tensors[0].shape[1], config.hidden, config.attention, config.dropout)
+        _standardise(model, tensors)
+        optimiser = torch.optim.AdamW(
+            model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        )
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, config.epochs)
+        for _ in range(config.epochs):
+            parts = [bag[torch.randperm(len(bag))[: config.patches_per_step]] for bag in tensors]
+            sizes = [len(part) for part in parts]
+            hidden, energy = model.features(torch.cat(parts))
+            pooled = zip(torch.split(hidden, sizes), torch.split(energy, sizes), strict=True)
+            logits = torch.stack([model.pool(*bag)[2] for bag in pooled])
+            likelihood = group_probabilities(logits).gather(1, targets[:, None]).squeeze(1)
+            loss = -(weights * likelihood.clamp_min(1e-6).log()).sum()
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+            schedule.step()
+    return model.eval()
+
+
+def _standardise(model: GatedAttention, bags: Sequence[torch.Tensor]) -> None:
+    """Mean and spread of the features, every slide counting the same however large it is."""
+    mean = torch.stack([bag.mean(dim=0) for bag in bags]).mean(dim=0)
+    model.mean.copy_(mean)
+    model.scale.copy_(
+        torch.stack([((bag - mean) ** 2).mean(dim=0) for bag in bags])
+        .mean(dim=0)
+        .sqrt()
+        .clamp_min(1e-6)
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlideModel:
+    """Pattern head and attention model that were fitted together, with the card that says on what.
+
+    Attributes:
+        head: patch -> PATTERNS.
+        attention: bag -> slide.
+        confusion: of the head on held-out patches, [4, 4], rows of the true pattern sum to 1; areas are corrected by it.
+        rules: what counts as present where areas are graded, chosen on held-out slides.
+        card: see `training.cards`: encoder_hash, spec, seed, versions, data, metrics; hash once it is saved.
+    """
+
+    head: PatternHead
+    attention: GatedAttention
+    confusion: npt.NDArray[np.float64] = field(default_factory=lambda: np.eye(len(PATTERNS)))
+    rules: GradingRules = DEFAULT_RULES
+    card: Card
+
+    @property
+    def hash(self) -> str:
+        """Names the model; empty before it is saved."""
+        return str(self.card.get("hash", ""))
+
+    @property
+    def dimension(self) -> int:
+        """Size of the patch embeddings it takes."""
+        return self.head.dimension
+
+    def predict(self, bag: npt.NDArray[np.float32]) -> SlidePrediction:
+        """Predict one slide from the embeddings [N, D] of its patches, in any order.
+
+        Raises:
+            SpecMismatch: the embeddings come from an encoder of another size.
+            ValueError: the bag is empty or holds a value that is not finite.
+        """
+        if bag.ndim != 2 or bag.shape[1] != self.dimension:
+            raise SpecMismatch(
+                "embedding size",
+                f"slide model takes [N, {self.dimension}]",
+                f"the bag is {list(bag.shape)}",
+                "embed with the encoder that the slide model was fitted on",
+            )
+        if len(bag) == 0 or not np.isfinite(bag).all():
+            raise ValueError(
+                f"a bag of {len(bag)} embeddings: it must hold one or more, all finite; embed the slide again"
+            )
+        embeddings = np.ascontiguousarray(bag, np.float32)
+        with torch.inference_mode():
+            attention, embedding, logits = self.attention(torch.from_numpy(embeddings))
+            groups = group_probabilities(logits).numpy()
+        return SlidePrediction(
+            patch_probabilities=self.head.probabilities(embeddings),
+            attention=attention.numpy(),
+            embedding=embedding.numpy(),
+            grade_group_probabilities=groups,
+            cancer_probability=float(1.0 - groups[0]),
+        )
+
+    def grade(self, prediction: SlidePrediction) -> Grading:
+        """The grade by the areas of the patches' patterns, corrected for the head's errors, under the model's own rules."""
+        return grade(
+            corrected_shares(area_shares(prediction.patch_probabilities), self.confusion),
+            self.rules,
+        )
+
+
+def save_slide_model(uri: str, model: SlideModel) -> SlideModel:
+    """Write the model below `uri`; returns it with its hash in the card."""
+    arrays: dict[str, npt.NDArray[Any]] = {
+        "pattern_head.weight": model.head.weight,
+        "pattern_head.bias": model.head.bias,
+        "confusion": model.confusion,
+    }
+    arrays |= {
+        f"attention.{name}": tensor.numpy() for name, tensor in model.attention.state_dict().items()
+    }
+    card = {**model.card, "kind": KIND, "grading_rules": asdict(model.rules)}
+    return replace(model, card={**card, "hash": save_model(uri, arrays, card)})
+
+
+def load_slide_model(uri: str) -> SlideModel:
+    """Read the model below `uri`.
+
+    Raises:
+        ModelNotFound: there is none.
+        BrokenModel: weights and card do not belong together.
+    """
+    arrays, card = load_model(uri, KIND)
+    head = PatternHead(
+        weight=arrays.pop("pattern_head.weight"), bias=arrays.pop("pattern_head.bias")
+    )
+    confusion, rules = arrays.pop("confusion"), GradingRules(**card["grading_rules"])
+    state = {
+        name.removeprefix("attention."): torch.from_numpy(array) for name, array in arrays.items()
+    }
+    hidden, dimension = state["project.weight"].shape
+    attention = GatedAttention(dimension, hidden, state["gate.weight"].shape[0])
+    attention.load_state_dict(state)
+    return SlideModel(
+        head=head, attention=attention.eval(), confusion=confusion, rules=rules, card=card
+    )
