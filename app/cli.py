@@ -30,6 +30,11 @@ from rich.table import Table
 if TYPE_CHECKING:
     from pipelines.prepare import PrepareConfig, PrepareReport
 
+REMEDIES = {
+    "missing-mpp": "Give --mpp or an mpp column in the manifest; "
+    "or take the objective's with --mpp-from-objective."
+}
+"""What `prepare` says besides a failed slide's own remedy, by `SlideError.code`."""
 FAILURES_SHOWN = 5
 """Failed slides that `prepare` tells in full; all are in its report."""
 
@@ -280,6 +285,9 @@ def _tell_failed_slides(report: PrepareReport) -> None:
         errors.print(
             f"{place}{outcome.error}", style="red", markup=False, highlight=False, soft_wrap=True
         )
+    for code in dict.fromkeys(outcome.code for outcome in report.failed):
+        if code in REMEDIES:
+            errors.print(REMEDIES[code], highlight=False, soft_wrap=True)
     if (more := len(report.failed) - FAILURES_SHOWN) > 0:
         errors.print(
             f"and {more} more, all with their causes in the report; mend them and run again with --resume",

@@ -41,7 +41,7 @@ from pipelines.manifest import ManifestRow, read_manifest
 from pipelines.patches import ReadCounts
 from pipelines.ray_session import ensure_ray
 from pipelines.shards import SIDE
-from pipelines.slides.errors import BrokenSlide, ManifestError
+from pipelines.slides.errors import BrokenSlide, ManifestError, SlideError
 from pipelines.slides.opening import open_slide
 from pipelines.slides.resolution import check_mpp
 from pipelines.splits import SplitShares
@@ -94,6 +94,7 @@ class SlideOutcome:
         kept: whether an earlier run had finished it.
         read: what reading it took.
         kind: class of the error, empty where there is none.
+        code: of the error, if it is a `SlideError`: what a door looks its own remedy up by.
         error: for people.
         trace: for engineers.
     """
@@ -105,6 +106,7 @@ class SlideOutcome:
     kept: bool = False
     read: ReadCounts = field(default_factory=ReadCounts)
     kind: str = ""
+    code: str = ""
     error: str = ""
     trace: str = ""
 
@@ -302,6 +304,7 @@ def _failed(row: ManifestRow, error: Exception) -> SlideOutcome:
         line=row.line,
         slide=storage.object_name(row.uri),
         kind=type(error).__name__,
+        code=error.code if isinstance(error, SlideError) else "",
         error=str(error),
         trace=trace,
     )

@@ -104,7 +104,7 @@ def take_in(
     except (
         SlideError
     ) as error:  # without the file's own name, which may hold a patient's and would go to logs
-        raise type(error)(name, error.cause, error.remedy) from None
+        raise error.of_slide(name) from None
     finally:
         shutil.rmtree(work, ignore_errors=True)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from pipelines.slides.errors import BrokenSlide
+from pipelines.slides.errors import ImplausibleResolution
 
 PLAUSIBLE_MPP = (0.05, 100.0)
 """Micrometres per pixel between an oil-immersion scan and a picture of the whole glass; beyond it the value is a unit error."""
@@ -18,12 +18,13 @@ def check_mpp(name: str, mpp: float | None) -> None:
     """Refuse a resolution that can only be a unit error.
 
     Raises:
-        BrokenSlide: the value is outside `PLAUSIBLE_MPP`.
+        ImplausibleResolution: the value is outside `PLAUSIBLE_MPP`.
     """
     low, high = PLAUSIBLE_MPP
     if mpp is not None and not (math.isfinite(mpp) and low <= mpp <= high):
-        raise BrokenSlide(
+        raise ImplausibleResolution(
             name,
             f"has an mpp of {mpp:g}, outside {low:g} to {high:g} um",
             "give the true mpp in micrometres per pixel",
+            facts={"mpp": mpp, "low": low, "high": high},
         )

@@ -83,7 +83,7 @@ class Slide(ABC):
         """Take over what the file and its metadata tell.
 
         Raises:
-            BrokenSlide: an mpp that can only be a unit error.
+            ImplausibleResolution: an mpp that can only be a unit error.
         """
         check_mpp(file.name, facts.resolution)
         self.uri, self.name, self.version = file.uri, file.name, file.version

@@ -82,7 +82,8 @@ def test_an_objective_alone_is_no_mpp(ray_session: None, folder: Path, tmp_path:
     assert done.exit_code == 1
     failed = json.loads((tmp_path / "report.json").read_text())["failed"]
     assert [outcome["kind"] for outcome in failed] == ["MissingResolution"]
-    assert "--mpp-from-objective" in failed[0]["error"]
+    assert [outcome["code"] for outcome in failed] == ["missing-mpp"]
+    assert "--mpp-from-objective" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from pipelines.slides import codecs
 from pipelines.slides import slide as slide_module
 from pipelines.slides.errors import (
     BrokenSlide,
+    ImplausibleResolution,
     MissingResolution,
     SlideError,
     SlideNotFound,
@@ -135,10 +136,10 @@ def test_identity_follows_content_and_version(generated_slide: Path, tmp_path: P
 def test_mpp_is_never_guessed(tmp_path: Path) -> None:
     path = tmp_path / "no-mpp.svs"
     write_svs(path, generate_tile("benign", np.random.default_rng(0)), SvsMetadata(mpp=None))
-    with pytest.raises(MissingResolution, match="--mpp"):
+    with pytest.raises(MissingResolution, match="give its mpp"):
         _ = open_slide(str(path)).mpp
     assert open_slide(str(path), mpp=0.3).mpp == 0.3
-    with pytest.raises(BrokenSlide, match="outside"):
+    with pytest.raises(ImplausibleResolution, match="outside"):
         open_slide(str(path), mpp=300)
 
 
@@ -185,10 +186,22 @@ def test_what_is_no_slide(tmp_path: Path) -> None:
         open_slide(str(grey))
 
 
-def test_errors_survive_pickling() -> None:
-    error = MissingResolution.of("a.svs")
+def test_errors_survive_pickling_with_code_and_facts() -> None:
+    error = UnsupportedSlide("a.svs", "is odd", "export it", code="odd", facts={"value": 3})
     again = pickle.loads(pickle.dumps(error))
+    assert type(again) is UnsupportedSlide
     assert (str(again), again.sentence) == (str(error), error.sentence)
+    assert (again.code, again.facts) == ("odd", {"value": 3})
+    renamed = error.of_slide("slide.svs")
+    assert (renamed.slide, renamed.cause, renamed.code) == ("slide.svs", "is odd", "odd")
+
+
+def test_remedies_name_no_option_and_every_class_has_a_code() -> None:
+    error = MissingResolution.of("a.svs")
+    assert error.code == "missing-mpp"
+    assert "--" not in str(error)
+    kinds = SlideError.__subclasses__()
+    assert len({kind.default_code for kind in kinds} | {SlideError.default_code}) == len(kinds) + 1
 
 
 @needs_shared_data
