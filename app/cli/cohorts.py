@@ -1,0 +1,156 @@
+"""`acinus synth` and `acinus prepare`: slides, and the cohort that is made of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from app.cli.boundary import usage
+from app.cli.options import Out, Seed
+
+if TYPE_CHECKING:
+    from pipelines.prepare import SlideOutcome
+
+
+def synth(
+    out: Annotated[
+        Path, typer.Option(help="Local folder to write slides, annotations and manifest.csv to.")
+    ],
+    slides: Annotated[int, typer.Option(help="Number of slides.")] = 12,
+    test_slides: Annotated[
+        int, typer.Option(help="Number of these slides that get the split `test`.")
+    ] = 3,
+    tiles: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder with one folder of real tiles per class; generated H&E if missing."
+        ),
+    ] = None,
+    core_length: Annotated[int, typer.Option(help="Length of a core in tiles of 172 um.")] = 14,
+    seed: Seed = 0,
+) -> None:
+    """Make artificial slides with known regions.
+
+    Their tissue is assembled from real tiles, or generated.
+    """
+    from app.cli import screen
+    from pipelines.synthetic.synthesise import SynthConfig, synthesise
+
+    with usage():
+        config = SynthConfig(
+            out=str(out),
+            slides=slides,
+            test_slides=test_slides,
+            tiles=str(tiles) if tiles else None,
+            core_length=core_length,
+            seed=seed,
+        )
+    with screen.progress("slides", total=slides) as show:
+        manifest = synthesise(config, on_slide=lambda done: show(done, slides))
+    screen.print_facts(
+        "Cohort",
+        {
+            "tissue": "real tiles" if tiles else "generated H&E",
+            "slides": slides,
+            "manifest": manifest,
+        },
+    )
+
+
+def prepare(
+    manifest: Annotated[
+        str,
+        typer.Argument(
+            help="CSV or Parquet file with a `slide` column; or a folder, an S3 prefix, "
+            "or a quoted pattern such as 's/**/*.svs'."
+        ),
+    ],
+    out: Out,
+    size: Annotated[int, typer.Option(help="Side of a patch in pixels.")] = 224,
+    mpp: Annotated[
+        float | None,
+        typer.Option(help="Micrometres per pixel of slides whose file and manifest row give none."),
+    ] = None,
+    patch_mpp: Annotated[float, typer.Option(help="Micrometres per pixel of a patch.")] = 0.5,
+    overlap: Annotated[int, typer.Option(help="Pixels that neighbouring patches share.")] = 0,
+    min_tissue: Annotated[
+        float, typer.Option(help="Minimum share of tissue in a patch, 0 to 1.")
+    ] = 0.25,
+    icc: Annotated[
+        bool, typer.Option("--icc", help="Convert colours to sRGB by each slide's ICC profile.")
+    ] = False,
+    stain: Annotated[
+        str, typer.Option(help="Normalise the stain, fitted once per slide: macenko or reinhard.")
+    ] = "",
+    mpp_from_objective: Annotated[
+        bool,
+        typer.Option(
+            "--mpp-from-objective",
+            help="If mpp is missing, use 10 um divided by the objective's magnification.",
+        ),
+    ] = False,
+    organisation: Annotated[str, typer.Option(help="Owner of the derived objects.")] = "local",
+    split: Annotated[
+        str | None,
+        typer.Option(
+            help="Assign splits by case if the manifest has none: "
+            "train=0.7,validation=0.15,test=0.15."
+        ),
+    ] = None,
+    seed: Seed = 0,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Redo only slides that are missing, failed, or whose file, mpp or spec changed.",
+        ),
+    ] = False,
+) -> None:
+    """Index slides: tissue, patches, shards and a picture of each.
+
+    Every slide is attempted. The exit code is 1 if any of them failed.
+    """
+    from app.cli import screen
+    from pipelines.grid import STAINS, PatchSpec
+    from pipelines.prepare import PrepareConfig
+    from pipelines.prepare import prepare as run
+    from pipelines.splits import SplitShares
+
+    if stain not in STAINS:
+        allowed = ", ".join(filter(None, STAINS))
+        raise typer.BadParameter(f"{stain!r} is none of {allowed}", param_hint="--stain")
+    with usage("--split"):
+        shares = SplitShares.parse(split, seed=seed) if split else None
+    with usage():
+        config = PrepareConfig(
+            manifest=manifest,
+            out=out,
+            spec=PatchSpec(
+                size=size,
+                mpp=patch_mpp,
+                overlap=overlap,
+                min_tissue=min_tissue,
+                icc=icc,
+                stain=stain,
+            ),
+            organisation=organisation,
+            mpp=mpp,
+            mpp_from_objective=mpp_from_objective,
+            shares=shares,
+            resume=resume,
+        )
+    done = failed = 0
+    with screen.progress("slides") as show:
+
+        def on_slide(outcome: SlideOutcome, total: int) -> None:
+            nonlocal done, failed
+            done, failed = done + 1, failed + bool(outcome.error)
+            show(done, total, f"slides, {failed} failed" if failed else "slides")
+
+        report = run(config, on_slide=on_slide)
+    screen.print_cohort(report)
+    if report.failed:
+        screen.print_failed_slides(report)
+        raise typer.Exit(1)

@@ -1,0 +1,144 @@
+"""`acinus pretrain`, `probe`, `fit-slide` and `fit-risk`: models from a prepared cohort, and how good they are."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from app.cli.boundary import usage
+from app.cli.options import Data, Encoder, Folds, Out, Seed, Split
+
+if TYPE_CHECKING:
+    from training.pretrain.progress import ProgressReport
+
+
+def pretrain(
+    data: Data,
+    out: Out,
+    recipe: Annotated[
+        str, typer.Option(help="Name of a recipe in training/pretrain/recipes.py.")
+    ] = "demo",
+    steps: Annotated[
+        int | None, typer.Option(help="Number of training steps; the recipe's own if missing.")
+    ] = None,
+    workers: Annotated[int, typer.Option(help="Number of Ray Train workers.")] = 2,
+    split: Split = "train",
+    seed: Seed = 0,
+) -> None:
+    """Train an encoder without labels.
+
+    The method is DINO: a student and its EMA teacher. Run it again with the same --out to continue a run that was stopped.
+    """
+    from app.cli import screen
+    from training.pretrain.pretrain import PretrainConfig
+    from training.pretrain.pretrain import pretrain as run
+
+    with usage():
+        config = PretrainConfig(
+            data=data, out=out, recipe=recipe, steps=steps, workers=workers, split=split, seed=seed
+        )
+    with screen.progress("steps", total=steps) as show:
+
+        def on_progress(now: ProgressReport) -> None:
+            show(now.step, now.steps, f"steps, loss {now.loss:.3f}")
+
+        report = run(config, on_progress=on_progress)
+    screen.print_facts(
+        "Encoder",
+        {
+            "encoder": report.encoder,
+            "hash": report.hash,
+            "steps": report.steps,
+            "resumed from": report.resumed_from,
+            "patches/s": f"{report.patches_per_second:.0f}",
+            "read": report.read,
+            "loss curve": report.loss_curve,
+        },
+    )
+
+
+def probe(
+    tiles: Annotated[str, typer.Option(help="Folder with one folder of labelled tiles per class.")],
+    encoder: Encoder,
+    out: Out,
+    tile_mpp: Annotated[float, typer.Option(help="Micrometres per pixel of the tiles.")] = 0.23,
+    folds: Folds = 5,
+    seed: Seed = 0,
+) -> None:
+    """Score an encoder on labelled tiles by kNN and a linear probe.
+
+    The same network with random weights is scored next to it.
+    """
+    from app.cli import screen
+    from training.encoder.probe import ProbeConfig
+    from training.encoder.probe import probe as run
+
+    with usage():
+        config = ProbeConfig(
+            tiles=tiles, encoder=encoder, out=out, tile_mpp=tile_mpp, folds=folds, seed=seed
+        )
+    with screen.progress("tiles") as show:
+        report = run(config, on_tile=show)
+    screen.print_probe(report)
+
+
+def fit_slide(
+    data: Data,
+    encoder: Encoder,
+    out: Out,
+    folds: Folds = 5,
+    split: Split = "train",
+    seed: Seed = 0,
+) -> None:
+    """Fit the pattern head and the slide model.
+
+    Slides need annotations and labels.
+    """
+    from app.cli import screen
+    from training.slide.fit_slide import FitSlideConfig
+    from training.slide.fit_slide import fit_slide as run
+
+    with usage():
+        config = FitSlideConfig(
+            data=data, encoder=encoder, out=out, folds=folds, split=split, seed=seed
+        )
+    with screen.progress("shards embedded") as show:
+        report = run(config, on_shard=show)
+    screen.print_slide_model(report)
+    if report.failed:
+        raise typer.Exit(1)
+
+
+def fit_risk(
+    data: Data,
+    encoder: Encoder,
+    slide_model: Annotated[str, typer.Option(help="Slide model: the --out of `acinus fit-slide`.")],
+    out: Out,
+    patients: Annotated[int, typer.Option(help="Number of simulated patients.")] = 600,
+    split: Split = "train",
+    seed: Seed = 0,
+) -> None:
+    """Fit the risk model on simulated outcomes with known hazards.
+
+    No open data set joins prostate slides with outcomes.
+    """
+    from app.cli import screen
+    from training.risk.fit_risk import FitRiskConfig
+    from training.risk.fit_risk import fit_risk as run
+
+    with usage():
+        config = FitRiskConfig(
+            data=data,
+            encoder=encoder,
+            slide_model=slide_model,
+            out=out,
+            patients=patients,
+            split=split,
+            seed=seed,
+        )
+    with screen.progress("shards embedded") as show:
+        report = run(config, on_shard=show)
+    screen.print_risk_model(report)
+    if report.failed:
+        raise typer.Exit(1)

@@ -1,0 +1,193 @@
+"""What commands print: progress while they work, and what they made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Protocol
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.table import Table
+
+from app.cli.remedies import remedy
+from pipelines import addresses
+from pipelines.grid import PatchSpec
+
+if TYPE_CHECKING:  # what one command prints must not load the libraries of the others
+    from app.inference.analyse import AnalysisResult
+    from pipelines.prepare import PrepareReport
+    from training.encoder.probe import ProbeReport
+    from training.risk.fit_risk import FitRiskReport
+    from training.slide.fit_slide import FitSlideReport
+
+FAILURES_SHOWN = 5
+"""Failed slides that `prepare` prints in full; all are in its report."""
+
+
+class Show(Protocol):
+    """Moves a progress bar."""
+
+    def __call__(self, done: int, total: int | None = None, what: str | None = None, /) -> None: ...
+
+
+@contextmanager
+def progress(what: str, *, total: int | None = None) -> Iterator[Show]:
+    """A progress bar for the block; yields the function that moves it."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=Console()) as bar:
+        task = bar.add_task(what, total=total)
+
+        def show(done: int, total: int | None = None, what: str | None = None, /) -> None:
+            bar.update(task, completed=done, total=total, description=what)
+
+        yield show
+
+
+def print_facts(title: str, rows: Mapping[str, object]) -> None:
+    """Print what a command has made, as a table of names and values."""
+    table = Table(title=title, show_header=False, title_justify="left")
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")  # paths are for copying: never shortened
+    for name, value in rows.items():
+        table.add_row(name, escape(str(value)))  # a folder may be named `[red]`
+    Console().print(table)
+
+
+def print_cohort(report: PrepareReport) -> None:
+    """What was prepared, and where it is."""
+    kept = f", {report.kept} of them kept from an earlier run" if report.kept else ""
+    splits = ", ".join(f"{name} {count}" for name, count in report.splits.items() if name)
+    rows: dict[str, object] = {
+        "prepared": f"{len(report.prepared)} slides{kept}",
+        "patches": report.n_patches,
+        "slides by split": splits or "none",
+        "read": report.reading,
+    }
+    if report.staged:
+        counted = "1 slide was" if report.staged == 1 else f"{report.staged} slides were"
+        rows["staged"] = f"{counted} copied whole: the format can't be read in place"
+    rows["failed"] = f"{len(report.failed)} slides"
+    rows["report"] = f"{report.out}/report.json"
+    if report.prepared:
+        rows["pictures"] = f"overview.png of each slide, the first: {_first_picture(report)}"
+    print_facts("Prepared cohort", rows)
+
+
+def _first_picture(report: PrepareReport) -> str:
+    row = report.prepared[0].row or {}
+    spec = PatchSpec.from_dict(json.loads(row["spec"]))
+    return f"{report.out}/{addresses.overview(row['organisation_id'], row['slide_id'], spec.hash)}"
+
+
+def print_failed_slides(report: PrepareReport) -> None:
+    """Failures by class, the first few in full, and what to do about them."""
+    console = Console(stderr=True)
+    table = Table(title="Failed slides", title_justify="left")
+    table.add_column("error")
+    table.add_column("slides", justify="right")
+    for kind, count in report.errors.items():
+        table.add_row(kind, str(count))
+    console.print(table)
+    for outcome in report.failed[:FAILURES_SHOWN]:
+        line = f"line {outcome.line}: " if outcome.line else ""
+        _print_text(console, f"{line}{outcome.error}", style="red")
+    if (more := len(report.failed) - FAILURES_SHOWN) > 0:
+        _print_text(console, f"and {more} more; the report has all, with their causes")
+    for code in dict.fromkeys(outcome.code for outcome in report.failed):
+        if (what_to_do := remedy(code, "prepare")) is not None:
+            _print_text(console, f"{code}: {what_to_do}")
+    _print_text(console, "Fix them and run again with --resume: only these slides are done again.")
+
+
+def print_probe(report: ProbeReport) -> None:
+    """Scores of an encoder, next to random weights and chance."""
+    console = Console()
+    table = Table(title="Balanced accuracy, mean ± spread over folds", title_justify="left")
+    for column in ("", "this encoder", "random weights", "chance"):
+        table.add_column(column)
+    chance = f"{report.chance:.3f}"
+    table.add_row("linear probe", str(report.linear), str(report.random_linear), chance)
+    table.add_row("kNN", str(report.knn), str(report.random_knn), chance)
+    console.print(table)
+    _print_text(console, report.caveat)
+    _print_text(console, f"picture: {report.picture}")
+
+
+def print_slide_model(report: FitSlideReport) -> None:
+    """A slide model, its scores on held-out slides, and what was not used."""
+    rows: dict[str, object] = {
+        "slide model": report.model,
+        "hash": report.model_hash,
+        "slides": report.slides,
+        "patches": report.patches,
+    }
+    if (patches := report.patch_score) is not None:
+        rows["patches, balanced accuracy"] = (
+            f"{patches.balanced_accuracy:.3f} (chance {patches.chance:.3f}), held out by case"
+        )
+    slides = report.slide_score
+    if slides is not None and slides.attention_kappa is not None:
+        rows["slides, quadratic kappa"] = f"{slides.attention_kappa:.3f} on {slides.slides} slides"
+    rows["pictures"] = "\n".join(report.figures)
+    print_facts("Slide model", rows)
+    _print_notes(report.remarks, report.failed)
+
+
+def print_risk_model(report: FitRiskReport) -> None:
+    """A risk model, its concordance on held-out patients, and what was not used."""
+    score = report.score
+    rows: dict[str, object] = {
+        "risk model": report.model,
+        "hash": report.model_hash,
+        "outcomes": "SIMULATED",
+        "patients": f"{report.patients}, {report.events} events, on {report.slides} slides",
+    }
+    if score.concordance is not None and score.concordance_of_truth is not None:
+        rows["concordance, held out"] = (
+            f"{score.concordance:.3f} (true hazards: {score.concordance_of_truth:.3f})"
+        )
+    rows["pictures"] = "\n".join(report.figures)
+    print_facts("Risk model", rows)
+    _print_notes(report.remarks, report.failed)
+
+
+def print_analysis(result: AnalysisResult, table: Table) -> None:
+    """One analysis: grade and risk as a table, and the files that were written."""
+    Console().print(table)
+    print_facts(
+        "Written",
+        {"report": result.report_json, "heatmap": result.heatmap, "PDF": result.report_pdf},
+    )
+
+
+def print_address(address: str) -> None:
+    """Where the service can be reached; printed when it answers."""
+    _print_text(Console(), f"Acinus answers at {address} (API: {address}/docs)")
+
+
+def _print_notes(remarks: Sequence[str], failed: Sequence[str]) -> None:
+    for remark in remarks:
+        _print_text(Console(), remark)
+    for sentence in failed:
+        _print_text(Console(stderr=True), sentence, style="red")
+
+
+def _print_text(console: Console, text: str, *, style: str | None = None) -> None:
+    """One line as it is: no markup, no colours by content, not broken at the screen's width."""
+    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,83 @@
+"""`acinus analyse` and `acinus serve`: from a slide to its report, on this machine or over HTTP."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from app.cli.boundary import usage
+from app.cli.options import Out
+
+if TYPE_CHECKING:
+    from app.analyses.status import Step
+
+
+def analyse(
+    slide: Annotated[
+        str, typer.Argument(help="Slide: path or URI; for a DICOM series, its folder.")
+    ],
+    models: Annotated[
+        str, typer.Option(help="Model set: folder with encoder, slide_model and risk_model.")
+    ],
+    out: Out,
+    age: Annotated[float | None, typer.Option(help="Age at biopsy in years.")] = None,
+    psa: Annotated[float | None, typer.Option(help="PSA before biopsy in ng/mL.")] = None,
+    t_stage: Annotated[str | None, typer.Option(help="Clinical T stage, such as T2b.")] = None,
+    gleason_primary: Annotated[
+        int | None,
+        typer.Option(help="The pathologist's primary pattern; the image's if missing."),
+    ] = None,
+    gleason_secondary: Annotated[
+        int | None,
+        typer.Option(help="The pathologist's secondary pattern; the image's if missing."),
+    ] = None,
+    mpp: Annotated[
+        float | None,
+        typer.Option(help="Micrometres per pixel, if the slide's file gives none."),
+    ] = None,
+) -> None:
+    """Analyse one slide on this machine, without the service.
+
+    Writes report.json, heatmap.png and report.pdf.
+    """
+    from app.cases.schemas import ClinicalVariables
+    from app.cli import screen
+    from app.inference.analyse import analyse as run
+    from app.reports.terminal import risk_table
+
+    with usage():
+        clinical = ClinicalVariables(
+            age=age,
+            psa=psa,
+            t_stage=t_stage,
+            gleason_primary=gleason_primary,
+            gleason_secondary=gleason_secondary,
+        )
+    with screen.progress("starting") as show:
+
+        def on_progress(step: Step, done: int, total: int | None) -> None:
+            show(done, total, step.value)
+
+        result = run(slide, clinical, models, out, mpp=mpp, on_progress=on_progress)
+    screen.print_analysis(result, risk_table(result.report))
+
+
+def serve(
+    models: Annotated[str | None, typer.Option(help="Model set; ACINUS_MODELS if missing.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port; ACINUS_PORT if missing.")] = None,
+) -> None:
+    """Serve the HTTP API until Ctrl-C.
+
+    Every other setting is an ACINUS_* environment variable; app/settings.py explains each.
+    """
+    from app.cli import screen
+    from app.serve.application import run
+    from app.settings import Settings
+
+    given: dict[str, Any] = {
+        name: value for name, value in (("models", models), ("port", port)) if value is not None
+    }
+    with usage(lambda field: f"--{field}" if field in given else f"ACINUS_{field.upper()}"):
+        settings = Settings(**given)
+    run(settings, on_ready=screen.print_address)
