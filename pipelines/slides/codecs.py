@@ -2,12 +2,13 @@
 
 A name is written into every shard row, so it never changes its meaning:
 
-    jpeg                      baseline JPEG; jpeg/2, jpeg/4, jpeg/8 where tiles are decoded smaller (DCT scaling)
-    jpeg2000                  RGB after the stream's own colour transform (Aperio 33005, DICOM)
-    jpeg2000-ycc              YCbCr (Aperio 33003); with halved chroma within one level of OpenSlide's pixels, else equal
-    jpegls                    interleaved RGB
-    raw, lzw, deflate         interleaved RGB, with +delta for TIFF's horizontal predictor, and for RGBA +alpha, or +premultiplied
-                              where colours were multiplied by alpha already
+    jpeg                 baseline JPEG; jpeg/2, jpeg/4, jpeg/8: decoded smaller (DCT scaling)
+    jpeg2000             RGB after the stream's own colour transform (Aperio 33005, DICOM)
+    jpeg2000-ycc         YCbCr (Aperio 33003); with halved chroma within one level of OpenSlide's
+                         pixels, otherwise equal
+    jpegls               interleaved RGB
+    raw, lzw, deflate    interleaved RGB; +delta: TIFF's horizontal predictor; RGBA is +alpha, or
+                         +premultiplied if colours were multiplied by alpha already
 
 Knows no slide and no file.
 """
@@ -33,7 +34,7 @@ _JPEG_SCALES = {"jpeg": 1, "jpeg/2": 2, "jpeg/4": 4, "jpeg/8": 8}
 
 
 def is_jpeg(codec: str) -> bool:
-    """Whether the tiles are baseline JPEGs, at whatever scale they are decoded."""
+    """Whether the tiles are baseline JPEGs, whatever the scale of decoding."""
     return codec in _JPEG_SCALES
 
 
@@ -42,7 +43,8 @@ def decode(codec: str, stream: Buffer, *, out: NDArray[np.uint8]) -> None:
 
     Args:
         codec: its name.
-        stream: the tile's bytes, standing on their own; empty for a tile that the format leaves out on purpose: it is glass.
+        stream: the complete stream of the tile; empty for a tile that the format leaves out on
+            purpose: it is glass.
         out: uint8 [H, W, 3], C-contiguous.
 
     Raises:
@@ -70,7 +72,7 @@ def _interleaved(
     alpha = "alpha" in options or "premultiplied" in options
     shape = (*out.shape[:2], 4 if alpha else 3)
     needed = shape[0] * shape[1] * shape[2]
-    found = unpack(data, needed + 1)  # one more than is needed shows a stream that is too long
+    found = unpack(data, needed + 1)  # one byte more shows a stream that is too long
     if len(found) != needed:
         held = f"{len(found)} bytes" if len(found) < needed else "more bytes"
         raise ValueError(f"holds {held} where {needed} are needed")
@@ -86,29 +88,28 @@ def _over_white(pixels: NDArray[np.uint8], *, premultiplied: bool) -> NDArray[np
     return np.minimum(colour + (255 - alpha), 255).astype(np.uint8)
 
 
-def _inflate(data: bytes, most: int) -> bytes:
+def _inflate(data: bytes, limit: int) -> bytes:
     try:
-        return zlib.decompressobj().decompress(
-            data, most
-        )  # bounded: a few bytes can inflate to gigabytes
+        # Bounded: a few bytes can inflate to gigabytes.
+        return zlib.decompressobj().decompress(data, limit)
     except zlib.error as error:
         raise ValueError(f"can't be inflated ({error})") from error
 
 
-def _unpack_lzw(data: bytes, most: int) -> bytes:
+def _unpack_lzw(data: bytes, limit: int) -> bytes:
     try:
-        return bytes(imagecodecs.lzw_decode(data, out=most))
+        return bytes(imagecodecs.lzw_decode(data, out=limit))
     except RuntimeError as error:
         raise ValueError(f"can't be unpacked ({error})") from error
 
 
-def _as_it_is(data: bytes, most: int) -> bytes:
-    return data[:most]
+def _unchanged(data: bytes, limit: int) -> bytes:
+    return data[:limit]
 
 
 def _jpegls(data: bytes, height: int, width: int) -> NDArray[np.uint8]:
     if data[:2] != jpeg.SOI or _jpegls_frame(data) != (8, height, width, 3):
-        raise ValueError("is no 8-bit colour JPEG-LS stream of the tile's size")
+        raise ValueError("is not an 8-bit colour JPEG-LS stream of the tile's size")
     if EOI not in data[-4:]:  # charls would search for it for seconds
         raise ValueError("is cut off: it has no end marker")
     try:
@@ -118,15 +119,17 @@ def _jpegls(data: bytes, height: int, width: int) -> NDArray[np.uint8]:
 
 
 def _jpegls_frame(data: bytes) -> tuple[int, ...] | None:
-    """Bits, height, width and components in a JPEG-LS stream's SOF55 segment (ITU-T T.87); None where there is none."""
-    at = data.find(b"\xff\xf7", 2, 4096)
-    return None if at < 0 or len(data) < at + 10 else struct.unpack_from(">BHHB", data, at + 4)
+    """Bits, height, width and components of the SOF55 segment (ITU-T T.87); None if missing."""
+    start = data.find(b"\xff\xf7", 2, 4096)
+    if start < 0 or len(data) < start + 10:
+        return None
+    return struct.unpack_from(">BHHB", data, start + 4)
 
 
 def _jpeg2000(data: bytes, height: int, width: int) -> NDArray[np.uint8]:
     if _jpeg2000_frame(data) != (height, width, 3):
-        raise ValueError("is no colour JPEG 2000 stream of the tile's size")
-    if EOI not in data[-4:]:  # openjpeg would fill what is missing with a blur
+        raise ValueError("is not a colour JPEG 2000 stream of the tile's size")
+    if EOI not in data[-4:]:  # openjpeg would fill the missing part with a blur
         raise ValueError("is cut off: it has no end marker")
     try:
         return np.asarray(imagecodecs.jpeg2k_decode(data))
@@ -135,12 +138,12 @@ def _jpeg2000(data: bytes, height: int, width: int) -> NDArray[np.uint8]:
 
 
 def _jpeg2000_frame(data: bytes) -> tuple[int, int, int] | None:
-    """Height, width and components in a code stream's SIZ segment (ITU-T T.800 A.5.1); None where there is none."""
-    at = data.find(SOI, 0, 4096)  # a JP2 box may stand before the code stream
-    if at < 0 or len(data) < at + 42:
+    """Height, width and components of the SIZ segment (ITU-T T.800 A.5.1); None if missing."""
+    start = data.find(SOI, 0, 4096)  # a JP2 box may precede the code stream
+    if start < 0 or len(data) < start + 42:
         return None
-    right, lower, left, upper = struct.unpack_from(">4I", data, at + 8)
-    return lower - upper, right - left, struct.unpack_from(">H", data, at + 40)[0]
+    right, lower, left, upper = struct.unpack_from(">4I", data, start + 8)
+    return lower - upper, right - left, struct.unpack_from(">H", data, start + 40)[0]
 
 
 _CHROMA = np.arange(256) - 128
@@ -148,7 +151,8 @@ _R_CR = (91881 * _CHROMA + 32768) >> 16
 _G_CB = -22554 * _CHROMA + 32768
 _G_CR = -46802 * _CHROMA
 _B_CB = (116130 * _CHROMA + 32768) >> 16
-"""JFIF's YCbCr in 16-bit fixed point, as libjpeg and OpenSlide compute it (1.402, 0.344136, 0.714136, 1.772)."""
+"""JFIF's YCbCr in 16-bit fixed point, as libjpeg and OpenSlide compute it: 1.402, 0.344136,
+0.714136 and 1.772."""
 
 
 def _chroma_is_reduced(data: bytes) -> bool:
@@ -171,7 +175,7 @@ def _jpeg2000_ycc(data: bytes, height: int, width: int) -> NDArray[np.uint8]:
 _UNPACKERS: dict[str, Callable[[bytes, int], bytes]] = {
     "deflate": _inflate,
     "lzw": _unpack_lzw,
-    "raw": _as_it_is,
+    "raw": _unchanged,
 }
 _DECODERS: dict[str, Callable[[bytes, int, int], NDArray[np.uint8]]] = {
     "jpeg2000": _jpeg2000,

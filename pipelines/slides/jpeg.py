@@ -1,7 +1,7 @@
-"""JPEG tiles as TIFF stores them: abbreviated streams that share tables, made whole, and decoded as OpenSlide decodes.
+"""JPEG tiles as TIFF stores them: abbreviated streams that share tables, completed and decoded.
 
-Spec: TIFF Technical Note 2 (JPEG compression), ITU-T T.81 B.2, and the Adobe APP14 marker that tells RGB from YCbCr.
-Knows no slide.
+Pixels are OpenSlide's. Specs: TIFF Technical Note 2 (JPEG compression), ITU-T T.81 B.2, and the
+Adobe APP14 marker that distinguishes RGB from YCbCr. Knows no slide.
 """
 
 from __future__ import annotations
@@ -15,15 +15,18 @@ EOI = b"\xff\xd9"
 
 
 def _adobe_marker(ycbcr: bool) -> bytes:
-    """APP14: the TIFF photometric tag decides the colour transform, as in libtiff; else libjpeg guesses from component ids."""
+    """APP14: the TIFF photometric tag decides the colour transform, as in libtiff.
+
+    Without the marker libjpeg guesses from component ids.
+    """
     return b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00" + (b"\x01" if ycbcr else b"\x00")
 
 
 def stream_header(tables: bytes | None, *, ycbcr: bool) -> bytes:
-    """What replaces the SOI of a tile to make it a JPEG that stands on its own.
+    """What replaces the SOI of a tile to make it a complete JPEG.
 
     Args:
-        tables: value of the JPEGTables tag (`SOI ... EOI`), None where each tile carries its own.
+        tables: value of the JPEGTables tag (`SOI ... EOI`), None if each tile carries its own.
         ycbcr: photometric interpretation: True for YCbCr (6), False for RGB (2).
     """
     body = b"" if not tables else tables.removeprefix(SOI).removesuffix(EOI)
@@ -31,7 +34,7 @@ def stream_header(tables: bytes | None, *, ycbcr: bool) -> bytes:
 
 
 def check_start(tile: memoryview) -> None:
-    """A tile whose SOI is replaced by `stream_header` is a JPEG that any decoder (a GPU's too) takes by itself.
+    """Require the SOI marker that `stream_header` will replace.
 
     Raises:
         ValueError: the tile does not begin with an SOI marker.
@@ -44,26 +47,33 @@ def check_start(tile: memoryview) -> None:
 
 
 def decode(stream: bytes | memoryview, *, out: NDArray[np.uint8], scale: int = 1) -> None:
-    """Decode into `out`, uint8 [H, W, 3], C-contiguous, of exactly the stream's size divided by `scale`.
+    """Decode into `out`.
 
-    Accurate DCT and smooth chroma upsampling: the pixels OpenSlide gives. At 1/2, 1/4 and 1/8 the inverse DCT gives fewer pixels.
+    Accurate DCT and smooth chroma upsampling: OpenSlide's pixels. At 1/2, 1/4 and 1/8 the inverse
+    DCT gives fewer pixels.
+
+    Args:
+        stream: a complete JPEG.
+        out: uint8 [H, W, 3], C-contiguous, of exactly the stream's size divided by `scale`.
+        scale: 1, 2, 4 or 8.
 
     Raises:
-        ValueError: the stream is damaged (also where libjpeg would only warn) or of another size.
+        ValueError: the stream is damaged (also if libjpeg would only warn) or of another size.
     """
     height, width = out.shape[:2]
-    least = {}
+    minimum = {}
     if scale > 1:
         found = simplejpeg.decode_jpeg_header(stream)[:2]
-        if found != (height * scale, width * scale):
-            raise ValueError(
-                f"is {found[1]} x {found[0]} px where the index says {width * scale} x {height * scale}"
-            )
-        least = {"min_height": height, "min_width": width}
+        _require_size(found, (height * scale, width * scale))
+        minimum = {"min_height": height, "min_width": width}
     decoded = simplejpeg.decode_jpeg(
-        stream, "RGB", fastdct=False, fastupsample=False, buffer=out, **least
+        stream, "RGB", fastdct=False, fastupsample=False, buffer=out, **minimum
     )
-    if decoded.shape != out.shape:
-        raise ValueError(
-            f"is {decoded.shape[1]} x {decoded.shape[0]} px where the index says {width} x {height}"
-        )
+    _require_size(decoded.shape[:2], (height, width))
+
+
+def _require_size(found: tuple[int, ...], expected: tuple[int, int]) -> None:
+    """Compare (height, width) of a stream with what the tile index says."""
+    if found != expected:
+        shown = f"{found[1]} x {found[0]} px where the index says {expected[1]} x {expected[0]}"
+        raise ValueError(f"is {shown}")

@@ -1,7 +1,8 @@
-"""Stored tiles of one level and how they become pixels: each tile is decoded once, straight to where it belongs.
+"""Stored tiles of one level and how they become pixels: each tile is decoded once.
 
-The same code serves `Slide.read_region` and the patch stream, so training, inference and viewing see the same pixels.
-Knows no file and no format: tiles come in as streams that stand on their own, with the name of their codec.
+The same code serves `Slide.read_region` and the patch stream, so that training, inference and
+viewing see the same pixels. Knows no file and no format: tiles come in as complete streams with
+the name of their codec.
 """
 
 from __future__ import annotations
@@ -42,9 +43,15 @@ class TileGrid:
     def touched(
         self, x: NDArray[np.int64], y: NDArray[np.int64], size: Size
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Which windows of `size` at level pixels (`x`, `y`) touch which tiles: numbers of windows and of tiles, int64 [P] each.
+        """Which windows touch which tiles. Parts of windows outside the level need no tile.
 
-        Outside parts need none.
+        Args:
+            x: left edges of the windows in level pixels, int64 [N].
+            y: top edges, likewise.
+            size: of every window.
+
+        Returns:
+            Pairs as two arrays: window numbers and tile numbers, int64 [P] each.
         """
         left, right = (
             np.maximum(x, 0) // self.tile.width,
@@ -63,11 +70,11 @@ class TileGrid:
         return np.concatenate(windows), np.concatenate(tiles)
 
     def covering(self, x: NDArray[np.int64], y: NDArray[np.int64], size: Size) -> NDArray[np.int64]:
-        """Sorted numbers of all tiles that windows of `size` at level pixels (`x`, `y`) touch; outside parts need none."""
+        """Sorted numbers of all tiles that the windows of `touched` need, int64 [T]."""
         return np.unique(self.touched(x, y, size)[1])
 
     def pieces(self, x: NDArray[np.int64], y: NDArray[np.int64], size: Size) -> Pieces:
-        """What each window takes from each tile, sorted by tile and then by window."""
+        """What each window needs from each tile, sorted by tile and then by window."""
         columns = _cuts(x, size.width, self.tile.width, self.level.width)
         rows = _cuts(y, size.height, self.tile.height, self.level.height)
         # Every row of tiles that a window touches meets every column that it touches.
@@ -86,12 +93,12 @@ class TileGrid:
 
 @dataclass(frozen=True, kw_only=True)
 class Pieces:
-    """Parts that windows take from tiles.
+    """The parts of tiles that windows are assembled from.
 
     Attributes:
         tile, window: numbers, int64 [P].
-        across, down: along x and along y: number of the tile's column (row), pixels taken, where they begin in the tile, where in
-            the window; int64 [P, 4].
+        across, down: along x and along y, int64 [P, 4]: number of the tile's column (row), length
+            in pixels, start in the tile, start in the window.
     """
 
     tile: NDArray[np.int64]
@@ -101,7 +108,11 @@ class Pieces:
 
 
 def _cuts(start: NDArray[np.int64], length: int, tile: int, level: int) -> NDArray[np.int64]:
-    """Where windows [start, start + length) meet the tiles of an axis, int64 [N, K, 4] as in `Pieces`; unused are 0 long."""
+    """Overlaps of windows [start, start + length) with the tiles of an axis.
+
+    Returns:
+        int64 [N, K, 4] as in `Pieces`; unused entries have length 0.
+    """
     low, high = np.clip(start, 0, level), np.clip(start + length, 0, level)
     first = low // tile
     number = first[:, None] + np.arange(-(-length // tile) + 1)
@@ -113,8 +124,11 @@ def _cuts(start: NDArray[np.int64], length: int, tile: int, level: int) -> NDArr
 
 
 def tile_buffer(tile: Size) -> NDArray[np.uint8]:
-    """Room for a tile's pixels, uint8 [H, W, 3], at an odd multiple of 16 bytes: libjpeg-turbo writes to multiples of 32 more
-    slowly, by 5 % (4:2:0) to 7 % (4:4:4) of the decoding."""
+    """A buffer for a tile's pixels, uint8 [H, W, 3], aligned to an odd multiple of 16 bytes.
+
+    At multiples of 32 bytes libjpeg-turbo writes with non-temporal stores, past the cache that the
+    next copy reads from: 5 % (4:2:0) to 7 % (4:4:4) of the decoding.
+    """
     count = tile.width * tile.height * 3
     room = np.empty(count + 32, np.uint8)
     start = (16 - room.ctypes.data) % 32
@@ -137,20 +151,21 @@ def decode_windows(
         slide: name or identity for errors.
         grid: the level's tiling.
         codec: how the tiles are encoded (`codecs`).
-        streams: stream of every tile number that the windows touch.
-        x: left edges in level pixels, int64 [N]; may lie outside the level.
+        streams: by tile number, the stream of every tile that the windows touch.
+        x: left edges in level pixels, int64 [N]; may be outside the level.
         y: top edges, likewise.
-        out: uint8 [N, H, W, 3]; what lies outside the level is left as it is.
+        out: uint8 [N, H, W, 3]; pixels outside the level are left as they are.
 
     Raises:
-        BrokenSlide: a tile is missing or does not decode; nothing of `out` may then be used.
+        BrokenSlide: a tile is missing or does not decode; `out` must not be used then.
     """
     pieces = grid.pieces(x, y, Size(out.shape[2], out.shape[1]))
     whole = (pieces.across[:, 1] == grid.tile.width) & (pieces.down[:, 1] == grid.tile.height)
     alone = whole & (out.shape[1:3] == grid.tile.shape)
     scratch = tile_buffer(grid.tile)
     decoded = -1
-    # Flat lists: one small list a piece would bring Python's full garbage collection every few shards, 3 % of the time.
+    # Flat lists: a small list per piece would trigger Python's full garbage collection every few
+    # shards, 3 % of the time.
     columns = (pieces.tile, pieces.window, alone, *pieces.across.T[1:], *pieces.down.T[1:])
     for number, window, direct, width, left, to_left, height, top, to_top in zip(
         *(column.tolist() for column in columns), strict=True
