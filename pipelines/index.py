@@ -23,7 +23,7 @@ from pipelines.grid import PatchGrid, PatchSpec, patch_grid
 from pipelines.icc import to_srgb
 from pipelines.overview import overview_picture
 from pipelines.quality import Artefacts, SlideQuality, artefacts, assess, patch_quality
-from pipelines.shards import SIDE, shard_rows
+from pipelines.shards import SIDE, shard_rows, shards_of
 from pipelines.slides.errors import BrokenSlide
 from pipelines.slides.geometry import Size
 from pipelines.slides.slide import Slide
@@ -81,11 +81,11 @@ class IndexedSlide:
 
     def picture(self) -> bytes:
         """PNG of thumbnail, mask, artefacts and grid."""
-        first = self.shards.slice(0, 1).to_pylist()[0]
+        shards = shards_of(self.shards)
         scale = self.thumbnail.shape[1] / self.size.width
-        left = np.concatenate([np.array(x) for x in self.shards["x"].to_pylist()]) * scale
-        top = np.concatenate([np.array(y) for y in self.shards["y"].to_pylist()]) * scale
-        side = first["read_size"] * first["downsample"] * scale
+        left = np.concatenate([shard.x for shard in shards]) * scale
+        top = np.concatenate([shard.y for shard in shards]) * scale
+        side = shards[0].patch_side * scale
         boxes = np.stack([left, top, left + side, top + side], axis=1)
         return overview_picture(
             self.thumbnail, self.tissue, boxes, self.found, mpp=self.thumbnail_mpp

@@ -1,10 +1,10 @@
-"""The patch stream: ONE Ray Data source for training and inference, and the decoding that its consumers do.
+"""The patch stream without Ray: what a read task fetches, and the decoding that its consumers do.
 
-    shard rows -> read_patches -> blocks of shards with their encoded tiles -> decode_patches -> uint8 [N, H, W, 3]
+    shard rows -> fetch_shards -> rows of shards with their encoded tiles -> decode_patches -> uint8 [N, H, W, 3]
 
-Pixels travel compressed: a block is 10-13 times smaller than its pixels. Each source tile is decoded once, in the consumer's own
-threads. Slides that only OpenSlide or wsidicom open are decoded in the read task and travel as pixels. `fetch_shards` and
-`decode_patches` are plain functions, and `stream_patches` is both without Ray; the Ray wrapper adds nothing but scheduling.
+Pixels travel compressed: fetched rows are 10-13 times smaller than pixels. Each source tile is decoded once, in the consumer's own
+threads. Slides that only OpenSlide or wsidicom open are decoded while they are fetched and travel as pixels. `stream_patches` is
+both steps in one process; `patch_source.read_patches` is the same as a Ray Data source.
 """
 
 from __future__ import annotations
@@ -13,77 +13,50 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache, partial
-from itertools import pairwise
-from typing import Any, TypedDict
+from functools import lru_cache
+from typing import TypedDict
 
 import numpy as np
 import pyarrow as pa
-import ray
-import ray.data.extensions
 from numpy.typing import NDArray
 from PIL import Image
-from ray.data import Dataset, Datasource, ReadTask, read_datasource
-from ray.data.block import BlockMetadata
-from ray.util.metrics import Counter
 
 from pipelines import icc, storage
-from pipelines.shards import PIXELS
+from pipelines.shards import PIXELS, SCHEMA, TILES, Shard, shards_of
 from pipelines.slides.errors import BrokenSlide
 from pipelines.slides.geometry import Point, Size
 from pipelines.slides.opening import open_slide
-from pipelines.slides.tiled import PackedTiles, TileStore, fetch_tiles
-from pipelines.slides.tiles import TileGrid, decode_windows
+from pipelines.slides.tiled import PackedTiles, fetch_tiles
+from pipelines.slides.tiles import decode_windows
 from pipelines.stain import StainFit
-
-PATCHES_PER_TASK = 1024
-"""Patches that one read task fetches: a block costs Ray 14-18 CPU-ms whatever its size; these are about 20 MB of tiles."""
 
 AHEAD = 2
 """Shards fetched while one is decoded: enough for 20 ms of latency a request."""
 
-CARRIED = (
-    *(
-        "organisation_id",
-        "slide_id",
-        "spec_hash",
-        "shard",
-        "n_patches",
-        "patch_size",
-        "read_size",
-        "x",
-        "y",
-        "read_x",
-        "read_y",
-    ),
-    *("level_width", "level_height", "tile_width", "tile_height", "tile", "tile_codec", "stain"),
-    *("mpp", "level", "scale", "downsample", "icc"),
-)
-"""Shard columns that a consumer needs to decode and to name what it decoded (`shards.shard_name`)."""
 FETCHED = pa.schema(
     [
-        pa.field("tile_data", pa.large_list(pa.large_binary())),  # streams in the order of `tile`
-        pa.field(
-            "pixels", pa.large_binary()
-        ),  # uint8 [n_patches, size, size, 3] where transport is pixels
-        pa.field("profile", pa.binary()),  # ICC profile to be applied
+        # Encoded tiles in the order of `Shard.tile`.
+        pa.field("tile_data", pa.large_list(pa.large_binary())),
+        # uint8 [n_patches, size, size, 3] where the transport is pixels.
+        pa.field("pixels", pa.large_binary()),
+        # ICC profile to be applied.
+        pa.field("profile", pa.binary()),
         pa.field("requests", pa.int64()),
         pa.field("bytes_fetched", pa.int64()),
-        pa.field(
-            "bytes_needed", pa.int64()
-        ),  # of the tiles themselves: fetched / needed is the read amplification
+        # Bytes of the tiles themselves: fetched / needed is the read amplification.
+        pa.field("bytes_needed", pa.int64()),
     ]
 )
-"""Columns that `fetch_shards` adds."""
+"""Columns that `fetch_shards` adds to those of `pipelines.shards.SCHEMA`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReadCounts:
-    """What fetching shards took: a figure of every run's report.
+    """What fetching shards cost: part of every run's report.
 
     Attributes:
         requests: range requests (reads of local files count alike).
-        fetched: bytes that came.
+        fetched: bytes received.
         needed: bytes of the tiles themselves.
     """
 
@@ -106,7 +79,7 @@ class ReadCounts:
 
     @property
     def amplification(self) -> float:
-        """Bytes that came for each that was needed; 0 where no tile was."""
+        """Bytes received per byte needed; 0 if no tile was needed."""
         return self.fetched / self.needed if self.needed else 0.0
 
     def __str__(self) -> str:
@@ -127,30 +100,6 @@ class PatchBatch(TypedDict):
     x: NDArray[np.int32]
     y: NDArray[np.int32]
     patch: NDArray[np.uint8]
-
-
-def read_patches(
-    shards: pa.Table, *, concurrency: int | None = None, patches_per_task: int = PATCHES_PER_TASK
-) -> Dataset:
-    """Stream shards as a Ray dataset.
-
-    Args:
-        shards: rows of `pipelines.shards.SCHEMA`; their order is the stream's order.
-        concurrency: most read tasks at a time, None for as many as the cluster has CPUs.
-        patches_per_task: fewer make more blocks, so that a short table can keep several consumers busy.
-
-    Returns:
-        A dataset with one row a shard: the columns `CARRIED` and `FETCHED`. Give its blocks (pyarrow) to `decode_patches`.
-    """
-    tasks = _split_for_tasks(shards, patches_per_task)
-    most = (
-        None if concurrency is None else max(1, min(concurrency, len(tasks)))
-    )  # Ray warns of more than there are tasks
-    dataset = read_datasource(
-        ShardSource(tasks), override_num_blocks=max(1, len(tasks)), concurrency=most
-    )
-    dataset.context.execution_options.preserve_order = True
-    return dataset
 
 
 def stream_patches(
@@ -182,20 +131,21 @@ def stream_patches(
 def fetch_shards(shards: pa.Table) -> pa.Table:
     """Fetch what is needed to decode the shards: their encoded tiles, or pixels where tiles can't travel.
 
+    Args:
+        shards: rows of `pipelines.shards.SCHEMA`.
+
     Returns:
-        One row a shard: the columns `CARRIED` and `FETCHED`.
+        The same rows with the columns `FETCHED`.
 
     Raises:
         BrokenSlide: a slide lacks a tile, or a patch does not decode.
         SlideNotFound: a slide is gone.
     """
-    fetched = [_fetch(row) for row in shards.to_pylist()]
-    added = pa.Table.from_batches(fetched, schema=FETCHED)
-    columns = {
-        **dict(zip(CARRIED, shards.select(CARRIED).columns, strict=True)),
-        **dict(zip(FETCHED.names, added.columns, strict=True)),
-    }
-    return pa.table(columns)
+    rows = shards.select(SCHEMA.names)
+    added = pa.Table.from_batches([_fetch(shard) for shard in shards_of(rows)], schema=FETCHED)
+    for name in FETCHED.names:
+        rows = rows.append_column(name, added[name])
+    return rows
 
 
 def decode_patches(rows: pa.Table, *, out: NDArray[np.uint8] | None = None) -> PatchBatch:
@@ -210,68 +160,43 @@ def decode_patches(rows: pa.Table, *, out: NDArray[np.uint8] | None = None) -> P
         ValueError: `rows` mixes sizes, or `out` does not fit.
         BrokenSlide: a tile does not decode; no patch of the shard is then returned.
     """
-    counts = rows["n_patches"].to_pylist()
-    sizes = set(rows["patch_size"].to_pylist())
+    shards = shards_of(rows)
+    sizes = {shard.patch_size for shard in shards}
     if len(sizes) != 1:
-        raise ValueError(
-            f"shards with patches of {sorted(sizes)} px can't be decoded into one batch; keep them apart"
-        )
-    size = sizes.pop()
-    patch = np.empty((sum(counts), size, size, 3), np.uint8) if out is None else out[: sum(counts)]
-    if patch.shape != (sum(counts), size, size, 3) or not patch.flags.c_contiguous:
-        raise ValueError(
-            f"out has shape {patch.shape}; at least {(sum(counts), size, size, 3)}, C-contiguous, is needed"
-        )
+        cause = f"shards with patches of {sorted(sizes)} px can't be decoded into one batch"
+        raise ValueError(f"{cause}; keep them apart")
+    size, counts = sizes.pop(), [shard.n_patches for shard in shards]
+    shape = (sum(counts), size, size, 3)
+    patch = np.empty(shape, np.uint8) if out is None else out[: sum(counts)]
+    if patch.shape != shape or not patch.flags.c_contiguous:
+        raise ValueError(f"out has shape {patch.shape}; it must be at least {shape}, C-contiguous")
     start = 0
-    for k, count in enumerate(counts):
-        _decode_shard(rows.slice(k, 1), patch[start : start + count])
-        start += count
-    places = {
-        name: np.concatenate([_values(rows[name], k) for k in range(len(counts))])
-        for name in ("x", "y")
-    }
+    for k, shard in enumerate(shards):
+        _decode_shard(shard, rows.slice(k, 1), patch[start : start + shard.n_patches])
+        start += shard.n_patches
     return PatchBatch(
-        slide_id=np.repeat(np.array(rows["slide_id"].to_pylist(), dtype=object), counts),
-        shard=np.repeat(np.array(rows["shard"].to_pylist(), np.int32), counts),
-        x=places["x"],
-        y=places["y"],
+        slide_id=np.repeat(np.array([shard.slide_id for shard in shards], dtype=object), counts),
+        shard=np.repeat(np.array([shard.shard for shard in shards], np.int32), counts),
+        x=np.concatenate([shard.x for shard in shards]),
+        y=np.concatenate([shard.y for shard in shards]),
         patch=patch,
     )
 
 
-def _values(column: pa.ChunkedArray, k: int) -> NDArray[Any]:
-    return column[k].values.to_numpy(zero_copy_only=False)
-
-
-_SCALARS = (
-    *(
-        "slide_id",
-        "read_size",
-        "level_width",
-        "level_height",
-        "tile_width",
-        "tile_height",
-        "tile_codec",
-    ),
-    *("profile", "stain"),
-)
-
-
-def _decode_shard(row: pa.Table, out: NDArray[np.uint8]) -> None:
-    first = row.select(_SCALARS).to_pylist()[0]
-    if first["tile_width"]:
-        _decode_tiles(row, first, out)
+def _decode_shard(shard: Shard, row: pa.Table, out: NDArray[np.uint8]) -> None:
+    """Decode one shard into uint8 [N, size, size, 3]; `row` is its fetched row."""
+    if shard.transport == TILES:
+        _decode_tiles(shard, _streams(row["tile_data"][0].values), out)
     else:
         out[...] = np.frombuffer(row["pixels"][0].as_buffer(), np.uint8).reshape(out.shape)
-    if first["profile"]:
+    if profile := row["profile"][0].as_py():
         try:
-            icc.to_srgb(out, first["profile"])
+            icc.to_srgb(out, profile)
         except ValueError as error:
-            raise BrokenSlide(
-                first["slide_id"], str(error), "prepare it without ICC correction"
-            ) from error
-    if first["stain"]:
-        _stain_fit(first["stain"]).apply(out)
+            remedy = "prepare it without ICC correction"
+            raise BrokenSlide(shard.slide_id, str(error), remedy) from error
+    if shard.stain:
+        _stain_fit(shard.stain).apply(out)
 
 
 @lru_cache(maxsize=256)
@@ -279,19 +204,19 @@ def _stain_fit(content: bytes) -> StainFit:
     return StainFit.from_bytes(content)
 
 
-def _decode_tiles(row: pa.Table, first: dict[str, Any], out: NDArray[np.uint8]) -> None:
-    grid = TileGrid(
-        level=Size(first["level_width"], first["level_height"]),
-        tile=Size(first["tile_width"], first["tile_height"]),
-    )
-    streams = dict(
-        zip(_values(row["tile"], 0).tolist(), _streams(row["tile_data"][0].values), strict=True)
-    )
-    side = first["read_size"]
+def _decode_tiles(shard: Shard, streams: list[memoryview], out: NDArray[np.uint8]) -> None:
+    side = shard.read_size
     native = out if side == out.shape[1] else np.empty((len(out), side, side, 3), np.uint8)
-    x, y = _values(row["read_x"], 0).astype(np.int64), _values(row["read_y"], 0).astype(np.int64)
-    # Windows lie within the level, so that every pixel of `native` comes from a tile.
-    decode_windows(first["slide_id"], grid, first["tile_codec"], streams, x=x, y=y, out=native)
+    # All windows are within the level, so that every pixel of `native` comes from a tile.
+    decode_windows(
+        shard.slide_id,
+        shard.tile_grid,
+        shard.tile_codec,
+        dict(zip(shard.tile.tolist(), streams, strict=True)),
+        x=shard.read_x.astype(np.int64),
+        y=shard.read_y.astype(np.int64),
+        out=native,
+    )
     if native is not out:
         resample(native, out)
 
@@ -299,10 +224,9 @@ def _decode_tiles(row: pa.Table, first: dict[str, Any], out: NDArray[np.uint8]) 
 def _streams(tiles: pa.LargeBinaryArray) -> list[memoryview]:
     """Views of the array's values."""
     _, bounds, data = tiles.buffers()
-    at = np.frombuffer(bounds, np.int64, len(tiles) + 1, tiles.offset * 8)
-    return PackedTiles(
-        data=memoryview(data).cast("B") if data is not None else memoryview(b""), bounds=at
-    ).streams()
+    view = memoryview(data).cast("B") if data is not None else memoryview(b"")
+    offsets = np.frombuffer(bounds, np.int64, len(tiles) + 1, tiles.offset * 8)
+    return PackedTiles(data=view, bounds=offsets).streams()
 
 
 def resample(native: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
@@ -312,34 +236,29 @@ def resample(native: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
         out[k] = np.asarray(Image.fromarray(native[k]).resize(size, Image.Resampling.BOX))
 
 
-def _fetch(row: dict[str, Any]) -> pa.RecordBatch:
-    """What `FETCHED` tells of one shard."""
-    pixels, tiles, needed = b"", PackedTiles(data=b"", bounds=np.zeros(1, np.int64)), 0
+def _fetch(shard: Shard) -> pa.RecordBatch:
+    """What `FETCHED` holds of one shard: one row."""
+    pixels, tiles = b"", PackedTiles(data=b"", bounds=np.zeros(1, np.int64))
     with storage.metered() as meter:
-        if row["transport"] == PIXELS:
-            pixels = _read_pixels(row)
+        if shard.transport == PIXELS:
+            pixels = _read_pixels(shard)
         else:
-            lengths = np.array(row["tile_length"], np.int64)
-            names = ("uri", "codec", "header", "items", "sparse", "version")
-            store = TileStore(**{name: row[f"tile_{name}"] for name in names})
-            tiles = fetch_tiles(
-                row["slide_id"], store, np.array(row["tile_offset"], np.int64), lengths
-            )
-            needed = int(lengths.sum())
-        profile = _profile(row["slide_uri"], row["tile_version"]) if row["icc"] else b""
+            tiles = fetch_tiles(shard.slide_id, shard.tiles, shard.tile_offset, shard.tile_length)
+        profile = _profile(shard.slide_uri, shard.tile_version) if shard.icc else b""
     count = len(tiles.bounds) - 1
     buffers = [None, pa.py_buffer(tiles.bounds), pa.py_buffer(tiles.data)]
     data = pa.LargeListArray.from_arrays(
         pa.array([0, count], pa.int64()),
         pa.LargeBinaryArray.from_buffers(pa.large_binary(), count, buffers),
     )
-    scalars = {"requests": meter.requests, "bytes_fetched": meter.fetched, "bytes_needed": needed}
     values = {
         "tile_data": data,
         "pixels": pa.array([pixels], pa.large_binary()),
         "profile": pa.array([profile], pa.binary()),
+        "requests": pa.array([meter.requests], pa.int64()),
+        "bytes_fetched": pa.array([meter.fetched], pa.int64()),
+        "bytes_needed": pa.array([int(shard.tile_length.sum())], pa.int64()),
     }
-    values |= {name: pa.array([value], pa.int64()) for name, value in scalars.items()}
     return pa.RecordBatch.from_arrays([values[name] for name in FETCHED.names], schema=FETCHED)
 
 
@@ -350,116 +269,19 @@ def _profile(slide_uri: str, version: str) -> bytes:
         return slide.icc
 
 
-def _read_pixels(row: dict[str, Any]) -> bytes:
+def _read_pixels(shard: Shard) -> bytes:
     """The shard's patches as uint8 [N, size, size, 3], through the slide's own reader."""
-    side, size = row["read_size"], row["patch_size"]
-    with open_slide(row["slide_uri"], mpp=row["mpp"]) as slide:
-        if slide.version != row["tile_version"]:
-            raise BrokenSlide(
-                row["slide_id"],
-                "has been replaced by another file since it was indexed",
-                "prepare it again",
-            )
+    side, size = shard.read_size, shard.patch_size
+    with open_slide(shard.slide_uri, mpp=shard.mpp) as slide:
+        if slide.version != shard.tile_version:
+            cause = "has been replaced by another file since it was indexed"
+            raise BrokenSlide(shard.slide_id, cause, "prepare it again")
+        corners = zip(shard.x.tolist(), shard.y.tolist(), strict=True)
         native = np.stack(
-            [
-                slide.read_region(Point(x, y), row["level"], Size(side, side))
-                for x, y in zip(row["x"], row["y"], strict=True)
-            ]
+            [slide.read_region(Point(x, y), shard.level, Size(side, side)) for x, y in corners]
         )
     if side == size:
         return native.tobytes()
     out = np.empty((len(native), size, size, 3), np.uint8)
     resample(native, out)
     return out.tobytes()
-
-
-def _split_for_tasks(shards: pa.Table, most: int = PATCHES_PER_TASK) -> list[pa.Table]:
-    """Consecutive shards of together at most `most` patches a task, where a shard is not larger by itself."""
-    counts = np.array(shards["n_patches"].to_pylist(), np.int64)
-    bounds, total = [0], 0
-    for k, count in enumerate(counts.tolist()):
-        if total and total + count > most:
-            bounds.append(k)
-            total = 0
-        total += count
-    bounds.append(len(counts))
-    return [shards.slice(a, b - a) for a, b in pairwise(bounds) if b > a]
-
-
-def publish_counts(rows: pa.Table) -> None:
-    """Put what fetching took among Ray's metrics, for dashboard and Prometheus; nothing in a process without Ray."""
-    if not ray.is_initialized():
-        return
-    counts = ReadCounts.of(rows)
-    for name, description in _METRICS.items():
-        if value := getattr(counts, name):  # Ray refuses to add nothing
-            _counter(f"acinus_tile_{name}", description).inc(value)
-
-
-_METRICS = {
-    "requests": "Range requests for tiles",
-    "fetched": "Bytes that came for tiles",
-    "needed": "Bytes of the tiles themselves",
-}
-
-
-@lru_cache(maxsize=8)
-def _counter(name: str, description: str) -> Counter:
-    return Counter(name, description=description)
-
-
-def _read_task(shards: pa.Table) -> Iterator[pa.Table]:
-    rows = fetch_shards(shards)
-    publish_counts(rows)
-    yield rows
-
-
-class ShardSource(Datasource):
-    """Ray Data's view of the shard table: one read task a table of shards, one block a task."""
-
-    def __init__(self, tasks: list[pa.Table]) -> None:
-        super().__init__()
-        self._tasks = tasks
-
-    def get_name(self) -> str:
-        """Shown on the Ray dashboard."""
-        return "Shards"
-
-    def estimate_inmemory_data_size(self) -> int:
-        """Bytes of encoded tiles, or of pixels where those travel."""
-        return sum(_task_bytes(task) for task in self._tasks)
-
-    def get_read_tasks(
-        self,
-        parallelism: int,
-        per_task_row_limit: int | None = None,
-        data_context: object | None = None,
-    ) -> list[ReadTask]:
-        """One task a table: `parallelism` is met by `override_num_blocks`."""
-        del parallelism, data_context
-        return [
-            ReadTask(
-                partial(_read_task, task),
-                BlockMetadata(
-                    num_rows=len(task),
-                    size_bytes=_task_bytes(task),
-                    exec_stats=None,
-                    input_files=None,
-                ),
-                per_task_row_limit=per_task_row_limit,
-            )
-            for task in self._tasks
-        ]
-
-
-def _task_bytes(task: pa.Table) -> int:
-    tiles = sum(sum(lengths) for lengths in task["tile_length"].to_pylist())
-    pixels = zip(
-        task["n_patches"].to_pylist(),
-        task["patch_size"].to_pylist(),
-        task["transport"].to_pylist(),
-        strict=True,
-    )
-    return tiles + sum(
-        count * size * size * 3 for count, size, transport in pixels if transport == PIXELS
-    )

@@ -38,7 +38,7 @@ from app.reports.schemas import Report
 from pipelines import addresses, cohort, storage
 from pipelines.grid import PatchSpec
 from pipelines.index import index_slide, write_index
-from pipelines.shards import SCHEMA
+from pipelines.shards import SCHEMA, shards_of
 from pipelines.slides.opening import open_slide
 from training.encoder.embed import missing_shards
 
@@ -239,12 +239,12 @@ def render(place: Place, indexed: IndexedSlide) -> AnalysisResult:
         )
     )
     patches = safetensors.numpy.load(storage.read_bytes(place.file(indexed.slide_id, PATCHES)))
-    spec = PatchSpec.from_dict(report.provenance.patch_spec)
+    [shard] = shards_of(shard_table(place, indexed).slice(0, 1))
     raster = pattern_raster(
         patches["x"],
         patches["y"],
         patches["probabilities"],
-        side=spec.size * spec.mpp / indexed.mpp,
+        side=shard.patch_side,
         scale=thumbnail.shape[1] / indexed.width,
         shape=(thumbnail.shape[0], thumbnail.shape[1]),
     )

@@ -17,7 +17,8 @@ import pyarrow as pa
 from app.cases.schemas import ClinicalVariables
 from app.reports import schemas
 from pipelines.grid import PatchSpec
-from pipelines.patches import fetch_shards, publish_counts
+from pipelines.patch_source import publish_counts
+from pipelines.patches import fetch_shards
 from training.cards import Card
 from training.encoder.embed import embed_fetched, load_bag, require_patches
 from training.encoder.encoder import Encoder

@@ -27,7 +27,8 @@ from ray._private.internal_api import memory_summary
 from pipelines.cohort import from_parquet, to_parquet
 from pipelines.grid import PatchSpec
 from pipelines.index import index_slide
-from pipelines.patches import decode_patches, fetch_shards, read_patches
+from pipelines.patch_source import read_patches
+from pipelines.patches import decode_patches, fetch_shards
 from pipelines.shards import SCHEMA
 from pipelines.slides.opening import open_slide
 from tests.benchmarks import harness

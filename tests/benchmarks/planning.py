@@ -13,7 +13,7 @@ import ray
 from ray.data import ReadTask, read_datasource
 from ray.data.block import BlockMetadata
 
-from pipelines.patches import ShardSource
+from pipelines.patch_source import ShardSource
 
 
 class IdleShards(ShardSource):

@@ -28,13 +28,8 @@ import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 
-from pipelines.patches import (
-    PATCHES_PER_TASK,
-    decode_patches,
-    fetch_shards,
-    read_patches,
-    stream_patches,
-)
+from pipelines.patch_source import PATCHES_PER_TASK, read_patches
+from pipelines.patches import decode_patches, fetch_shards, stream_patches
 from tests.benchmarks import harness
 from tests.benchmarks.planning import planned, start_ray, two_drivers
 from tests.benchmarks.reader import shards_of, write_slide

@@ -11,17 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipelines import patches
+from pipelines import patch_source
 from pipelines.grid import PatchSpec
 from pipelines.index import index_slide
-from pipelines.patches import (
-    ReadCounts,
-    decode_patches,
-    fetch_shards,
-    read_patches,
-    resample,
-    stream_patches,
-)
+from pipelines.patch_source import read_patches
+from pipelines.patches import ReadCounts, decode_patches, fetch_shards, resample, stream_patches
 from pipelines.shards import SCHEMA, TILES
 from pipelines.slides.errors import BrokenSlide, UnsupportedSlide
 from pipelines.slides.geometry import Point, Size
@@ -30,7 +24,7 @@ from pipelines.stain import StainFit
 from tests.support.process_tree import killing
 from tests.support.shared_data import shared_data
 
-_read_task = patches._read_task
+_read_task = patch_source._read_task
 
 
 def shards_of(path: Path, spec: PatchSpec, side: int = 4) -> pa.Table:
@@ -122,7 +116,7 @@ def test_each_shard_once_and_in_order_under_killed_readers(
     ]
     table = pa.concat_tables(slides)
     expected = decode_patches(fetch_shards(table))["patch"]
-    monkeypatch.setattr(patches, "_read_task", read_slowly)
+    monkeypatch.setattr(patch_source, "_read_task", read_slowly)
     most = max(table["n_patches"].to_pylist())
     with killing("ray::ReadShards", below=os.getpid(), seed=5, pause=(0.0, 0.2), most=6) as killed:
         blocks = list(

@@ -67,7 +67,7 @@ def make_cohort(
         rows.append(row if k < len(labels) - 1 else {**row, **change})
         table = addresses.shard_table("test", row["slide_id"], SPEC.hash)
         storage.write_bytes(storage.join(str(folder), *table.split("/")), content)
-        names = [shards.shard_name(at) for at in made.to_pylist()]
+        names = [shard.name for shard in shards.shards_of(made)]
         for shard in range(2):
             part = slice(shard * 48, shard * 48 + 48)
             address = addresses.embeddings(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from pipelines import patches, storage
+from pipelines import patch_source, storage
 from pipelines.cohort import load_shards
 from pipelines.grid import PatchSpec
 from pipelines.prepare import PrepareConfig, prepare
@@ -22,7 +22,7 @@ from training.encoder.vit import ViTConfig
 SPEC = PatchSpec(size=32, mpp=2.0)
 CONFIG = EncoderConfig(network=ViTConfig(size=32, dim=32, depth=1, heads=2), spec=SPEC)
 
-_read_task = patches._read_task
+_read_task = patch_source._read_task
 
 
 def read_slowly(shards: pa.Table) -> Iterator[pa.Table]:
@@ -60,7 +60,7 @@ def test_each_shard_exactly_once(
         str(tmp_path / "alone"),
     )
     save_encoder(encoder, random_network(CONFIG.network, seed=0), CONFIG, {"name": "test"})
-    monkeypatch.setattr(patches, "_read_task", read_slowly)
+    monkeypatch.setattr(patch_source, "_read_task", read_slowly)
     with (
         killing("ray::ReadShards", below=os.getpid(), seed=1, pause=(0.0, 0.1), most=3) as readers,
         killing("ray::MapWorker", below=os.getpid(), seed=2, pause=(0.2, 0.8), most=3) as embedders,

@@ -18,14 +18,9 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from pipelines import addresses, storage
-from pipelines.patches import (
-    PATCHES_PER_TASK,
-    ReadCounts,
-    decode_patches,
-    fetch_shards,
-    read_patches,
-)
-from pipelines.shards import DECISIVE, shard_name
+from pipelines.patch_source import PATCHES_PER_TASK, read_patches
+from pipelines.patches import ReadCounts, decode_patches, fetch_shards
+from pipelines.shards import Shard, shards_of
 from training.background import Background
 from training.encoder.encoder import Encoder, load_encoder
 from training.errors import ModelNotFound, SpecMismatch
@@ -169,13 +164,13 @@ def embed_fetched(fetched: pa.Table, encoder: Encoder, root: str) -> None:
         document = safetensors.numpy.save(
             {name: np.ascontiguousarray(array) for name, array in arrays.items()}
         )
-        storage.write_bytes(_uri(_names(row)[0], encoder.hash, root), document)
+        storage.write_bytes(_uri(shards_of(row)[0], encoder.hash, root), document)
 
 
 def missing_shards(shards: pa.Table, encoder_hash: str, root: str) -> pa.Table:
     """The shards that are not in the store; one listing a slide."""
     there: set[str] = set()
-    wanted = [_uri(row, encoder_hash, root) for row in _names(shards)]
+    wanted = [_uri(shard, encoder_hash, root) for shard in shards_of(shards)]
     for folder in sorted({uri.rpartition("/")[0] for uri in wanted}):
         there.update(storage.list_uris(folder))
     return shards.filter(pa.array([uri not in there for uri in wanted], pa.bool_()))
@@ -196,13 +191,13 @@ def load_bag(shards: pa.Table, encoder_hash: str, root: str) -> Bag:
     if len(slides) != 1:
         raise ValueError(f"a bag is one slide, these shards are of {len(slides)}")
     parts = []
-    for row in _names(shards):
-        uri = _uri(row, encoder_hash, root)
+    for shard in shards_of(shards):
+        uri = _uri(shard, encoder_hash, root)
         try:
             part = safetensors.numpy.load(storage.read_bytes(uri))
         except FileNotFoundError:
             raise ModelNotFound(
-                f"shard {row['shard']} of slide {slides[0]} is not embedded by {encoder_hash}; embed it"
+                f"shard {shard.shard} of slide {slides[0]} is not embedded by {encoder_hash}; embed it"
             ) from None
         parts.append(part)
     return Bag(
@@ -228,21 +223,20 @@ def require_patches(shards: pa.Table, encoder: Encoder) -> None:
     Raises:
         SpecMismatch: size or resolution differ.
     """
-    columns = ("slide_id", "patch_size", "read_size", "mpp", "downsample", "icc", "stain")
-    for row in shards.select(columns).group_by(list(columns)).aggregate([]).to_pylist():
-        mpp = row["mpp"] * row["downsample"] * row["read_size"] / row["patch_size"]
-        if row["patch_size"] != encoder.spec.size or abs(mpp / encoder.spec.mpp - 1.0) > TOLERANCE:
+    wanted = encoder.spec
+    for shard in shards_of(shards):
+        if shard.patch_size != wanted.size or abs(shard.patch_mpp / wanted.mpp - 1.0) > TOLERANCE:
             raise SpecMismatch(
-                f"patches of slide {row['slide_id']}",
-                f"{row['patch_size']} px at {mpp:.3g} um per pixel",
-                f"the encoder's {encoder.spec.size} px at {encoder.spec.mpp:g}",
+                f"patches of slide {shard.slide_id}",
+                f"{shard.patch_size} px at {shard.patch_mpp:.3g} um per pixel",
+                f"the encoder's {wanted.size} px at {wanted.mpp:g}",
                 "prepare the slide with the encoder's PatchSpec",
             )
-        if (row["icc"], bool(row["stain"])) != (encoder.spec.icc, bool(encoder.spec.stain)):
+        if (shard.icc, bool(shard.stain)) != (wanted.icc, bool(wanted.stain)):
             raise SpecMismatch(
-                f"patches of slide {row['slide_id']}",
-                f"with ICC {row['icc']} and stain normalisation {bool(row['stain'])}",
-                f"the encoder's {encoder.spec.icc} and {encoder.spec.stain or False}",
+                f"patches of slide {shard.slide_id}",
+                f"with ICC {shard.icc} and stain normalisation {bool(shard.stain)}",
+                f"the encoder's {wanted.icc} and {wanted.stain or False}",
                 "prepare the slide with the encoder's PatchSpec",
             )
 
@@ -252,14 +246,7 @@ def _fetched(shards: pa.Table) -> Iterator[pa.Table]:
         yield fetch_shards(shards.slice(k, 1))
 
 
-def _names(shards: pa.Table) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = shards.select(
-        ["organisation_id", "slide_id", "spec_hash", "shard", *DECISIVE]
-    ).to_pylist()
-    return rows
-
-
-def _uri(row: dict[str, Any], encoder_hash: str, root: str) -> str:
-    slide = (row["organisation_id"], row["slide_id"], row["spec_hash"])
-    address = addresses.embeddings(*slide, encoder_hash, shard_name(row))
+def _uri(shard: Shard, encoder_hash: str, root: str) -> str:
+    slide = (shard.organisation_id, shard.slide_id, shard.spec_hash)
+    address = addresses.embeddings(*slide, encoder_hash, shard.name)
     return storage.join(root, *address.split("/"))

@@ -36,7 +36,8 @@ from torch import distributed
 from pipelines import storage
 from pipelines.cohort import cohort_spec, load_shards
 from pipelines.grid import PatchSpec
-from pipelines.patches import ReadCounts, read_patches
+from pipelines.patch_source import read_patches
+from pipelines.patches import ReadCounts
 from pipelines.ray_session import ensure_ray
 from training.background import Background
 from training.data_facts import DataFacts

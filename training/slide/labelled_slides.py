@@ -21,6 +21,7 @@ from pipelines import storage
 from pipelines.annotations import PATTERNS, UNLABELLED, patch_labels, read_regions
 from pipelines.cohort import load_cohort, load_shards
 from pipelines.patches import ReadCounts
+from pipelines.shards import shards_of
 from pipelines.slides.errors import ManifestError, SlideError
 from training.data_facts import DataFacts
 from training.encoder.embed import Bag, embed_shards, load_bag
@@ -154,8 +155,8 @@ def _load(
     regions = read_regions(row["annotation"]) if row["annotation"] else []
     embedded = embed_shards(shards, encoder, data, on_shard=on_shard)
     bag = load_bag(shards, encoder.hash, data)
-    side = shards["read_size"][0].as_py() * shards["downsample"][0].as_py()
-    patterns = patch_labels(regions, bag.x, bag.y, side)
+    [shard] = shards_of(shards.slice(0, 1))
+    patterns = patch_labels(regions, bag.x, bag.y, shard.patch_side)
     if regions and (patterns == UNLABELLED).all():
         raise ManifestError(
             name,

@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipelines.patches import decode_patches, read_patches
+from pipelines.patch_source import read_patches
+from pipelines.patches import decode_patches
 from tests.benchmarks.peer_readers import protocol
 from tests.benchmarks.peer_readers.session import ray_session
 from tests.benchmarks.peer_readers.shards import Batches, repeated_shards
