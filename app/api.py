@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
@@ -17,6 +17,7 @@ from app.analyses.service import CaseQueue
 from app.context import Context
 from app.database.migrate import upgrade_to_head
 from app.database.session import Database
+from app.http import SameResource, only_known_queries
 from app.queue import open_queue
 from app.reports import endpoints as reports
 from app.settings import Settings
@@ -59,10 +60,14 @@ def create_app(
     app = FastAPI(
         title="Acinus",
         version=version("acinus"),
-        description="Prostate biopsies: from a slide to an explained risk report. Research use only; not a diagnosis.",
+        description="Prostate biopsies: from a slide to an explained risk report. "
+        "Research use only; not a diagnosis.",
         lifespan=lifespan,
-        responses={code: {"model": errors.ErrorBody} for code in (404, 422, 500)},
+        dependencies=[Depends(only_known_queries)],
+        redirect_slashes=False,  # `SameResource` takes them
+        responses=errors.documented(422, 500, 503),
     )
+    app.add_middleware(SameResource)
     app.state.settings = settings
     errors.install_handlers(app)
     app.include_router(analyses.router)

@@ -7,6 +7,7 @@
     ├── NotReady                409  the report is asked for before the analysis is done
     ├── UploadTooLarge          413
     ├── UnsupportedUpload       415  a file whose kind is not read from an upload
+    ├── UploadNotStored         503  the disk that uploads arrive on is full or cannot be written
     ├── ModelSetUnusable        503  no model set at the configured place, or its parts do not fit together
     ├── AddressTaken            500  the HTTP service cannot listen where it is told to
     └── AnalysisAbandoned       500  the process died again and again while it worked on this analysis
@@ -18,6 +19,7 @@ no patient data. An unexpected exception becomes a 500 whose message names nothi
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import structlog
@@ -27,11 +29,17 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from pipelines.slides.errors import MissingResolution, SlideError
+from pipelines.slides.errors import SlideError
+from pipelines.storage import StorageError
 from training.errors import TrainingError
 
 log = structlog.get_logger(__name__)
 
+HTTP_ERRORS = {
+    404: ("NotFound", "There is nothing at this path; /docs lists what there is."),
+    405: ("MethodNotAllowed", "This path does not take this method; the header Allow lists which."),
+}
+"""What is said instead of the status line's own words."""
 UNEXPECTED = "Something went wrong on our side; the technical details are in the service's log."
 
 
@@ -41,6 +49,11 @@ class ErrorBody(BaseModel):
     error: str
     message: str
     analysis: str | None = None
+
+
+def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI's description of answers with these statuses."""
+    return {status: {"model": ErrorBody} for status in statuses}
 
 
 class ServiceError(Exception):
@@ -102,6 +115,12 @@ class UnsupportedUpload(ServiceError):  # noqa: N818
     status = 415
 
 
+class UploadNotStored(ServiceError):  # noqa: N818
+    """The disk that uploads arrive on is full or cannot be written."""
+
+    status = 503
+
+
 class ModelSetUnusable(ServiceError):  # noqa: N818
     """No model set at the configured place, or its parts do not fit together."""
 
@@ -116,23 +135,45 @@ class AnalysisAbandoned(ServiceError):  # noqa: N818
     """The process died again and again while it worked on this analysis."""
 
 
+REMEDIES = {
+    "missing-mpp": "send it again with the form's field mpp (micrometres per pixel)",
+    "implausible-mpp": "send it again with its true mpp in the form's field mpp",
+    "slide-not-found": "send it again",
+}
+"""What a caller of the HTTP API does about a slide error, by `SlideError.code`; the error's own
+remedy where its code is missing here."""
+UNUSABLE_MODELS = (
+    "The models of this service do not fit together; its engineers must look at the installation."
+)
+UNUSABLE_STORE = (
+    "The service cannot reach or use its store of slides and reports. Try again in a few minutes; "
+    "if it stays so, its operator must look at the store."
+)
+
+
 def clinical_sentence(error: BaseException) -> str:
     """The sentence a clinician reads about `error`; nothing internal for errors that are not ours."""
-    if isinstance(error, MissingResolution):  # its own remedy speaks of the command line
-        return "The slide's file does not say its resolution; send it again with the field mpp (micrometres per pixel)."
-    if isinstance(error, TrainingError):
-        return "The models of this service do not fit together; our engineers must look at the installation."
     if isinstance(error, SlideError):
-        return error.sentence
+        remedy = REMEDIES.get(error.code, error.remedy)
+        return f"Slide {error.slide} {error.cause}; {remedy}."
     if isinstance(error, ServiceError):
         return error.message
+    if isinstance(error, TrainingError):
+        return UNUSABLE_MODELS
+    if isinstance(error, StorageError):
+        return UNUSABLE_STORE
     return UNEXPECTED
 
 
-def _answer(status: int, error: str, message: str, analysis: str | None = None) -> JSONResponse:
-    return JSONResponse(
-        ErrorBody(error=error, message=message, analysis=analysis).model_dump(), status_code=status
-    )
+def _answer(
+    status: int,
+    error: str,
+    message: str,
+    analysis: str | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> JSONResponse:
+    body = ErrorBody(error=error, message=message, analysis=analysis)
+    return JSONResponse(body.model_dump(), status_code=status, headers=headers)
 
 
 def _of_field(location: tuple[int | str, ...]) -> str:
@@ -159,7 +200,13 @@ def install_handlers(app: FastAPI) -> None:
     @app.exception_handler(SlideError)
     async def slide_error(_request: Request, error: SlideError) -> JSONResponse:
         log.warning("slide refused", error=type(error).__name__, exc_info=error)
-        return _answer(422, type(error).__name__, error.sentence)
+        return _answer(422, type(error).__name__, clinical_sentence(error))
+
+    @app.exception_handler(TrainingError)
+    @app.exception_handler(StorageError)
+    async def unavailable(_request: Request, error: StorageError | TrainingError) -> JSONResponse:
+        log.error("request failed", error=type(error).__name__, exc_info=error)
+        return _answer(503, type(error).__name__, clinical_sentence(error))
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_request: Request, error: RequestValidationError) -> JSONResponse:
@@ -171,17 +218,24 @@ def install_handlers(app: FastAPI) -> None:
         )
 
     @app.exception_handler(HTTPException)
-    async def http_error(_request: Request, error: HTTPException) -> JSONResponse:
-        return _answer(
-            error.status_code,
-            "NotFound" if error.status_code == 404 else "HTTPError",
-            str(error.detail),
-        )
+    async def http_error(request: Request, error: HTTPException) -> JSONResponse:
+        name, message = HTTP_ERRORS.get(error.status_code, ("HTTPError", str(error.detail)))
+        headers = dict(error.headers or {})
+        if error.status_code == 405 and (methods := _methods(request)):
+            headers["allow"] = ", ".join(methods)
+        return _answer(error.status_code, name, message, headers=headers)
 
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> JSONResponse:
         log.error("unexpected error", method=request.method, route=_route(request), exc_info=error)
         return _answer(500, "InternalError", UNEXPECTED)
+
+
+def _methods(request: Request) -> list[str]:
+    """What a path takes; the router itself names the methods of its first function only."""
+    described = request.app.openapi()["paths"].get(_route(request), {})
+    methods = {method.upper() for method in described}
+    return sorted(methods | ({"HEAD"} if "GET" in methods else set()))
 
 
 def _route(request: Request) -> str:

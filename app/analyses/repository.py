@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import datetime
 
@@ -11,6 +12,9 @@ from sqlalchemy.orm import Session
 from app.analyses.status import Status
 from app.database.models import Analysis
 from app.errors import NotFound
+
+_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+"""What analyses are called. PostgreSQL refuses to look for other things, such as a zero byte."""
 
 
 def add(session: Session, analysis: Analysis) -> None:
@@ -25,7 +29,8 @@ def get(session: Session, organisation_id: str, analysis_id: str) -> Analysis:
     Raises:
         NotFound: the organisation has no such analysis.
     """
-    row = session.get(Analysis, (organisation_id, analysis_id))
+    known = _ID.fullmatch(analysis_id)
+    row = session.get(Analysis, (organisation_id, analysis_id)) if known else None
     if row is None:
         raise NotFound(
             "There is no analysis with this number in your organisation.", analysis=analysis_id
@@ -33,16 +38,29 @@ def get(session: Session, organisation_id: str, analysis_id: str) -> Analysis:
     return row
 
 
-def newest(
+def page(
     session: Session, organisation_id: str, *, limit: int, before: datetime | None
-) -> Sequence[Analysis]:
-    """Analyses in order of arrival, newest first."""
-    query = select(Analysis).where(Analysis.organisation_id == organisation_id)
+) -> tuple[Sequence[Analysis], datetime | None]:
+    """Analyses in order of arrival, newest first, and the `before` of the next page, None at the end.
+
+    A page never ends between analyses that arrived at the same time, so that none is lost between
+    two pages: it ends before them, or holds all of them if they alone are more than `limit`.
+    """
+    query = (
+        select(Analysis)
+        .where(Analysis.organisation_id == organisation_id)
+        .order_by(Analysis.created_at.desc(), Analysis.id)
+    )
     if before is not None:
         query = query.where(Analysis.created_at < before)
-    return session.scalars(
-        query.order_by(Analysis.created_at.desc(), Analysis.id).limit(limit)
-    ).all()
+    rows = session.scalars(query.limit(limit + 1)).all()
+    if len(rows) <= limit:
+        return rows, None
+    following = rows[limit].created_at
+    whole = [row for row in rows if row.created_at > following]
+    if whole:
+        return whole, whole[-1].created_at
+    return session.scalars(query.where(Analysis.created_at == following)).all(), following
 
 
 def queued(session: Session) -> Sequence[tuple[str, str]]:

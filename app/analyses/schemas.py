@@ -2,30 +2,59 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+import re
+from datetime import UTC, datetime
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from app.analyses.status import Status, Step
-from app.cases.schemas import ClinicalVariables
+from app.cases.schemas import ClinicalVariables, PlainNumber
 from app.database.models import Analysis
 from app.reports.schemas import Report
+
+_RFC_3339 = re.compile(
+    r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d(?:\.\d+)?)([Zz]|[+-]\d\d:\d\d)", re.ASCII
+)
+
+
+def point_in_time(value: object) -> datetime:
+    """A time with its zone as RFC 3339 writes it, in UTC.
+
+    A time at the edge of the calendar, whose UTC would be before the year 1 or after 9999, becomes
+    the first or the last time there is.
+
+    Raises:
+        ValueError: anything else, such as a time without zone: no zone is guessed.
+    """
+    found = _RFC_3339.fullmatch(value) if isinstance(value, str) else None
+    if found is None:
+        raise ValueError(f"{value!r} is not a time with its zone, such as 2026-11-25T10:00:00Z")
+    date, time, zone = found.groups()
+    try:
+        moment = datetime.fromisoformat(f"{date}T{time}{zone.upper()}")
+    except ValueError:
+        raise ValueError(f"{value!r} is not a time that exists") from None
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        edge = datetime.min if moment.year == 1 else datetime.max
+        return edge.replace(tzinfo=UTC)
+
+
+PointInTime = Annotated[datetime, BeforeValidator(point_in_time)]
 
 
 class AnalysisRequest(ClinicalVariables):
     """The text fields of the form; the slide itself is the file in the field `slide`, or `slide_uri`."""
 
     slide_uri: Annotated[
-        str | None, Field(max_length=2048, description="A slide within the organisation's store.")
+        Annotated[str, Field(max_length=2048)] | None,
+        Field(description="A slide within the organisation's store."),
     ] = None
     mpp: Annotated[
-        float | None,
-        Field(
-            ge=0.05,
-            le=20.0,
-            description="Micrometres per pixel, for a slide whose metadata carry none.",
-        ),
+        Annotated[float, Field(ge=0.05, le=20.0), PlainNumber] | None,
+        Field(description="Micrometres per pixel, for a slide whose metadata have none."),
     ] = None
 
     def variables(self) -> ClinicalVariables:
@@ -35,28 +64,37 @@ class AnalysisRequest(ClinicalVariables):
         )
 
 
+def _form_schema() -> dict[str, Any]:
+    """JSON schema of the form. A field that is left out is absent: a form has no null."""
+    fields = AnalysisRequest.model_json_schema()["properties"]
+    file = {"type": "string", "format": "binary", "description": "The slide, as one file."}
+    properties: dict[str, Any] = {"slide": file}
+    for name, field in fields.items():
+        value = next(kind for kind in field["anyOf"] if kind != {"type": "null"})
+        properties[name] = {**value, "description": field["description"]}
+    return {
+        "title": "AnalysisForm",
+        "type": "object",
+        "properties": properties,
+        "additionalProperties": False,
+        "oneOf": [{"required": ["slide"]}, {"required": ["slide_uri"]}],
+        "dependentRequired": {
+            "age": ["psa", "t_stage"],
+            "psa": ["age", "t_stage"],
+            "t_stage": ["age", "psa"],
+            "gleason_primary": ["gleason_secondary"],
+            "gleason_secondary": ["gleason_primary"],
+        },
+    }
+
+
 FORM_SCHEMA: dict[str, Any] = {
     "requestBody": {
         "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    **AnalysisRequest.model_json_schema(),
-                    "title": "AnalysisForm",
-                    "properties": {
-                        "slide": {
-                            "type": "string",
-                            "format": "binary",
-                            "description": "The slide, as one file.",
-                        },
-                        **AnalysisRequest.model_json_schema()["properties"],
-                    },
-                }
-            }
-        },
+        "content": {"multipart/form-data": {"schema": _form_schema()}},
     }
 }
-"""The form for the OpenAPI schema: the endpoint reads it as a stream, so FastAPI cannot derive it."""
+"""The form for OpenAPI: the endpoint reads it as a stream, so FastAPI cannot derive it."""
 
 
 class Links(BaseModel):

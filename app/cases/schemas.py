@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from app.errors import InvalidRequest
 from training.risk.covariates import AGE_RANGE, PSA_RANGE, T_STAGES
@@ -17,6 +26,26 @@ def _t_stage(value: str) -> str:
         raise ValueError(f"give the clinical T stage as one of {', '.join(T_STAGES)}")
     return stage
 
+
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
+
+
+def plain_number(value: object) -> object:
+    """Text of a number as people write it; not Python's own `1_000`, and no decimal comma.
+
+    Raises:
+        ValueError: it is anything else.
+    """
+    if not isinstance(value, str):
+        return value
+    text = value.strip()
+    if _NUMBER.fullmatch(text) is None:
+        raise ValueError(f"{text[:40]!r} is not a number; write digits, with a decimal point")
+    return text
+
+
+PlainNumber = BeforeValidator(plain_number)
+Pattern = Annotated[int, Field(ge=3, le=5), PlainNumber]
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -44,26 +73,26 @@ class ClinicalVariables(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     age: Annotated[
-        float | None, Field(ge=AGE_RANGE[0], le=AGE_RANGE[1], description="Years at biopsy.")
+        Annotated[float, Field(ge=AGE_RANGE[0], le=AGE_RANGE[1]), PlainNumber] | None,
+        Field(description="Years at biopsy."),
     ] = None
     psa: Annotated[
-        float | None,
-        Field(ge=PSA_RANGE[0], le=PSA_RANGE[1], description="PSA before biopsy, ng/mL."),
+        Annotated[float, Field(ge=PSA_RANGE[0], le=PSA_RANGE[1]), PlainNumber] | None,
+        Field(description="PSA before biopsy, ng/mL."),
     ] = None
     t_stage: Annotated[
-        Annotated[str, AfterValidator(_t_stage)] | None,
+        Annotated[str, AfterValidator(_t_stage), Field(json_schema_extra={"enum": [*T_STAGES]})]
+        | None,
         Field(description=f"Clinical T stage: {', '.join(T_STAGES)}."),
     ] = None
     gleason_primary: Annotated[
-        int | None,
+        Pattern | None,
         Field(
-            ge=3,
-            le=5,
-            description="Primary Gleason pattern as the pathologist reported it; else the image's.",
+            description="Primary Gleason pattern as the pathologist reported it; else the image's."
         ),
     ] = None
     gleason_secondary: Annotated[
-        int | None, Field(ge=3, le=5, description="Secondary Gleason pattern, likewise.")
+        Pattern | None, Field(description="Secondary Gleason pattern, likewise.")
     ] = None
 
     @model_validator(mode="after")
@@ -71,13 +100,9 @@ class ClinicalVariables(BaseModel):
         given = [name for name in ("age", "psa", "t_stage") if getattr(self, name) is not None]
         if 0 < len(given) < 3:
             raise ValueError(
-                "age, psa and t_stage are needed together: give all three, or none for a report without risk"
+                "age, psa and t_stage are needed together: "
+                "give all three, or none for a report without risk"
             )
         if (self.gleason_primary is None) != (self.gleason_secondary is None):
             raise ValueError("gleason_primary and gleason_secondary are needed together")
         return self
-
-    @property
-    def allow_risk(self) -> bool:
-        """Whether they suffice for a risk (the Gleason patterns may come from the image)."""
-        return self.age is not None

@@ -6,6 +6,7 @@ from fastapi import APIRouter
 from fastapi.responses import Response
 from sqlalchemy.orm import Session
 
+from app import errors
 from app.accounts.principal import CurrentPrincipal, Principal
 from app.analyses import repository as analyses
 from app.analyses.status import Status
@@ -14,7 +15,11 @@ from app.errors import NotReady
 from app.inference.place import HEATMAP, PDF, REPORT, Place
 from pipelines import storage
 
-router = APIRouter(prefix="/api/v1/analyses/{analysis_id}", tags=["reports"])
+router = APIRouter(
+    prefix="/api/v1/analyses/{analysis_id}",
+    tags=["reports"],
+    responses=errors.documented(404, 409),
+)
 
 
 def _file(

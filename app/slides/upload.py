@@ -7,6 +7,7 @@ large or cannot be read leaves nothing behind.
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 import uuid
 from collections.abc import AsyncIterator, Mapping
@@ -14,20 +15,23 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import BinaryIO
+from urllib.parse import unquote_to_bytes
 
 import structlog
 from fastapi import Request
-from python_multipart.exceptions import MultipartParseError
-from python_multipart.multipart import MultipartParser, parse_options_header
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MAX_BOUNDARY_LENGTH, MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect
 
-from app.errors import InvalidRequest, UnsupportedUpload, UploadTooLarge
+from app.errors import InvalidRequest, UnsupportedUpload, UploadNotStored, UploadTooLarge
 
 log = structlog.get_logger(__name__)
 
 SUFFIXES = frozenset({".svs", ".tif", ".tiff", ".ndpi", ".scn", ".bif", ".dcm"})
 """Kinds of slide that are one file. Slides that are folders (MIRAX, a DICOM series) are analysed by URI."""
 
+SLIDE = "slide"
+"""The form's field for the file."""
 MAX_FIELD_BYTES = 8 * 1024
 MAX_FIELDS = 32
 FORM_OVERHEAD = 1024 * 1024
@@ -59,11 +63,12 @@ class _Receiver:
         self._max_bytes = max_bytes
         self._header_name = b""
         self._header_value = b""
-        self._headers: dict[str, str] = {}
+        self._headers: dict[bytes, bytes] = {}
         self._field = ""
         self._text = bytearray()
         self._stream: BinaryIO | None = None
         self._written = 0
+        self._seen: set[str] = set()
         self.complete = False
 
     def callbacks(self) -> Mapping[str, object]:
@@ -89,29 +94,33 @@ class _Receiver:
         self._header_value += data[start:end]
 
     def _on_header_end(self) -> None:
-        self._headers[self._header_name.decode("latin-1").lower()] = self._header_value.decode(
-            "utf-8", "replace"
-        )
+        self._headers[self._header_name.lower()] = self._header_value
         self._header_name, self._header_value = b"", b""
 
     def _headers_finished(self) -> None:
-        _, options = parse_options_header(self._headers.get("content-disposition", ""))
+        disposition = self._headers.get(b"content-disposition", b"")
+        _, options = parse_options_header(disposition)  # bytes in, the same bytes out
         if b"name" not in options:
             raise InvalidRequest("The form has a part without a name.")
         self._field = options[b"name"].decode("utf-8", "replace")
-        if b"filename" in options:
-            self._open_file(
-                PurePath(options[b"filename"].decode("utf-8", "replace")).suffix.lower()
-            )
-        elif len(self.form.fields) >= MAX_FIELDS:
+        if self._field in self._seen:
+            raise InvalidRequest(f"The form has the field {self._field} more than once.")
+        if len(self._seen) >= MAX_FIELDS:
             raise InvalidRequest(f"The form has more than {MAX_FIELDS} fields.")
+        self._seen.add(self._field)
+        file_name = options.get(b"filename") or extended_file_name(disposition)
+        if file_name:  # a browser sends an empty name where no file was chosen
+            self._open_file(suffix_of(file_name))
 
     def _open_file(self, suffix: str) -> None:
-        if self._field != "slide" or self.form.file is not None:
-            raise InvalidRequest("The form may hold one file, in the field slide.")
+        if self._field != SLIDE:
+            raise InvalidRequest(
+                f"The form has a file in the field {self._field}; send the one file as {SLIDE}."
+            )
         if suffix not in SUFFIXES:
             raise UnsupportedUpload(
-                f"A slide is uploaded as one file ({', '.join(sorted(SUFFIXES))}); slides that are folders are given by URI."
+                f"A slide is uploaded as one file ({', '.join(sorted(SUFFIXES))}); "
+                "slides that are folders are given by URI."
             )
         self._folder.mkdir(parents=True, exist_ok=True)
         self.form.suffix = suffix
@@ -125,6 +134,11 @@ class _Receiver:
                 raise too_large(self._max_bytes)
             self._stream.write(memoryview(data)[start:end])
             return
+        if self._field == SLIDE and end > start:
+            raise InvalidRequest(
+                f"The field {SLIDE} holds no file: its part has no file name. "
+                f"With curl, write -F {SLIDE}=@FILE."
+            )
         self._text += data[start:end]
         if len(self._text) > MAX_FIELD_BYTES:
             raise InvalidRequest(f"The field {self._field} is longer than {MAX_FIELD_BYTES} bytes.")
@@ -132,6 +146,10 @@ class _Receiver:
     def _part_end(self) -> None:
         if self._stream is not None:
             self.close()
+            if not self._written:
+                raise InvalidRequest(
+                    "The slide is an empty file (0 bytes); copy it from the scanner again."
+                )
             return
         try:
             self.form.fields[self._field] = self._text.decode()
@@ -145,6 +163,23 @@ class _Receiver:
         if self._stream is not None:
             self._stream.close()
             self._stream = None
+
+
+_EXTENDED = re.compile(rb";[ \t]*filename\*=[\w-]*'[^']*'([^;\s]+)", re.IGNORECASE)
+
+
+def extended_file_name(disposition: bytes) -> bytes:
+    """The file name in the form of RFC 5987, which older clients send alone; empty if there is none.
+
+    RFC 7578 forbids that form, so a plain `filename` counts before it.
+    """
+    found = _EXTENDED.search(disposition)
+    return unquote_to_bytes(found[1]) if found else b""
+
+
+def suffix_of(file_name: bytes) -> str:
+    """Suffix of a file name in any encoding, in lower case."""
+    return PurePath(file_name.decode("utf-8", "replace").strip()).suffix.lower()
 
 
 def too_large(max_bytes: int) -> UploadTooLarge:
@@ -162,14 +197,21 @@ async def receive(request: Request, folder: Path, max_bytes: int) -> AsyncIterat
         InvalidRequest: no multipart form, one that breaks off, or one with parts that are not understood.
         UploadTooLarge: the slide exceeds `max_bytes`; noticed by the announced length, at the latest while it arrives.
         UnsupportedUpload: a kind of file that is not read from an upload.
+        UploadNotStored: the disk is full or cannot be written.
     """
-    kind, options = parse_options_header(request.headers.get("content-type", ""))
-    if kind != b"multipart/form-data" or b"boundary" not in options:
+    content_type = request.headers.get("content-type", "").encode("latin-1")
+    kind, options = parse_options_header(content_type)
+    if kind != b"multipart/form-data" or not options.get(b"boundary"):
         raise InvalidRequest(
             "Send the slide and the clinical variables as one multipart/form-data form."
         )
+    if len(options[b"boundary"]) > MAX_BOUNDARY_LENGTH:
+        raise InvalidRequest(
+            f"The form's boundary has {len(options[b'boundary'])} characters; "
+            f"at most {MAX_BOUNDARY_LENGTH} are read, and RFC 2046 allows 70."
+        )
     announced = request.headers.get("content-length", "")
-    if announced.isdigit() and int(announced) > max_bytes + FORM_OVERHEAD:
+    if announced.isdecimal() and int(announced[:20]) > max_bytes + FORM_OVERHEAD:
         raise too_large(max_bytes)
     receiver = _Receiver(folder, max_bytes)
     parser = MultipartParser(options[b"boundary"], receiver.callbacks())  # type: ignore[arg-type]
@@ -182,10 +224,15 @@ async def receive(request: Request, folder: Path, max_bytes: int) -> AsyncIterat
             raise InvalidRequest(
                 "The connection broke off before the end of the form; send it again."
             ) from None
-        except MultipartParseError:
+        except FormParserError:
             raise InvalidRequest(
                 "The form cannot be read: its parts are not separated as its header says."
             ) from None
+        except OSError as error:
+            raise UploadNotStored(
+                f"The service cannot store the slide ({error.strerror}); nothing was kept. "
+                "Its operator must look at the disk of the uploads; send the slide again then."
+            ) from error
         if not receiver.complete:
             raise InvalidRequest("The form breaks off before its end; send it again.")
         yield receiver.form
