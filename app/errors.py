@@ -222,7 +222,7 @@ def install_handlers(app: FastAPI) -> None:
         name, message = HTTP_ERRORS.get(error.status_code, ("HTTPError", str(error.detail)))
         headers = dict(error.headers or {})
         if error.status_code == 405 and (methods := _methods(request)):
-            headers["allow"] = ", ".join(methods)
+            headers["Allow"] = ", ".join(methods)
         return _answer(error.status_code, name, message, headers=headers)
 
     @app.exception_handler(Exception)
