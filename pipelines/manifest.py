@@ -13,12 +13,9 @@ from __future__ import annotations
 
 import csv
 import io
-import posixpath
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
 from typing import Any
-from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pyarrow.parquet
@@ -276,14 +273,7 @@ def _mpp(name: str, line: int, text: str) -> float | None:
 
 
 def _resolve(manifest: str, path: str) -> str:
-    """The URI of a path, which may be relative to the manifest's folder, without `.` and `..`: a slide has one URI.
-
-    URIs of remote objects stay as they are.
-    """
-    if PurePosixPath(path).is_absolute() or ("://" in path and storage.local_path(path) is None):
-        return storage.as_uri(path)
-    parts = urlsplit(path if "://" in path else storage.join(manifest.rsplit("/", 1)[0], path))
-    return parts._replace(path=posixpath.normpath(parts.path or "/")).geturl()
+    return storage.resolve(manifest.rsplit("/", 1)[0], path)
 
 
 def _repeats(rows: list[ManifestRow]) -> Iterator[ManifestError]:

@@ -22,7 +22,6 @@ from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from typing import Any
 
-import obstore.exceptions
 import pyarrow as pa
 import ray
 from ray.exceptions import RayError, RayTaskError
@@ -292,10 +291,9 @@ def _store(indexed: IndexedSlide, key: str, config: PrepareConfig) -> Completion
 def _writing(out: str) -> Iterator[None]:
     try:
         yield
-    except (obstore.exceptions.BaseError, OSError, StorageError) as error:
-        reason = str(error).splitlines()[0]
+    except StorageError as error:
         remedy = "make room there or mend the permissions, then run again with --resume: finished slides are kept"
-        raise OutputError(f"{out} can't be written ({reason}); {remedy}") from error
+        raise OutputError(out, error.reason, remedy) from error
 
 
 def _failed(row: ManifestRow, error: Exception) -> SlideOutcome:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import obstore
 import structlog
 
 from app.database.models import Analysis
@@ -27,7 +26,6 @@ from pipelines.slides.opening import open_slide
 log = structlog.get_logger(__name__)
 
 _INGESTED = re.compile(r"/(?P<slide_id>[0-9a-f]{64})/slide(\.[a-z]+)?$")
-_CHUNK = 8 * 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,10 +119,9 @@ def _ingested_before(settings: Settings, organisation_id: str, uri: str) -> str 
 
 def _fetch(source: str, path: Path) -> Path:
     """A remote slide on local disk: cleaning needs the whole object. Streamed, never whole in memory."""
-    object_store, key = storage.locate(source)
     try:
         with path.open("wb") as target:
-            for chunk in obstore.get(object_store, key).stream(min_chunk_size=_CHUNK):
+            for chunk in storage.stream_bytes(source):
                 target.write(chunk)
     except FileNotFoundError:
         raise SlideNotFound(path.name, "is not in the store", "send it again") from None

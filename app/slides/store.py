@@ -10,8 +10,6 @@ import os
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
-import obstore
-
 from app.errors import OutsideStore
 from app.settings import Settings
 from pipelines import storage
@@ -48,14 +46,7 @@ def move_in(path: Path, uri: str) -> None:
 
 def remove(uri: str) -> None:
     """Remove an object and, on a local disk, the folder that it leaves empty. Removing it again is no error."""
-    local = storage.local_path(uri)
-    if local is None:
-        store, key = storage.locate(uri)
-        obstore.delete(store, key)
-        return
-    local.unlink(missing_ok=True)
-    if local.parent.is_dir() and not any(local.parent.iterdir()):
-        local.parent.rmdir()
+    storage.delete(uri)
 
 
 def within_organisation(settings: Settings, organisation_id: str, uri: str) -> str:

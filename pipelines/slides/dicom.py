@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import obstore
 import pydicom
 import simplejpeg
 import wsidicom
@@ -131,7 +130,7 @@ def _children(uri: str) -> list[str]:
         return [storage.as_uri(path) for path in sorted(local.iterdir()) if path.is_file()]
     try:
         found = storage.list_uris(uri)
-    except obstore.exceptions.BaseError as error:
+    except storage.StorageError as error:
         cause = f"can't be reached in its store ({type(error).__name__})"
         raise SlideNotFound(
             storage.object_name(uri.rstrip("/")), cause, "check the connection and try again"

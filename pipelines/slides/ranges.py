@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 from collections import OrderedDict
 
-import obstore
-
 from pipelines import storage
 from pipelines.slides.errors import SlideNotFound
 
@@ -87,7 +85,7 @@ class RangeFile(io.RawIOBase):
     def _read(self, start: int, end: int) -> bytes:
         try:
             return bytes(storage.read_ranges(self._uri, [start], [end])[0])
-        except (OSError, obstore.exceptions.BaseError) as error:
+        except storage.StorageError as error:
             cause = f"can't be reached in its store ({type(error).__name__})"
             raise SlideNotFound(
                 storage.object_name(self._uri), cause, "check the connection and try again"

@@ -6,8 +6,6 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 
-import obstore
-
 from pipelines import storage
 from pipelines.slides.errors import SlideNotFound
 from pipelines.slides.ranges import BLOCK, RangeFile
@@ -36,30 +34,12 @@ class SlideFile:
         """Look the object up and fetch its head, in one request.
 
         Raises:
-            SlideNotFound: there is no such object.
+            SlideNotFound: there is no such object, or its store does not give it.
         """
-        uri = storage.as_uri(uri)
-        name = storage.object_name(uri)
-        local = storage.local_path(uri)
-        if local is not None:
-            if not local.is_file():
-                raise SlideNotFound(name, "is not there or is not a file", "check the path")
-            status = local.stat()
-            with local.open("rb") as stream:
-                head = stream.read(BLOCK)
-            version = storage.file_version(status) + _companions(uri)
-            return cls(uri=uri, name=name, size=status.st_size, version=version, head=head)
         try:
-            head, meta = storage.read_head(uri, BLOCK)
-        except (FileNotFoundError, PermissionError) as error:
-            raise SlideNotFound(
-                name, "is not in the store or may not be read", "check the URI and the permissions"
-            ) from error
-        except obstore.exceptions.BaseError as error:
-            cause = f"can't be reached in its store ({type(error).__name__})"
-            raise SlideNotFound(name, cause, "check the connection and the permissions") from error
-        version = storage.object_version(meta) + _companions(uri)
-        return cls(uri=uri, name=name, size=meta["size"], version=version, head=head)
+            return _look_up(uri)
+        except storage.StorageError as error:
+            raise _not_found(uri, error) from None  # its text holds the path
 
     def open(self) -> RangeFile:
         """The object as a seekable file that fetches what is read."""
@@ -89,21 +69,44 @@ def find_file(uri: str) -> SlideFile | None:
     Raises:
         SlideNotFound: there is neither.
     """
-    if storage.is_folder(uri) if storage.local_path(uri) else uri.endswith("/"):
-        return None
     try:
-        return SlideFile.find(uri)
-    except SlideNotFound as missing:
-        if isinstance(missing.__cause__, obstore.exceptions.BaseError) or not _is_prefix(uri):
-            raise  # a store that gives no answer of the object gives none of a folder
-        return None
+        if storage.is_folder(uri) if storage.local_path(uri) else uri.endswith("/"):
+            return None
+        return _look_up(uri)
+    except (storage.ObjectNotFound, storage.AccessDenied) as error:
+        if _is_prefix(uri):
+            return None
+        raise _not_found(uri, error) from None
+    except storage.StorageError as error:
+        raise _not_found(uri, error) from None
+
+
+def _look_up(uri: str) -> SlideFile:
+    head = storage.read_head(uri, BLOCK)
+    return SlideFile(
+        uri=uri,
+        name=storage.object_name(uri),
+        size=head.size,
+        version=head.version + _companions(uri),
+        head=head.data,
+    )
+
+
+def _not_found(uri: str, error: storage.StorageError) -> SlideNotFound:
+    name = storage.object_name(uri)
+    if isinstance(error, storage.ObjectNotFound):
+        return SlideNotFound(name, "is not there or is not a file", "check the path or URI")
+    if isinstance(error, storage.AccessDenied):
+        return SlideNotFound(name, "may not be read", "check the URI and the permissions")
+    cause = f"can't be reached in its store ({type(error).__name__})"
+    return SlideNotFound(name, cause, "check the connection and the permissions")
 
 
 def _is_prefix(uri: str) -> bool:
-    """Whether the URI is a folder written without its slash; not where the store does not tell."""
+    """Whether the URI is a folder written without its slash; not where the store does not say."""
     try:
         return storage.is_folder(uri)
-    except (PermissionError, obstore.exceptions.BaseError):
+    except storage.StorageError:
         return False
 
 

@@ -19,8 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-import obstore
-
 from pipelines import storage
 from pipelines.slides.errors import BrokenSlide, SlideNotFound, UnsupportedSlide
 from pipelines.slides.source import SlideFile
@@ -145,22 +143,21 @@ def _mirax_parts(file: SlideFile) -> list[str]:
 
 def _download(uri: str, size: int, target: Path) -> None:
     target.parent.mkdir(exist_ok=True)
-    store, key = storage.locate(uri)
-    with target.open("wb") as sink:
-        try:
-            for chunk in obstore.get(store, key).stream(min_chunk_size=8 * 2**20):
+    try:
+        with target.open("wb") as sink:
+            for chunk in storage.stream_bytes(uri):
                 sink.write(chunk)
-        except (FileNotFoundError, PermissionError) as error:
-            raise SlideNotFound(
-                storage.object_name(uri),
-                "is no longer in the store or may not be read",
-                "check the URI",
-            ) from error
-        except obstore.exceptions.BaseError as error:
-            cause = f"can't be copied from the store ({type(error).__name__})"
-            raise BrokenSlide(
-                storage.object_name(uri), cause, "check the connection and try again"
-            ) from error
+    except (storage.ObjectNotFound, storage.AccessDenied):
+        raise SlideNotFound(
+            storage.object_name(uri),
+            "is no longer in the store or may not be read",
+            "check the URI",
+        ) from None
+    except storage.StorageError as error:
+        cause = f"can't be copied from the store ({type(error).__name__})"
+        raise BrokenSlide(
+            storage.object_name(uri), cause, "check the connection and try again"
+        ) from None
     storage.count_read(1, target.stat().st_size, size)
     if target.stat().st_size != size:
         raise BrokenSlide(

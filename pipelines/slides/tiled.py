@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
-import obstore
 from numpy.typing import NDArray
 
 from pipelines import storage
@@ -107,16 +106,16 @@ def fetch_tiles(
         raise BrokenSlide(
             slide, f"has a tile that {error}", "scan or export the slide again"
         ) from error
-    except storage.ObjectChanged as error:
+    except storage.ObjectChanged:
+        # Without the cause, here and below: its text holds the slide's path.
         raise BrokenSlide(
             slide, "has been replaced by another file since it was indexed", "prepare it again"
-        ) from error
-    except OSError as error:
-        # Without the cause, here and below: its text holds the slide's path.
+        ) from None
+    except (storage.ObjectNotFound, storage.ObjectTruncated) as error:
         raise BrokenSlide(
             slide, f"can't be read to its end ({type(error).__name__})", "copy the file again"
         ) from None
-    except obstore.exceptions.BaseError as error:
+    except storage.StorageError as error:
         raise BrokenSlide(
             slide, f"can't be read ({type(error).__name__})", "check the connection and try again"
         ) from None

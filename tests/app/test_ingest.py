@@ -168,10 +168,10 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         monkeypatch.setenv(name, value)
     import boto3
 
-    storage._store.cache_clear()
+    storage.forget_stores()
     boto3.client("s3").create_bucket(Bucket="slides")
     yield "s3://slides/prefix"
-    storage._store.cache_clear()
+    storage.forget_stores()
     server.stop()
 
 

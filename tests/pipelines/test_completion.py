@@ -179,10 +179,10 @@ def test_a_run_killed_over_another_ones_cohort_is_noticed(
 def test_a_vms_slide_is_all_files_that_bear_its_name(tmp_path: Path) -> None:
     for name in ("a.vms", "a_map2.jpg", "b.vms"):
         (tmp_path / name).write_bytes(b"x" * 200)
-    before = {name: slide_version(str(tmp_path / name)) for name in ("a.vms", "b.vms")}
+    before = {name: slide_version(storage.as_uri(tmp_path / name)) for name in ("a.vms", "b.vms")}
     (tmp_path / "a_map2.jpg").write_bytes(b"y" * 300)
-    assert slide_version(str(tmp_path / "a.vms")) != before["a.vms"]
-    assert slide_version(str(tmp_path / "b.vms")) == before["b.vms"]
+    assert slide_version(storage.as_uri(tmp_path / "a.vms")) != before["a.vms"]
+    assert slide_version(storage.as_uri(tmp_path / "b.vms")) == before["b.vms"]
 
 
 def test_one_file_of_a_series_stands_for_all(
@@ -191,9 +191,9 @@ def test_one_file_of_a_series_stands_for_all(
     for path in sorted(small_slide("dicom-jpeg").glob("*.dcm")):
         (tmp_path / path.name).write_bytes(path.read_bytes())
     named, *others = sorted(tmp_path.glob("*.dcm"))
-    before = slide_version(str(named))
+    before = slide_version(storage.as_uri(named))
     os.utime(others[0], (1_800_000_000, 1_800_000_000))
-    assert slide_version(str(named)) != before
+    assert slide_version(storage.as_uri(named)) != before
 
 
 def test_a_slide_that_ends_its_process_is_a_failure(
@@ -223,14 +223,14 @@ def test_a_store_that_cannot_be_written_ends_the_run(
 
 def test_a_series_changes_with_each_of_its_files(tmp_path: Path) -> None:
     (tmp_path / "1.dcm").write_bytes(b"one")
-    versions = {slide_version(str(tmp_path))}
+    versions = {slide_version(storage.as_uri(tmp_path))}
     (tmp_path / "2.dcm").write_bytes(b"two")
-    versions.add(slide_version(str(tmp_path)))
+    versions.add(slide_version(storage.as_uri(tmp_path)))
     os.utime(tmp_path / "2.dcm", (1, 1))
-    versions.add(slide_version(str(tmp_path)))
+    versions.add(slide_version(storage.as_uri(tmp_path)))
     assert len(versions) == 3
     with pytest.raises(SlideNotFound):
-        slide_version(str(tmp_path / "gone"))
+        slide_version(storage.as_uri(tmp_path / "gone"))
 
 
 def test_keys_do_not_run_together() -> None:

@@ -144,7 +144,7 @@ def test_paths_beside_and_above_the_manifest(tmp_path: Path, s3_bucket: str) -> 
         f"{root}/e.svs",
     ]
     assert rows[0].annotation == f"{root}/lists/a.geojson"
-    assert slide_version(rows[0].uri) == slide_version(str(series))
+    assert slide_version(rows[0].uri) == slide_version(storage.as_uri(series))
     storage.write_bytes(
         f"{s3_bucket}/lists/m.csv", b"slide\n../../../a.svs\n./s/\ns3://other/prefix/\n"
     )

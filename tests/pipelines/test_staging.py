@@ -51,7 +51,7 @@ def slides(small_slide: Find, s3_bucket: str) -> list[SlideFile]:
 
 
 def test_local_slides_are_read_where_they_are(small_slide: Find, cache: StagingConfig) -> None:
-    file = SlideFile.find(str(small_slide("trestle")))
+    file = SlideFile.find(storage.as_uri(small_slide("trestle")))
     copy = local_copy([file], cache)
     assert (copy.paths, copy.staged, cache.folder.exists()) == (
         (small_slide("trestle"),),

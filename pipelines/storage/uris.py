@@ -1,0 +1,92 @@
+"""What a URI is: `file://` of an absolute path, percent-encoded, or `s3://bucket/key`."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+from pathlib import Path, PurePosixPath
+from urllib.parse import quote, unquote, unquote_to_bytes, urlsplit
+
+from pipelines.storage.errors import InvalidUri
+
+
+def as_uri(path_or_uri: str | Path) -> str:
+    """`file://` URI of a local path, made absolute; URIs pass unchanged.
+
+    `~` is the home folder. Links are followed for folders only: a link keeps its own name and suffix.
+
+    Raises:
+        InvalidUri: the path is empty.
+    """
+    text = str(path_or_uri)
+    if "://" in text:
+        return text
+    if not text.strip():
+        raise InvalidUri(repr(text), "is an empty path", "give a path or a URI")
+    path = Path(os.path.expanduser(text))  # noqa: PTH111 - Path.expanduser refuses a file '~x'
+    path = path.resolve() if path.name in ("", "..") else path.parent.resolve() / path.name
+    return "file://" + quote(os.fsencode(path))
+
+
+def resolve(folder: str, path: str) -> str:
+    """The URI of a path that may be relative to a folder, without `.` and `..`: an object has one URI.
+
+    Args:
+        folder: URI.
+        path: relative to it, absolute, below the home folder (`~/`), or a URI; of S3 as it is.
+    """
+    if "://" not in path and (path.startswith(("/", "~/")) or path == "~"):
+        return as_uri(path)
+    base = None if "://" in path else local_path(folder)
+    if base is not None:
+        return as_uri(base / path)
+    if path.startswith("s3://"):
+        return path
+    parts = urlsplit(path if "://" in path else join(folder, path))
+    return parts._replace(path=posixpath.normpath(parts.path or "/")).geturl()
+
+
+def local_path(uri: str) -> Path | None:
+    """The local path of a `file://` URI or plain path, None for remote objects.
+
+    Raises:
+        InvalidUri: a `file://` URI that names a host, or holds a query or fragment.
+    """
+    if "://" not in uri:
+        uri = as_uri(uri)
+    parts = urlsplit(uri)
+    if parts.scheme != "file":
+        return None
+    if parts.netloc not in ("", "localhost"):
+        raise InvalidUri(uri, f"names the host {parts.netloc!r}", "write file:///folder/file")
+    if "?" in uri or "#" in uri:
+        raise InvalidUri(
+            uri, "has a query or fragment", "write '?' and '#' of a name as %3F and %23"
+        )
+    check_parts(uri, unquote(parts.path).lstrip("/"))
+    return Path(os.fsdecode(unquote_to_bytes(parts.path)))
+
+
+def join(uri: str, *parts: str) -> str:
+    """The URI of an object below `uri`."""
+    return "/".join([as_uri(uri).rstrip("/"), *(quote(part.strip("/")) for part in parts)])
+
+
+def object_name(uri: str) -> str:
+    """Last part of a URI or path, for errors and tables; what can't be printed is U+FFFD."""
+    path = unquote(urlsplit(uri).path) if "://" in uri else uri
+    name = PurePosixPath(path).name or uri
+    return "".join(
+        letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in name
+    )
+
+
+def check_parts(uri: str, key: str) -> None:
+    """Refuse a path with an empty part, `.` or `..`: two URIs must not name one object.
+
+    Raises:
+        InvalidUri: it has one.
+    """
+    if key and not {"", ".", ".."}.isdisjoint(key.removesuffix("/").split("/")):
+        reason = "has an empty part, '.' or '..' in its path"
+        raise InvalidUri(uri, reason, "write the path without")
