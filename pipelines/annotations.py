@@ -1,22 +1,36 @@
 """Regions that someone drew on a slide, and which pattern each patch shows by them.
 
-Regions travel as QuPath's GeoJSON: polygons in pixels of level 0, the class in `properties.classification.name`. A class is a
-pattern in any spelling (`Gleason 3`, `gleason_3`); names that end in `*` are ignored, as QuPath itself does (`Region*`,
-`Ignore*`), and so are objects without a class. Any other name is an error: a typing mistake must not turn a tumour into
-unlabelled tissue. What no region covers is unlabelled, not benign. This module does not know what a model makes of labels.
+Regions travel as QuPath's GeoJSON: polygons in pixels of level 0, the class in
+`properties.classification`. A class is a pattern in any spelling (`Gleason 3`, `gleason_3`). Of a derived
+class (`gleason_4: cribriform`, or `names` since QuPath 0.4) one part must be a pattern.
+
+Every feature of a file ends in one of three ways:
+
+    a region    its class is a pattern
+    not used    with a reason: classes that end in `*` (QuPath itself ignores `Region*`, `Ignore*`), no
+                class, detections, cells and TMA cores, areas of nothing
+    an error    any other class, or an outline that can't be read: a typing mistake must not turn a tumour
+                into unlabelled tissue
+
+QuPath crops some slides (MIRAX, some Leica and DICOM) to the area that was scanned, and exports
+coordinates relative to it. That is the default here too; a manifest says otherwise in its column
+`annotation_origin`. What no region covers is unlabelled, not benign. This module does not know what a
+model makes of labels.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, Self
 
 import numpy as np
 import shapely
 from numpy.typing import NDArray
+from shapely.affinity import translate
 from shapely.errors import ShapelyError
 from shapely.geometry import mapping, shape
 
@@ -29,6 +43,12 @@ PATTERNS: Final = ("benign", "gleason_3", "gleason_4", "gleason_5")
 UNLABELLED: Final = -1
 """Label of a patch that no region covers enough."""
 
+ORIGINS: Final = ("bounds", "slide")
+"""What coordinates of annotations are relative to: the scanned area, as QuPath has it, or level 0."""
+
+MAX_LISTED = 3
+"""Features that a summary names for each reason; it counts the others."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Region:
@@ -37,43 +57,137 @@ class Region:
     Attributes:
         pattern: one of PATTERNS.
         outline: polygon or multipolygon in level-0 pixels.
+        feature: which feature of the file it was, for people.
     """
 
     pattern: str
     outline: shapely.Polygon | shapely.MultiPolygon
+    feature: str = ""
 
 
-def read_regions(uri: str) -> list[Region]:
-    """Regions of a GeoJSON file (a FeatureCollection, a list of Features, or one Feature).
+@dataclass(frozen=True, kw_only=True)
+class UnusedFeature:
+    """A feature that labels nothing.
+
+    Attributes:
+        feature: its number in the file and its id.
+        reason: why, as the rest of a sentence that begins with the feature.
+    """
+
+    feature: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Annotations:
+    """What a file of annotations holds: every feature is in one of the two.
+
+    Attributes:
+        regions: in pixels of level 0.
+        unused: the other features.
+    """
+
+    regions: tuple[Region, ...] = ()
+    unused: tuple[UnusedFeature, ...] = ()
+
+    def shifted(self, x: int, y: int) -> Annotations:
+        """The same, moved by level-0 pixels."""
+        if (x, y) == (0, 0):
+            return self
+        moved = tuple(
+            replace(region, outline=translate(region.outline, x, y)) for region in self.regions
+        )
+        return replace(self, regions=moved)
+
+    @property
+    def unused_summary(self) -> str:
+        """The reasons with their features, in one line; empty if every feature is a region."""
+        parts = []
+        for reason, count in Counter(unused.reason for unused in self.unused).most_common():
+            named = [unused.feature for unused in self.unused if unused.reason == reason]
+            more = f" and {count - MAX_LISTED} more" if count > MAX_LISTED else ""
+            parts.append(f"{', '.join(named[:MAX_LISTED])}{more} ({reason})")
+        return "; ".join(parts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnnotationFrame:
+    """What the coordinates of a slide's annotations mean.
+
+    Attributes:
+        origin: one of ORIGINS.
+        x, y: top-left corner of the scanned area in level-0 pixels.
+        width, height: of the scanned area; 0 if unknown.
+    """
+
+    origin: str = "bounds"
+    x: int = 0
+    y: int = 0
+    width: int = 0
+    height: int = 0
+
+    @classmethod
+    def of_row(cls, row: Mapping[str, Any]) -> Self:
+        """The frame of a slide, from its row of `cohort.SCHEMA`."""
+        corner = {"x": row["bounds_x"], "y": row["bounds_y"]}
+        size = {"width": row["bounds_width"], "height": row["bounds_height"]}
+        return cls(origin=row["annotation_origin"], **corner, **size)
+
+    def place(self, name: str, annotations: Annotations) -> Annotations:
+        """The annotations in pixels of level 0.
+
+        Raises:
+            ManifestError: a region reaches beyond the scanned area that it should be relative to.
+        """
+        if self.origin == "slide" or not annotations.regions:
+            return annotations
+        outlines = [region.outline for region in annotations.regions]
+        right, bottom = shapely.total_bounds(outlines)[2:].tolist()
+        # Viewers let a stroke run over the edge of a picture by some pixels.
+        if (self.x or self.y) and (right > self.width * 1.01 or bottom > self.height * 1.01):
+            cause = (
+                f"has regions up to pixel {right:.0f}, {bottom:.0f}, beyond the scanned area of "
+                f"{self.width} x {self.height} that QuPath crops this slide to"
+            )
+            remedy = "if they are relative to the whole slide, set annotation_origin to 'slide'"
+            raise ManifestError(name, cause, remedy)
+        return annotations.shifted(self.x, self.y)
+
+
+def read_annotations(uri: str, frame: AnnotationFrame | None = None) -> Annotations:
+    """Features of a GeoJSON file (a FeatureCollection, a list of Features, or one Feature).
+
+    Args:
+        uri: of the file.
+        frame: what its coordinates are relative to; level 0 if None.
 
     Raises:
-        ManifestError: the file is not there, is no GeoJSON, or holds a class that is no pattern or an outline that is no polygon.
+        ManifestError: the file can't be read, is not GeoJSON, or holds a class that is not a pattern or an
+            outline that is not an area.
     """
-    name = storage.as_uri(uri).rsplit("/", 1)[-1]
-    try:
-        content = json.loads(storage.read_bytes(uri))
-    except FileNotFoundError as error:
-        raise ManifestError(
-            name, "is not there", "correct the annotation column or leave it empty"
-        ) from error
-    except ValueError as error:
-        raise ManifestError(
-            name, f"is no GeoJSON ({error})", "export the annotations from QuPath as GeoJSON"
-        ) from error
-    features = content.get("features", [content]) if isinstance(content, dict) else content
-    if not (
-        isinstance(features, list)
-        and all(isinstance(at, dict) and at.get("type") == "Feature" for at in features)
-    ):
-        raise ManifestError(
-            name, "holds no GeoJSON features", "export the annotations from QuPath as GeoJSON"
-        )
-    regions = [_region(name, number, feature) for number, feature in enumerate(features, start=1)]
-    return [region for region in regions if region is not None]
+    name = storage.object_name(uri)
+    regions, unused = [], []
+    for number, feature in enumerate(_features(name, uri), start=1):
+        label = _label(number, feature)
+        if reason := _why_unused(feature):
+            unused.append(UnusedFeature(feature=label, reason=reason))
+            continue
+        pattern = _pattern(name, label, _classes(feature))
+        outline = _outline(name, label, feature)
+        if outline is None:
+            unused.append(UnusedFeature(feature=label, reason="has no area"))
+        else:
+            regions.append(Region(pattern=pattern, outline=outline, feature=label))
+    found = Annotations(regions=tuple(regions), unused=tuple(unused))
+    return found if frame is None else frame.place(name, found)
 
 
 def write_regions(uri: str, regions: Sequence[Region]) -> None:
-    """Write regions as GeoJSON that QuPath opens."""
+    """Write regions as GeoJSON that QuPath opens.
+
+    Raises:
+        StorageError: the file can't be written.
+    """
     features = [
         {
             "type": "Feature",
@@ -102,8 +216,8 @@ def patch_labels(
         x: left edges of N patches in level-0 pixels.
         y: top edges.
         side: of a patch in level-0 pixels.
-        min_share: a pattern labels a patch if its regions cover at least this share of it; the one that covers most does,
-            the higher one if two cover the same.
+        min_share: a pattern labels a patch if its regions cover at least this share of it; the one that
+            covers most does, the higher one if two cover the same.
     """
     patches = shapely.box(x, y, x + side, y + side)
     tree = shapely.STRtree(patches)
@@ -123,28 +237,153 @@ def patch_labels(
     return np.where(covered.max(axis=0) >= min_share - 1e-9, highest, UNLABELLED).astype(np.int8)
 
 
-def _region(name: str, number: int, feature: dict[str, Any]) -> Region | None:
-    """The region of one feature; None for what is to be ignored."""
-    classification = (feature.get("properties") or {}).get("classification")
-    label = classification.get("name") if isinstance(classification, dict) else classification
-    if not label or str(label).endswith("*"):
-        return None
-    pattern = re.sub(r"[^a-z0-9]+", "_", str(label).lower()).strip("_")
-    if pattern not in PATTERNS:
-        remedy = f"use {', '.join(PATTERNS)}, or end the name in * to have it ignored"
-        raise ManifestError(name, f"has the unknown class {label!r} in feature {number}", remedy)
+def share_with_patches(
+    regions: Sequence[Region], x: NDArray[np.integer], y: NDArray[np.integer], side: float
+) -> float:
+    """Share of the regions' area that patches cover, 0 to 1; 0 without regions.
+
+    A low share says that regions are beside the tissue: drawn on another slide, or moved. Arguments as
+    `patch_labels` has them.
+    """
+    if not regions:
+        return 0.0
+    drawn = shapely.union_all([region.outline for region in regions])
+    patches = shapely.box(x, y, x + side, y + side)
+    hit = shapely.STRtree(patches).query(drawn, predicate="intersects")
+    covered = shapely.intersection(drawn, shapely.union_all(patches[hit]))
+    return float(shapely.area(covered) / shapely.area(drawn))
+
+
+def _features(name: str, uri: str) -> list[dict[str, Any]]:
+    """The file's features.
+
+    Raises:
+        ManifestError: it can't be read, or is not GeoJSON with features.
+    """
+    remedy = "export the annotations from QuPath as GeoJSON"
     try:
-        outline = shapely.make_valid(shape(feature["geometry"]))
-    except (ShapelyError, KeyError, TypeError, ValueError, AttributeError) as error:
-        cause = f"has an unreadable outline in feature {number} ({type(error).__name__}: {error})"
-        raise ManifestError(name, cause, "export the annotations from QuPath again") from error
-    areas = [
-        part for part in shapely.get_parts(outline) if part.geom_type in {"Polygon", "MultiPolygon"}
-    ]
-    if not areas:
-        raise ManifestError(
-            name,
-            f"has a {outline.geom_type} where an area is needed in feature {number}",
-            "draw a polygon, or end its class in *",
-        )
-    return Region(pattern=pattern, outline=shapely.union_all(areas))
+        content = json.loads(storage.read_bytes(uri))
+    except storage.ObjectNotFound:
+        remedy = "correct the annotation column or leave it empty"
+        raise ManifestError(name, "is not there", remedy) from None
+    except storage.StorageError as error:  # its text holds the path
+        raise ManifestError(name, error.reason, error.remedy) from None
+    except (ValueError, RecursionError) as error:
+        raise ManifestError(name, f"is not GeoJSON ({error})", remedy) from error
+    features = content.get("features", [content]) if isinstance(content, dict) else content
+    if not (
+        isinstance(features, list)
+        and all(isinstance(part, dict) and part.get("type") == "Feature" for part in features)
+    ):
+        raise ManifestError(name, "holds no GeoJSON features", remedy)
+    return features
+
+
+def _label(number: int, feature: dict[str, Any]) -> str:
+    """Number and id of a feature, for people."""
+    known = feature.get("id")
+    if not isinstance(known, str | int) or _OLD_KIND.fullmatch(str(known)):
+        return f"feature {number}"
+    return f"feature {number} (id {known})"
+
+
+def _properties(feature: dict[str, Any]) -> dict[str, Any]:
+    properties = feature.get("properties")
+    return properties if isinstance(properties, dict) else {}
+
+
+def _classes(feature: dict[str, Any]) -> list[str]:
+    """Parts of a feature's class, base first; none if it has no class."""
+    found = _properties(feature).get("classification")
+    if isinstance(found, dict):
+        found = found.get("names") or found.get("name")
+    names = found if isinstance(found, list) else [found]
+    parts = [part.strip() for name in names if name for part in str(name).split(":")]
+    return [part for part in parts if part]
+
+
+_OTHER_KINDS = {"detection": "detection", "cell": "cell", "tile": "tile", "tma": "TMA core"}
+"""QuPath's objects that are computed or laid out, not drawn; word of its kind, and for people."""
+_OLD_KIND = re.compile(r"(Path|TMA)\w*Object")
+"""What QuPath up to 0.3 wrote as a feature's id."""
+
+
+def _why_unused(feature: dict[str, Any]) -> str:
+    """Why a feature is no region; empty if it is one."""
+    properties = _properties(feature)
+    kind = str(properties.get("objectType") or properties.get("object_type") or "").lower()
+    if not kind and _OLD_KIND.fullmatch(str(feature.get("id"))):
+        kind = feature["id"].lower()
+    for word, shown in _OTHER_KINDS.items():
+        if word in kind:
+            return f"is a {shown}, not an annotation"
+    classes = _classes(feature)
+    if not classes:
+        title = properties.get("name")
+        return f"has no class, only the name {title!r}" if title else "has no class"
+    if classes[-1].endswith("*"):
+        return f"has the class {': '.join(classes)!r}, which is ignored"
+    return ""
+
+
+def _pattern(name: str, label: str, classes: list[str]) -> str:
+    """The pattern of a class.
+
+    Raises:
+        ManifestError: no part of it is a pattern, or two parts are different ones.
+    """
+    spelt = {re.sub(r"[^a-z0-9]+", "_", part.lower()).strip("_") for part in classes}
+    patterns = sorted(spelt & set(PATTERNS))
+    if len(patterns) == 1:
+        return patterns[0]
+    which = f"the class {': '.join(classes)!r} of several patterns"
+    if not patterns:
+        which = f"the unknown class {': '.join(classes)!r}"
+    remedy = f"use {', '.join(PATTERNS)}, or end the name in * to have it ignored"
+    raise ManifestError(name, f"has {which} in {label}", remedy)
+
+
+def _outline(
+    name: str, label: str, feature: dict[str, Any]
+) -> shapely.Polygon | shapely.MultiPolygon | None:
+    """The area of a feature; None if it is empty.
+
+    Raises:
+        ManifestError: it can't be read, or is a point or a line.
+    """
+    remedy = "export the annotations from QuPath again"
+    try:
+        with np.errstate(invalid="ignore"):  # not a number: refused below
+            drawn = shapely.force_2d(shape(feature["geometry"]))
+    except (
+        ShapelyError,
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        IndexError,
+        RecursionError,
+    ) as error:
+        cause = f"has an unreadable outline in {label} ({type(error).__name__}: {error})"
+        raise ManifestError(name, cause, remedy) from error
+    if not np.isfinite(shapely.get_coordinates(drawn)).all():
+        raise ManifestError(name, f"has a coordinate that is not a number in {label}", remedy)
+    # Not by lines: parts that overlap would leave a hole.
+    outline = shapely.make_valid(drawn, method="structure")
+    areas = list(_polygons(outline))
+    if areas:
+        return shapely.union_all(areas)
+    if drawn.is_empty or "Polygon" in drawn.geom_type:
+        return None
+    cause = f"has a {drawn.geom_type} where an area is needed in {label}"
+    raise ManifestError(name, cause, "draw a polygon, or end its class in *")
+
+
+def _polygons(geometry: shapely.Geometry) -> Iterator[shapely.Polygon]:
+    """All polygons of a geometry, at any depth of collections."""
+    if geometry.geom_type == "Polygon":
+        if geometry.area:
+            yield geometry
+    elif geometry.geom_type in ("MultiPolygon", "GeometryCollection"):
+        for part in geometry.geoms:
+            yield from _polygons(part)

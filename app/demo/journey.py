@@ -29,7 +29,7 @@ from app.demo.page import Picture, Stage
 from app.reports.pdf import report_pages
 from app.reports.schemas import Report
 from pipelines import storage
-from pipelines.annotations import PATTERNS, UNLABELLED, patch_labels, read_regions
+from pipelines.annotations import PATTERNS, UNLABELLED, patch_labels, read_annotations
 from pipelines.manifest import ManifestRow, read_manifest
 
 Told = Callable[[str], None]
@@ -324,7 +324,7 @@ def compare_with_regions(
     patches = safetensors.numpy.load(found.read_bytes())
     spec, specimen = report["provenance"]["patch_spec"], report["specimen"]
     side = spec["size"] * spec["mpp"] / specimen["mpp"]
-    truth = patch_labels(read_regions(row.annotation), patches["x"], patches["y"], side)
+    truth = patch_labels(read_annotations(row.annotation).regions, patches["x"], patches["y"], side)
     known = truth != UNLABELLED
     truth, predicted = truth[known].astype(int), patches["probabilities"].argmax(axis=1)[known]
     rng = np.random.default_rng(config.seed)

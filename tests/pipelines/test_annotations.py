@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,16 @@ import shapely
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipelines import storage
 from pipelines.annotations import (
+    ORIGINS,
     PATTERNS,
     UNLABELLED,
+    AnnotationFrame,
     Region,
     patch_labels,
-    read_regions,
+    read_annotations,
+    share_with_patches,
     write_regions,
 )
 from pipelines.slides.errors import ManifestError
@@ -41,7 +46,11 @@ def square(x: float, y: float, side: float) -> list[list[tuple[float, float]]]:
 def stored(folder: Path, content: Any) -> str:
     path = folder / "slide.geojson"
     path.write_text(content if isinstance(content, str) else json.dumps(content))
-    return str(path)
+    return storage.as_uri(path)
+
+
+def _regions(path: str) -> list[Region]:
+    return list(read_annotations(storage.as_uri(path)).regions)
 
 
 def test_regions_survive_writing_and_reading(tmp_path: Path) -> None:
@@ -50,8 +59,8 @@ def test_regions_survive_writing_and_reading(tmp_path: Path) -> None:
         Region(pattern="gleason_4", outline=ring),
         Region(pattern="benign", outline=shapely.box(200, 0, 300, 50)),
     ]
-    write_regions(str(tmp_path / "a.geojson"), regions)
-    back = read_regions(str(tmp_path / "a.geojson"))
+    write_regions(storage.as_uri(tmp_path / "a.geojson"), regions)
+    back = _regions(str(tmp_path / "a.geojson"))
     assert [region.pattern for region in back] == ["gleason_4", "benign"]
     assert all(
         ours.outline.equals(theirs.outline) for ours, theirs in zip(regions, back, strict=True)
@@ -70,7 +79,7 @@ def test_regions_survive_writing_and_reading(tmp_path: Path) -> None:
 def test_every_shape_of_file_and_spelling_that_qupath_users_have(
     tmp_path: Path, wrap: Any, name: str
 ) -> None:
-    [region] = read_regions(stored(tmp_path, wrap(feature(name, square(0, 0, 10)))))
+    [region] = _regions(stored(tmp_path, wrap(feature(name, square(0, 0, 10)))))
     assert region.pattern == "gleason_3"
     assert region.outline.area == 100
 
@@ -81,12 +90,12 @@ def test_ignored_are_starred_classes_and_objects_without_a_class(tmp_path: Path)
         feature(None, square(0, 0, 9)),
         feature("Ignore*", square(0, 0, 9)),
     ]
-    assert read_regions(stored(tmp_path, features)) == []
+    assert _regions(stored(tmp_path, features)) == []
 
 
 def test_a_line_that_crosses_itself_keeps_its_area(tmp_path: Path) -> None:
     bow_tie = [[(0, 0), (10, 10), (10, 0), (0, 10), (0, 0)]]
-    [region] = read_regions(stored(tmp_path, [feature("gleason_5", bow_tie)]))
+    [region] = _regions(stored(tmp_path, [feature("gleason_5", bow_tie)]))
     assert region.outline.is_valid
     assert region.outline.area == pytest.approx(50)
 
@@ -94,7 +103,7 @@ def test_a_line_that_crosses_itself_keeps_its_area(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("{", "is no GeoJSON"),
+        ("{", "is not GeoJSON"),
         ({"type": "Polygon"}, "holds no GeoJSON features"),
         ([feature("Gleson 3", square(0, 0, 1))], "unknown class 'Gleson 3' in feature 1"),
         ([feature("gleason_3", [[0, 0]], "Point")], "feature 1"),
@@ -112,13 +121,13 @@ def test_a_bad_file_is_an_error_that_names_file_and_feature(
     tmp_path: Path, content: Any, said: str
 ) -> None:
     with pytest.raises(ManifestError, match=r"slide\.geojson") as raised:
-        read_regions(stored(tmp_path, content))
+        _regions(stored(tmp_path, content))
     assert said in str(raised.value)
 
 
 def test_a_missing_file_says_so(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match=r"gone\.geojson is not there"):
-        read_regions(str(tmp_path / "gone.geojson"))
+        _regions(str(tmp_path / "gone.geojson"))
 
 
 def test_a_patch_is_what_covers_most_of_it() -> None:
@@ -150,6 +159,193 @@ def test_without_regions_nothing_is_labelled() -> None:
         UNLABELLED,
         UNLABELLED,
     ]
+
+
+@pytest.mark.parametrize(
+    "classification",
+    [
+        {"names": ["gleason_4", "cribriform"], "color": [200, 0, 0]},
+        {"names": ["Tumor", "Gleason 4"]},
+        {"names": ["gleason_4"]},
+        {"name": "gleason_4: cribriform", "colorRGB": -1},
+        {"name": "Gleason 4"},
+        ["gleason_4", "cribriform"],
+        "gleason_4",
+    ],
+    ids=str,
+)
+def test_a_derived_class_is_the_pattern_among_its_parts(
+    tmp_path: Path, classification: Any
+) -> None:
+    one = feature(None, square(0, 0, 10))
+    one["properties"]["classification"] = classification
+    assert [region.pattern for region in _regions(stored(tmp_path, [one]))] == ["gleason_4"]
+
+
+@pytest.mark.parametrize(
+    ("classification", "said"),
+    [
+        ({"names": ["Tumor", "cribriform"]}, "the unknown class 'Tumor: cribriform'"),
+        ({"names": ["gleason_3", "gleason_4"]}, "'gleason_3: gleason_4' of several patterns"),
+        ({"name": "Gleson 3"}, "the unknown class 'Gleson 3'"),
+        ({"name": 5}, "the unknown class '5'"),
+    ],
+)
+def test_a_class_that_is_not_one_pattern_is_refused(
+    tmp_path: Path, classification: Any, said: str
+) -> None:
+    one = {"id": "8b3c", **feature(None, square(0, 0, 10))}
+    one["properties"]["classification"] = classification
+    with pytest.raises(ManifestError, match=r"in feature 1 \(id 8b3c\)") as raised:
+        _regions(stored(tmp_path, [one]))
+    assert said in str(raised.value)
+
+
+UNUSED: list[tuple[dict[str, Any], str]] = [
+    (feature("Region*", square(0, 0, 9)), "has the class 'Region*', which is ignored"),
+    (feature("Tumor: Ignore*", square(0, 0, 9)), "has the class 'Tumor: Ignore*', which"),
+    (feature(None, square(0, 0, 9)), "has no class"),
+    ({**feature(None, square(0, 0, 9)), "properties": None}, "has no class"),
+    (feature("gleason_3", []), "has no area"),
+    (feature("gleason_3", [[(0, 0), (1, 0), (1, 0), (0, 0)]]), "has no area"),
+    (feature("gleason_3", [], "MultiPolygon"), "has no area"),
+]
+for kind, text in {
+    "detection": "is a detection",
+    "cell": "is a cell",
+    "tile": "is a tile",
+    "tma core": "is a TMA core",
+    "PathCellObject": "is a cell",
+    "PathDetectionObject": "is a detection",
+    "TMACoreObject": "is a TMA core",
+}.items():
+    computed = feature("Tumor", square(0, 0, 9))
+    computed["properties"]["objectType"] = kind
+    UNUSED.append((computed, f"{text}, not an annotation"))
+for classification in (None, {}, {"name": None}, {"names": []}, {"name": ""}, [], ""):
+    unclassified = feature(None, square(0, 0, 9))
+    unclassified["properties"]["classification"] = classification
+    UNUSED.append((unclassified, "has no class"))
+
+
+@pytest.mark.parametrize(("one", "reason"), UNUSED, ids=[text for _, text in UNUSED])
+def test_a_feature_that_labels_nothing_is_reported_with_its_id(
+    tmp_path: Path, one: dict[str, Any], reason: str
+) -> None:
+    used = {"id": "used", **feature("benign", square(0, 0, 9))}
+    found = read_annotations(stored(tmp_path, [used, {"id": "odd-one", **one}]))
+    assert [region.feature for region in found.regions] == ["feature 1 (id used)"]
+    [unused] = found.unused
+    assert unused.feature == "feature 2 (id odd-one)"
+    assert unused.reason.startswith(reason)
+    assert unused.reason in found.unused_summary
+
+
+def test_a_name_without_a_class_is_reported_as_such(tmp_path: Path) -> None:
+    """Names are given next to classes in QuPath, and taken for them."""
+    named = feature(None, square(0, 0, 9))
+    named["properties"]["name"] = "Gleason 4"
+    found = read_annotations(stored(tmp_path, [named]))
+    assert found.unused_summary == "feature 1 (has no class, only the name 'Gleason 4')"
+
+
+def test_a_summary_counts_what_it_does_not_list(tmp_path: Path) -> None:
+    cells = [feature("Tumor", square(k, 0, 1)) for k in range(10)]
+    for cell in cells:
+        cell["properties"]["objectType"] = "cell"
+    found = read_annotations(stored(tmp_path, [*cells, feature(None, square(0, 0, 1))]))
+    assert found.unused_summary == (
+        "feature 1, feature 2, feature 3 and 7 more (is a cell, not an annotation); "
+        "feature 11 (has no class)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "coordinates", "area"),
+    [
+        ("MultiPolygon", [square(0, 0, 10), square(5, 5, 10)], 175),
+        ("MultiPolygon", [square(0, 0, 10), square(2, 2, 5)], 100),
+        ("MultiPolygon", [square(0, 0, 10), square(20, 0, 10)], 200),
+        ("Polygon", [*square(0, 0, 10), *square(2, 2, 5)], 75),
+        ("Polygon", [[(0, 0), (10, 0), (10, 10)]], 50),
+        ("Polygon", [[(x, y, 7) for x, y in square(0, 0, 10)[0]]], 100),
+    ],
+    ids=["parts that overlap", "a part within another", "two parts", "a hole", "not closed", "3D"],
+)
+def test_outlines_keep_their_area(tmp_path: Path, kind: str, coordinates: Any, area: float) -> None:
+    [region] = _regions(stored(tmp_path, [feature("gleason_3", coordinates, kind)]))
+    assert region.outline.area == pytest.approx(area)
+
+
+def test_collections_of_collections_keep_all_their_areas(tmp_path: Path) -> None:
+    polygons = [{"type": "Polygon", "coordinates": square(x, 0, 10)} for x in (0, 100, 200)]
+    inner = {"type": "GeometryCollection", "geometries": polygons[1:]}
+    line = {"type": "LineString", "coordinates": [(0, 0), (500, 0)]}
+    one = feature("gleason_3", [])
+    one["geometry"] = {"type": "GeometryCollection", "geometries": [polygons[0], inner, line]}
+    [region] = _regions(stored(tmp_path, [one]))
+    assert region.outline.area == pytest.approx(300)
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_a_coordinate_that_is_not_a_number_is_refused(tmp_path: Path, number: str) -> None:
+    text = json.dumps(feature("gleason_3", square(0, 0, 10))).replace("10.0", number)
+    with pytest.raises(ManifestError, match="coordinate that is not a number in feature 1"):
+        _regions(stored(tmp_path, text.replace("10", number)))
+
+
+def test_measurements_that_are_not_numbers_are_no_concern(tmp_path: Path) -> None:
+    """QuPath writes NaN for what it could not measure."""
+    one = feature("gleason_3", square(0, 0, 10))
+    one["properties"]["measurements"] = {"Circularity": float("nan")}
+    assert len(_regions(stored(tmp_path, [one]))) == 1
+
+
+@pytest.mark.parametrize("text", ["", "[" * 100_000, "\ufeff{"], ids=["empty", "deep", "BOM"])
+def test_what_is_not_json_is_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ManifestError, match=r"slide\.geojson is not GeoJSON"):
+        _regions(stored(tmp_path, text))
+
+
+def test_a_byte_order_mark_is_no_harm(tmp_path: Path) -> None:
+    path = tmp_path / "a.geojson"
+    path.write_text(json.dumps(feature("benign", square(0, 0, 9))), encoding="utf-8-sig")
+    assert len(_regions(str(path))) == 1
+
+
+def test_a_folder_or_a_file_of_somebody_else_says_what_it_is(tmp_path: Path) -> None:
+    (tmp_path / "Jane Doe.geojson").mkdir()
+    with pytest.raises(ManifestError, match=r"can't be read \(Is a directory\)") as raised:
+        _regions(str(tmp_path / "Jane Doe.geojson"))
+    assert str(tmp_path) not in "".join(traceback.format_exception(raised.value))
+
+
+CROPPED = {"x": 1000, "y": 500, "width": 4000, "height": 2000}
+
+
+def test_annotations_of_a_cropped_slide_are_relative_to_the_scanned_area(tmp_path: Path) -> None:
+    path = stored(tmp_path, [feature("gleason_3", square(100, 200, 300))])
+    expected = {"bounds": (1100, 700, 1400, 1000), "slide": (100, 200, 400, 500)}
+    for origin in ORIGINS:
+        [region] = read_annotations(path, AnnotationFrame(origin=origin, **CROPPED)).regions
+        assert region.outline.bounds == expected[origin]
+
+
+def test_regions_beyond_the_scanned_area_are_not_relative_to_it(tmp_path: Path) -> None:
+    path = stored(tmp_path, [feature("gleason_3", square(3800, 200, 300))])
+    with pytest.raises(ManifestError, match="set annotation_origin to 'slide'"):
+        read_annotations(path, AnnotationFrame(**CROPPED))
+    assert read_annotations(path, AnnotationFrame(origin="slide", **CROPPED)).regions
+    assert read_annotations(path, AnnotationFrame(width=4000, height=2000)).regions
+
+
+def test_the_share_of_region_area_with_patches() -> None:
+    x, y = np.array([0, 10, 0, 10]), np.array([0, 0, 10, 10])
+    for left, expected in ((0, 1.0), (15, 0.5), (100, 0.0)):
+        region = Region(pattern="gleason_5", outline=shapely.box(left, 0, left + 10, 10))
+        assert share_with_patches([region], x, y, 10) == pytest.approx(expected)
+        assert share_with_patches([region, region], x, y, 10) == pytest.approx(expected)
+    assert share_with_patches([], x, y, 10) == 0
 
 
 @given(st.integers(0, 60), st.integers(0, 60), st.integers(1, 40))

@@ -410,7 +410,9 @@ ROWS: dict[str, Row] = {
         error=BrokenSlide,
         cause="no level for an overview smaller than 131072 x 131072 px; export it with all levels",
     ),
-    "a bomb of components": Row(make=jpeg2000_bomb, error=BrokenSlide, cause="not a colour JPEG 2000"),
+    "a bomb of components": Row(
+        make=jpeg2000_bomb, error=BrokenSlide, cause="not a colour JPEG 2000"
+    ),
     "a bomb of pixels": Row(
         make=large_jpeg, error=BrokenSlide, cause="bytes, more than|can't be decoded"
     ),

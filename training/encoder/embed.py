@@ -164,7 +164,7 @@ def embed_fetched(fetched: pa.Table, encoder: Encoder, root: str) -> None:
         document = safetensors.numpy.save(
             {name: np.ascontiguousarray(array) for name, array in arrays.items()}
         )
-        storage.write_bytes(_uri(shards_of(row)[0], encoder.hash, root), document)
+        storage.write_once(_uri(shards_of(row)[0], encoder.hash, root), document)
 
 
 def missing_shards(shards: pa.Table, encoder_hash: str, root: str) -> pa.Table:

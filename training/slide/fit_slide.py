@@ -159,6 +159,7 @@ class FitSlideReport:
         read: what embedding the slides took: requests and bytes.
         failed: a sentence for each slide that could not be used.
         without_label: slides that the manifest gives no label.
+        annotations: a sentence for each annotated slide: what its features label, and which do not.
         remarks: what a reader should know of the figures.
         figures: URIs of the pictures.
     """
@@ -174,6 +175,7 @@ class FitSlideReport:
     read: ReadCounts
     failed: list[str]
     without_label: list[str]
+    annotations: list[str]
     remarks: list[str]
     figures: list[str]
 
@@ -204,6 +206,7 @@ def fit_slide(
     slides = cohort.slides
     told(f"cross-validating on {len(slides)} slides")
     predictions, remarks = cross_validate(slides, config)
+    remarks += cohort.annotation_remarks
     counts = {
         k: confusion_of(slides[k].patterns, found.patch_probabilities)
         for k, found in predictions.items()
@@ -261,6 +264,7 @@ def fit_slide(
         read=cohort.read,
         failed=cohort.failed,
         without_label=cohort.without_label,
+        annotations=[str(use) for use in cohort.annotations],
         remarks=remarks,
         figures=_draw(
             config.out, slides, predictions, patch_score, held_out, side=_patch_side(slides)

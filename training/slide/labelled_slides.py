@@ -18,7 +18,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines import storage
-from pipelines.annotations import PATTERNS, UNLABELLED, patch_labels, read_regions
+from pipelines.annotations import (
+    PATTERNS,
+    UNLABELLED,
+    Annotations,
+    patch_labels,
+    read_annotations,
+    share_with_patches,
+)
 from pipelines.cohort import load_cohort, load_shards
 from pipelines.patches import ReadCounts
 from pipelines.shards import shards_of
@@ -32,6 +39,42 @@ from training.slide.gleason import GleasonScore, parse_label
 Progress = Callable[[int, int], None]
 
 
+MIN_SHARE = 0.5
+"""Share of the regions' area with patches below which a report says so: they may not be on the tissue."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnnotationUse:
+    """What became of a slide's annotations.
+
+    Attributes:
+        slide: file name, for people.
+        regions: features that are regions of a pattern.
+        patches: patches that they label.
+        share: of the regions' area that has patches, 0 to 1.
+        unused: the other features and why, in one line; empty if there are none.
+    """
+
+    slide: str
+    regions: int
+    patches: int
+    share: float
+    unused: str
+
+    @property
+    def complete(self) -> bool:
+        """Whether every feature is a region, and the regions are on the tissue."""
+        return not self.unused and self.share >= MIN_SHARE
+
+    def __str__(self) -> str:
+        regions = f"{self.regions} region{'' if self.regions == 1 else 's'}"
+        unused = f"; not used: {self.unused}" if self.unused else ""
+        return (
+            f"slide {self.slide}: {regions} label{'s' if self.regions == 1 else ''} {self.patches} patches, "
+            f"{self.share:.0%} of their area has patches{unused}"
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class LabelledSlide:
     """One slide with what is known of it.
@@ -42,6 +85,7 @@ class LabelledSlide:
         score: Gleason score by the slide's label; None if benign.
         bag: embeddings and places of its N patches.
         patterns: index into PATTERNS of each patch by annotation, UNLABELLED where none covers it, int8 [N].
+        annotation: what became of its annotations, None if it has none.
     """
 
     name: str
@@ -49,6 +93,7 @@ class LabelledSlide:
     score: GleasonScore | None
     bag: Bag
     patterns: npt.NDArray[np.int8]
+    annotation: AnnotationUse | None = None
 
     @property
     def grade_group(self) -> int:
@@ -78,6 +123,23 @@ class LabelledCohort:
     without_label: list[str] = field(default_factory=list)
     data: dict[str, Any] = field(default_factory=dict)
     read: ReadCounts = field(default_factory=ReadCounts)
+
+    @property
+    def annotations(self) -> list[AnnotationUse]:
+        """What became of each slide's annotations, for a report."""
+        return [slide.annotation for slide in self.slides if slide.annotation is not None]
+
+    @property
+    def annotation_remarks(self) -> list[str]:
+        """One sentence, without names, if annotations are not wholly used; none otherwise."""
+        used = self.annotations
+        partly = sum(not use.complete for use in used)
+        if not partly:
+            return []
+        return [
+            f"annotations of {partly} of {len(used)} slides are not wholly used: features label "
+            "nothing, or regions have few patches; report.json lists them by slide"
+        ]
 
 
 def load_labelled_slides(
@@ -152,17 +214,24 @@ def _load(
         raise ManifestError(
             name, f"has an unusable label ({error})", "correct it in the manifest and prepare again"
         ) from error
-    regions = read_regions(row["annotation"]) if row["annotation"] else []
+    drawn = read_annotations(row["annotation"]) if row["annotation"] else Annotations()
     embedded = embed_shards(shards, encoder, data, on_shard=on_shard)
     bag = load_bag(shards, encoder.hash, data)
     [shard] = shards_of(shards.slice(0, 1))
-    patterns = patch_labels(regions, bag.x, bag.y, shard.patch_side)
-    if regions and (patterns == UNLABELLED).all():
+    patterns = patch_labels(drawn.regions, bag.x, bag.y, shard.patch_side)
+    if drawn.regions and (patterns == UNLABELLED).all():
         raise ManifestError(
             name,
             "has annotations that cover none of its patches",
-            "export them in pixels of the full slide",
+            "check that they were drawn on this slide, and what they are relative to",
         )
+    use = AnnotationUse(
+        slide=name,
+        regions=len(drawn.regions),
+        patches=int((patterns != UNLABELLED).sum()),
+        share=share_with_patches(drawn.regions, bag.x, bag.y, shard.patch_side),
+        unused=drawn.unused_summary,
+    )
     tumour = patterns > PATTERNS.index("benign")
     if score is None:
         if tumour.any():
@@ -172,9 +241,15 @@ def _load(
                 "correct one of them",
             )
         patterns = np.zeros(len(bag), np.int8)  # all tissue of a benign slide is benign
-    return LabelledSlide(
-        name=name, case=row["case"], score=score, bag=bag, patterns=patterns
-    ), embedded.read
+    slide = LabelledSlide(
+        name=name,
+        case=row["case"],
+        score=score,
+        bag=bag,
+        patterns=patterns,
+        annotation=use if row["annotation"] else None,
+    )
+    return slide, embedded.read
 
 
 def _labels_digest(slides: list[LabelledSlide]) -> str:
