@@ -32,6 +32,12 @@ def fingerprint(organisation: str, slide_id: str, spec_hash: str) -> str:
     return f"{patches(organisation, slide_id, spec_hash)}/fingerprint.json"
 
 
+def of_slide(organisation: str, slide_id: str, spec_hash: str) -> tuple[str, ...]:
+    """All that `prepare` writes of a slide."""
+    makers = (shard_table, quality, fingerprint, overview)
+    return tuple(make(organisation, slide_id, spec_hash) for make in makers)
+
+
 def embeddings(
     organisation: str, slide_id: str, spec_hash: str, encoder_hash: str, shard: str
 ) -> str:

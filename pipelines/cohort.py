@@ -12,37 +12,63 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines import addresses, storage
+from pipelines.columns import column, schema_of, to_table
 from pipelines.grid import PatchSpec
 
-SCHEMA = pa.schema(
-    [
-        ("organisation_id", pa.string()),
-        ("slide_id", pa.string()),
-        ("uri", pa.string()),
-        ("vendor", pa.string()),
-        (
-            "staged",
-            pa.bool_(),
-        ),  # copied from object storage whole, since its format can't be read in place
-        ("icc", pa.string()),  # digest of its ICC profile, empty where it has none
-        ("case", pa.string()),
-        ("split", pa.string()),
-        ("label", pa.string()),
-        ("annotation", pa.string()),
-        ("spec", pa.string()),  # JSON of PatchSpec
-        ("mpp", pa.float64()),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-        ("n_patches", pa.int64()),
-        ("shards_sha256", pa.string()),  # of the shard table's bytes
-    ]
-)
+
+@dataclass(frozen=True, kw_only=True)
+class CohortSlide:
+    """One row of the cohort table: a prepared slide and what the manifest says of it.
+
+    Attributes:
+        organisation_id: owner of all derived objects.
+        slide_id: the slide's identity.
+        uri: where the slide is.
+        vendor: format.
+        staged: whether it was copied from object storage whole: its format can't be read in place.
+        icc: digest of its ICC profile, empty if it has none.
+        case: pseudonymous group id.
+        split, label, annotation: of the manifest, empty if it has none.
+        spec: JSON of the PatchSpec.
+        mpp: micrometres per pixel of level 0.
+        width, height: pixels of level 0.
+        n_patches: patches in all shards.
+        shards_sha256: of the shard table's bytes.
+    """
+
+    organisation_id: str = column(pa.string(), nullable=True)
+    slide_id: str = column(pa.string(), nullable=True)
+    uri: str = column(pa.string(), nullable=True)
+    vendor: str = column(pa.string(), nullable=True)
+    staged: bool = column(pa.bool_(), nullable=True)
+    icc: str = column(pa.string(), nullable=True)
+    case: str = column(pa.string(), nullable=True)
+    split: str = column(pa.string(), nullable=True)
+    label: str = column(pa.string(), nullable=True)
+    annotation: str = column(pa.string(), nullable=True)
+    spec: str = column(pa.string(), nullable=True)
+    mpp: float = column(pa.float64(), nullable=True)
+    width: int = column(pa.int32(), nullable=True)
+    height: int = column(pa.int32(), nullable=True)
+    n_patches: int = column(pa.int64(), nullable=True)
+    shards_sha256: str = column(pa.string(), nullable=True)
+
+
+SCHEMA = schema_of(CohortSlide)
+"""Of the cohort table."""
+
+
+def table_of(slides: Sequence[CohortSlide]) -> pa.Table:
+    """The cohort table, `SCHEMA`."""
+    return to_table(CohortSlide, slides)
 
 
 class CohortError(Exception):

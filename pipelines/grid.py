@@ -16,12 +16,18 @@ from numpy.typing import NDArray
 
 from pipelines.slides.errors import NoTissue, UnsupportedSlide
 from pipelines.slides.geometry import Level
+from pipelines.slides.resolution import PLAUSIBLE_MPP
 from pipelines.slides.slide import Slide
 
+MIN_SIZE, MAX_SIZE = 16, 8192
+"""Sides of a patch in pixels that make sense: below, focus can't be measured; beyond, one patch uses 200 MB."""
 NATIVE = 0.02
 """A level whose mpp differs from the wanted one by at most this share is read as it is: scanners' own calibration is no finer."""
 
 
+SIDE = 32
+"""Maximum number of patches along a side of a shard. At the edges of unaligned shards 6 % of the
+tiles are decoded twice; with a side of 16, 13 %."""
 STAINS = ("", "macenko", "reinhard")
 """Stain normalisations (`pipelines.stain`)."""
 
@@ -37,6 +43,9 @@ class PatchSpec:
         min_tissue: least share of the patch's area that the tissue mask covers, 0 to 1.
         icc: whether pixels are brought to sRGB by the slide's own ICC profile; a slide without one is left as it is.
         stain: how stain is normalised, one of `STAINS`; empty for not at all.
+
+    Raises:
+        ValueError: a value that can't be used; names the field, the value and what is allowed.
     """
 
     size: int = 224
@@ -47,19 +56,28 @@ class PatchSpec:
     stain: str = ""
 
     def __post_init__(self) -> None:
-        if self.stain not in STAINS:
-            raise ValueError(
-                f"{self}: stain must be one of {', '.join(filter(None, STAINS))}, or empty"
-            )
-        if not (
-            self.size >= 16
-            and self.mpp > 0
-            and 0 <= self.overlap < self.size
-            and 0 <= self.min_tissue <= 1
-        ):
-            raise ValueError(
-                f"{self}: size >= 16, mpp > 0, 0 <= overlap < size and 0 <= min_tissue <= 1 are needed"
-            )
+        low, high = PLAUSIBLE_MPP
+        _require(
+            "size", self.size, MIN_SIZE <= self.size <= MAX_SIZE, f"{MIN_SIZE} to {MAX_SIZE} pixels"
+        )
+        _require(
+            "mpp of a patch", self.mpp, low <= self.mpp <= high, f"{low:g} to {high:g} um per pixel"
+        )
+        _require(
+            "overlap",
+            self.overlap,
+            0 <= self.overlap < self.size,
+            f"0 to {self.size - 1} pixels: less than the size of {self.size}",
+        )
+        _require(
+            "min_tissue",
+            self.min_tissue,
+            0 <= self.min_tissue <= 1,
+            "a share of 0 to 1: 0.25 is 25 %",
+        )
+        _require(
+            "stain", self.stain, self.stain in STAINS, f"one of {', '.join(STAINS[1:])}, or empty"
+        )
 
     @cached_property
     def hash(self) -> str:
@@ -74,6 +92,11 @@ class PatchSpec:
     def from_dict(cls, values: dict[str, Any]) -> Self:
         """The inverse of `to_dict`."""
         return cls(**values)
+
+
+def _require(name: str, value: object, holds: bool, allowed: str) -> None:
+    if not holds:  # NaN never holds
+        raise ValueError(f"{name} is {value!r}; it must be {allowed}")
 
 
 @dataclass(frozen=True, kw_only=True)

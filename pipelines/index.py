@@ -19,13 +19,12 @@ from numpy.typing import NDArray
 
 from pipelines import addresses, cohort, storage
 from pipelines.fingerprint import Fingerprint, fingerprint
-from pipelines.grid import PatchGrid, PatchSpec, patch_grid
+from pipelines.grid import SIDE, PatchGrid, PatchSpec, patch_grid
 from pipelines.icc import to_srgb
 from pipelines.overview import overview_picture
 from pipelines.quality import Artefacts, SlideQuality, artefacts, assess, patch_quality
-from pipelines.shards import SIDE, shard_rows, shards_of
+from pipelines.shards import shard_rows, shards_of
 from pipelines.slides.errors import BrokenSlide
-from pipelines.slides.geometry import Size
 from pipelines.slides.slide import Slide
 from pipelines.stain import fit_slide_stain, sample_patches
 from pipelines.tissue import tissue_mask
@@ -38,22 +37,20 @@ THUMBNAIL_SIDE = 2048
 
 
 @dataclass(frozen=True, kw_only=True)
-class IndexedSlide:
-    """A slide that is ready to be streamed.
+class SlideRecord:
+    """What is kept of a prepared slide, and what proves that its shard table is whole. Holds no name.
 
     Attributes:
         slide_id: the slide's identity.
         vendor: format.
         staged: whether it was copied from object storage whole to be read.
-        icc: first 16 hex digits of its ICC profile's SHA-256, empty where it has none.
+        icc: first 16 hex digits of its ICC profile's SHA-256, empty if it has none.
         mpp: micrometres per pixel of level 0.
-        size: pixels of level 0.
-        thumbnail: uint8 [h, w, 3].
-        tissue: mask over the thumbnail that patches are laid on, bool [h, w].
-        found: artefacts on the thumbnail.
-        quality: what they and blur do to the tissue.
-        fingerprint: scanner, resolution and colours.
-        shards: rows of `pipelines.shards.SCHEMA`.
+        width, height: pixels of level 0.
+        n_patches: patches in all shards.
+        remarks: what of the file was not read or not believed; see `Slide.remarks`.
+        shards_sha256: of the shard table's bytes.
+        thumbnail_sha256: of the thumbnail's pixels: the same in every copy of the slide.
     """
 
     slide_id: str
@@ -61,7 +58,29 @@ class IndexedSlide:
     staged: bool
     icc: str
     mpp: float
-    size: Size
+    width: int
+    height: int
+    n_patches: int
+    remarks: tuple[str, ...]
+    shards_sha256: str
+    thumbnail_sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexedSlide:
+    """A slide that is ready to be streamed.
+
+    Attributes:
+        record: what is kept of it in a few values.
+        thumbnail: uint8 [h, w, 3].
+        tissue: mask over the thumbnail that patches are placed on, bool [h, w].
+        found: artefacts on the thumbnail.
+        quality: what they and blur do to the tissue.
+        fingerprint: scanner, resolution and colours.
+        shards: rows of `pipelines.shards.SCHEMA`.
+    """
+
+    record: SlideRecord
     thumbnail: NDArray[np.uint8]
     tissue: NDArray[np.bool_]
     found: Artefacts
@@ -70,19 +89,14 @@ class IndexedSlide:
     shards: pa.Table
 
     @property
-    def n_patches(self) -> int:
-        """Patches in all shards."""
-        return sum(self.shards["n_patches"].to_pylist())
-
-    @property
     def thumbnail_mpp(self) -> float:
         """Micrometres per pixel of the thumbnail."""
-        return self.mpp * self.size.width / self.thumbnail.shape[1]
+        return self.record.mpp * self.record.width / self.thumbnail.shape[1]
 
     def picture(self) -> bytes:
         """PNG of thumbnail, mask, artefacts and grid."""
         shards = shards_of(self.shards)
-        scale = self.thumbnail.shape[1] / self.size.width
+        scale = self.thumbnail.shape[1] / self.record.width
         left = np.concatenate([shard.x for shard in shards]) * scale
         top = np.concatenate([shard.y for shard in shards]) * scale
         side = shards[0].patch_side * scale
@@ -115,21 +129,32 @@ def index_slide(
         if spec.stain
         else b""
     )
+    shards = shard_rows(slide, grid, spec, organisation=organisation, side=shard_side, stain=stain)
     return IndexedSlide(
-        slide_id=slide.identity,
-        vendor=slide.vendor,
-        staged=slide.staged,
-        icc=hashlib.sha256(slide.icc).hexdigest()[:16] if slide.icc else "",
-        mpp=mpp,
-        size=slide.size,
+        record=_record(slide, thumbnail, shards),
         thumbnail=thumbnail,
         tissue=usable,
         found=found,
         quality=assess(tissue, found, patch_quality(sample, glass=glass), mpp=thumbnail_mpp),
         fingerprint=fingerprint(slide, sample, glass=glass),
-        shards=shard_rows(
-            slide, grid, spec, organisation=organisation, side=shard_side, stain=stain
-        ),
+        shards=shards,
+    )
+
+
+def _record(slide: Slide, thumbnail: NDArray[np.uint8], shards: pa.Table) -> SlideRecord:
+    return SlideRecord(
+        slide_id=slide.identity,
+        vendor=slide.vendor,
+        staged=slide.staged,
+        icc=hashlib.sha256(slide.icc).hexdigest()[:16] if slide.icc else "",
+        mpp=slide.mpp,
+        width=slide.size.width,
+        height=slide.size.height,
+        n_patches=sum(shards["n_patches"].to_pylist()),
+        remarks=(),
+        # Not of what is read back: a copy of the slide, prepared at the same time, has the same address.
+        shards_sha256=hashlib.sha256(cohort.to_parquet(shards)).hexdigest(),
+        thumbnail_sha256=hashlib.sha256(thumbnail.tobytes()).hexdigest(),
     )
 
 
@@ -166,7 +191,9 @@ def write_index(indexed: IndexedSlide, root: str, *, organisation: str, spec: Pa
     }
     for address, content in written.items():
         storage.write_bytes(
-            storage.join(root, *address(organisation, indexed.slide_id, spec.hash).split("/")),
+            storage.join(
+                root, *address(organisation, indexed.record.slide_id, spec.hash).split("/")
+            ),
             content,
         )
 

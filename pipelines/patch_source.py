@@ -17,7 +17,8 @@ from ray.data import Dataset, Datasource, ReadTask, read_datasource
 from ray.data.block import BlockMetadata
 from ray.util.metrics import Counter
 
-from pipelines.patches import ReadCounts, fetch_shards
+from pipelines.patches import fetch_shards
+from pipelines.read_counts import ReadCounts
 from pipelines.shards import PIXELS
 
 PATCHES_PER_TASK = 1024

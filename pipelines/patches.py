@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypedDict
 
@@ -48,44 +47,6 @@ FETCHED = pa.schema(
     ]
 )
 """Columns that `fetch_shards` adds to those of `pipelines.shards.SCHEMA`."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReadCounts:
-    """What fetching shards cost: part of every run's report.
-
-    Attributes:
-        requests: range requests (reads of local files count alike).
-        fetched: bytes received.
-        needed: bytes of the tiles themselves.
-    """
-
-    requests: int = 0
-    fetched: int = 0
-    needed: int = 0
-
-    @classmethod
-    def of(cls, rows: pa.Table) -> ReadCounts:
-        """Of fetched shards."""
-        names = {"requests": "requests", "fetched": "bytes_fetched", "needed": "bytes_needed"}
-        return cls(**{name: sum(rows[column].to_pylist()) for name, column in names.items()})
-
-    def __add__(self, other: ReadCounts) -> ReadCounts:
-        return ReadCounts(
-            requests=self.requests + other.requests,
-            fetched=self.fetched + other.fetched,
-            needed=self.needed + other.needed,
-        )
-
-    @property
-    def amplification(self) -> float:
-        """Bytes received per byte needed; 0 if no tile was needed."""
-        return self.fetched / self.needed if self.needed else 0.0
-
-    def __str__(self) -> str:
-        if not self.requests:
-            return "nothing"
-        return f"{self.requests:,} requests, {self.fetched:,} bytes, {self.amplification:.2f} x what was needed"
 
 
 class PatchBatch(TypedDict):

@@ -9,33 +9,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipelines.grid import PatchGrid, PatchSpec
+from pipelines.columns import column, marked, rows_of, schema_of, to_table
+from pipelines.grid import SIDE, PatchGrid, PatchSpec
 from pipelines.slides.errors import BrokenSlide
 from pipelines.slides.geometry import Size
 from pipelines.slides.slide import Slide
 from pipelines.slides.tiled import TiledSlide, TileStore
 from pipelines.slides.tiles import TileGrid
 
-SIDE = 32
-"""Maximum number of patches along a side of a shard. At the edges of unaligned shards 6 % of the tiles are decoded twice; with a
-side of 16, 13 %."""
 TILES = "tiles"
 """Transport: the slide's own compressed tiles, decoded by the consumer."""
 PIXELS = "pixels"
 """Transport: patches decoded by the read task, for formats that only OpenSlide or wsidicom open."""
-
-
-def _column(kind: pa.DataType, *, decisive: bool = False) -> Any:
-    """A field that is a column of this type; `decisive` where the pixels of the shard's patches follow from it."""
-    return field(metadata={"kind": kind, "decisive": decisive})
 
 
 _INT32S = pa.list_(pa.int32())
@@ -77,38 +69,38 @@ class Shard:
         ValueError: a value that no shard can have.
     """
 
-    organisation_id: str = _column(pa.string())
-    slide_id: str = _column(pa.string())
-    slide_uri: str = _column(pa.string())
-    spec_hash: str = _column(pa.string())
-    shard: int = _column(pa.int32())
-    n_patches: int = _column(pa.int32())
-    patch_size: int = _column(pa.int32(), decisive=True)
-    mpp: float = _column(pa.float64(), decisive=True)
-    level: int = _column(pa.int32(), decisive=True)
-    scale: int = _column(pa.int32(), decisive=True)
-    downsample: float = _column(pa.float64(), decisive=True)
-    read_size: int = _column(pa.int32(), decisive=True)
-    x: NDArray[np.int32] = _column(_INT32S, decisive=True)
-    y: NDArray[np.int32] = _column(_INT32S, decisive=True)
-    read_x: NDArray[np.int32] = _column(_INT32S, decisive=True)
-    read_y: NDArray[np.int32] = _column(_INT32S, decisive=True)
-    icc: bool = _column(pa.bool_(), decisive=True)
-    stain: bytes = _column(pa.binary(), decisive=True)
-    transport: str = _column(pa.string())
-    level_width: int = _column(pa.int32())
-    level_height: int = _column(pa.int32())
-    tile_width: int = _column(pa.int32())
-    tile_height: int = _column(pa.int32())
-    tile: NDArray[np.int32] = _column(_INT32S)
-    tile_offset: NDArray[np.int64] = _column(_INT64S)
-    tile_length: NDArray[np.int64] = _column(_INT64S)
-    tile_uri: str = _column(pa.string())
-    tile_codec: str = _column(pa.string(), decisive=True)
-    tile_header: bytes = _column(pa.binary())
-    tile_items: bool = _column(pa.bool_())
-    tile_sparse: bool = _column(pa.bool_())
-    tile_version: str = _column(pa.string())
+    organisation_id: str = column(pa.string())
+    slide_id: str = column(pa.string())
+    slide_uri: str = column(pa.string())
+    spec_hash: str = column(pa.string())
+    shard: int = column(pa.int32())
+    n_patches: int = column(pa.int32())
+    patch_size: int = column(pa.int32(), decisive=True)
+    mpp: float = column(pa.float64(), decisive=True)
+    level: int = column(pa.int32(), decisive=True)
+    scale: int = column(pa.int32(), decisive=True)
+    downsample: float = column(pa.float64(), decisive=True)
+    read_size: int = column(pa.int32(), decisive=True)
+    x: NDArray[np.int32] = column(_INT32S, decisive=True)
+    y: NDArray[np.int32] = column(_INT32S, decisive=True)
+    read_x: NDArray[np.int32] = column(_INT32S, decisive=True)
+    read_y: NDArray[np.int32] = column(_INT32S, decisive=True)
+    icc: bool = column(pa.bool_(), decisive=True)
+    stain: bytes = column(pa.binary(), decisive=True)
+    transport: str = column(pa.string())
+    level_width: int = column(pa.int32())
+    level_height: int = column(pa.int32())
+    tile_width: int = column(pa.int32())
+    tile_height: int = column(pa.int32())
+    tile: NDArray[np.int32] = column(_INT32S)
+    tile_offset: NDArray[np.int64] = column(_INT64S)
+    tile_length: NDArray[np.int64] = column(_INT64S)
+    tile_uri: str = column(pa.string())
+    tile_codec: str = column(pa.string(), decisive=True)
+    tile_header: bytes = column(pa.binary())
+    tile_items: bool = column(pa.bool_())
+    tile_sparse: bool = column(pa.bool_())
+    tile_version: str = column(pa.string())
 
     def __post_init__(self) -> None:
         self._require(self.transport in {TILES, PIXELS}, "transport", self.transport)
@@ -171,11 +163,9 @@ class Shard:
         return f"{self.shard:06d}-{hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]}"
 
 
-SCHEMA = pa.schema(
-    [pa.field(column.name, column.metadata["kind"], nullable=False) for column in fields(Shard)]
-)
+SCHEMA = schema_of(Shard)
 """Of the shard table."""
-DECISIVE = tuple(column.name for column in fields(Shard) if column.metadata["decisive"])
+DECISIVE = marked(Shard, "decisive")
 """Columns that the pixels of a shard's patches follow from, once the slide is known."""
 
 
@@ -191,30 +181,7 @@ def shards_of(table: pa.Table) -> list[Shard]:
     Raises:
         ValueError: a row that no shard can be.
     """
-    columns = {name: _values(table[name]) for name in SCHEMA.names}
-    return [
-        Shard(**{name: values[k] for name, values in columns.items()}) for k in range(len(table))
-    ]
-
-
-def _values(column: pa.ChunkedArray) -> list[Any]:
-    if not pa.types.is_list(column.type):
-        return list(column.to_pylist())
-    found: list[Any] = []
-    for chunk in column.chunks:
-        bounds = chunk.offsets.to_numpy()
-        values = chunk.flatten().to_numpy(zero_copy_only=False)
-        found += np.split(values, bounds[1:-1] - bounds[0]) if len(chunk) else []
-    return found
-
-
-def to_table(shards: Sequence[Shard]) -> pa.Table:
-    """The inverse of `shards_of`: a table with `SCHEMA`."""
-    columns = [
-        pa.array([getattr(shard, column.name) for shard in shards], column.type)
-        for column in SCHEMA
-    ]
-    return pa.Table.from_arrays(columns, schema=SCHEMA)
+    return rows_of(Shard, table)
 
 
 def shard_rows(
@@ -249,6 +216,7 @@ def shard_rows(
     members = np.split(order, first[1:])
     tiles = _shard_tiles(slide, grid, members)
     return to_table(
+        Shard,
         [
             Shard(
                 organisation_id=organisation,
@@ -274,7 +242,7 @@ def shard_rows(
                 **tiles[k],
             )
             for k, chosen in enumerate(members)
-        ]
+        ],
     )
 
 

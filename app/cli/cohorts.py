@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +12,7 @@ from app.cli.boundary import usage
 from app.cli.options import Out, Seed
 
 if TYPE_CHECKING:
-    from pipelines.prepare import SlideOutcome
+    from pipelines.preparation import RunSlides, SlideOutcome
 
 
 def synth(
@@ -107,6 +108,13 @@ def prepare(
             help="Redo only slides that are missing, failed, or whose file, mpp or spec changed.",
         ),
     ] = False,
+    ray: Annotated[
+        bool | None,
+        typer.Option(
+            "--ray/--no-ray",
+            help="Run on Ray, or in processes of this machine. Default: on Ray if RAY_ADDRESS names a cluster.",
+        ),
+    ] = None,
 ) -> None:
     """Index slides: tissue, patches, shards and a picture of each.
 
@@ -149,8 +157,19 @@ def prepare(
             done, failed = done + 1, failed + bool(outcome.error)
             show(done, total, f"slides, {failed} failed" if failed else "slides")
 
-        report = run(config, on_slide=on_slide)
+        report = run(config, run_slides=_workers(ray), on_slide=on_slide)
     screen.print_cohort(report)
     if report.failed:
         screen.print_failed_slides(report)
         raise typer.Exit(1)
+
+
+def _workers(ray: bool | None) -> RunSlides:
+    """Who prepares slides. Ray is imported only to be used: that alone takes a second, starting it ten."""
+    from pipelines import local_workers
+
+    if ray or (ray is None and os.environ.get("RAY_ADDRESS")):
+        from pipelines import ray_workers
+
+        return ray_workers.run_slides
+    return local_workers.run_slides

@@ -90,9 +90,9 @@ def print_cohort(report: PrepareReport) -> None:
 
 
 def _first_picture(report: PrepareReport) -> str:
-    row = report.prepared[0].row or {}
-    spec = PatchSpec.from_dict(json.loads(row["spec"]))
-    return f"{report.out}/{addresses.overview(row['organisation_id'], row['slide_id'], spec.hash)}"
+    row = next(outcome.row for outcome in report.prepared if outcome.row)
+    spec = PatchSpec.from_dict(json.loads(row.spec))
+    return f"{report.out}/{addresses.overview(row.organisation_id, row.slide_id, spec.hash)}"
 
 
 def print_failed_slides(report: PrepareReport) -> None:

@@ -115,17 +115,18 @@ def index(
         if slide.resolution is None and mpp is not None:
             slide.resolution = mpp
         indexed = index_slide(slide, spec, organisation=place.organisation, shard_side=SHARD_SIDE)
+    record = indexed.record
     write_index(indexed, place.root, organisation=place.organisation, spec=spec)
     stream = io.BytesIO()
     Image.fromarray(indexed.thumbnail).save(stream, "PNG")
-    storage.write_bytes(place.thumbnail(indexed.slide_id, spec.hash), stream.getvalue())
+    storage.write_bytes(place.thumbnail(record.slide_id, spec.hash), stream.getvalue())
     return IndexedSlide(
-        slide_id=indexed.slide_id,
-        vendor=indexed.vendor,
-        width=indexed.size.width,
-        height=indexed.size.height,
-        mpp=indexed.mpp,
-        n_patches=indexed.n_patches,
+        slide_id=record.slide_id,
+        vendor=record.vendor,
+        width=record.width,
+        height=record.height,
+        mpp=record.mpp,
+        n_patches=record.n_patches,
         n_shards=len(indexed.shards),
         spec_hash=spec.hash,
     )

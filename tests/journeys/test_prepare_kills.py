@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from pipelines import local_workers, ray_workers
+from pipelines.preparation import RunSlides
 from pipelines.prepare import OutputError, PrepareConfig, PrepareReport, prepare
 from tests.support.process_tree import alive, descendants, kill, killing
 from tests.support.small_cohort import small_cohort
@@ -23,6 +25,7 @@ from tests.support.small_cohort import small_cohort
 ROOT = Path(__file__).parents[2]
 SLIDES, BAD = 24, 5
 PATIENCE_S = 120.0
+LOCAL_WORKER = f"{sys.executable} -m pipelines.slide_worker"
 
 Snapshot = dict[str, bytes]
 
@@ -33,9 +36,7 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(
-    ray_session: None, manifest: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Snapshot:
+def undisturbed(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
     out = tmp_path_factory.mktemp("undisturbed")
     report = prepare(PrepareConfig(manifest=str(manifest), out=str(out)))
     assert (len(report.prepared), len(report.failed)) == (SLIDES - BAD, BAD)
@@ -70,10 +71,7 @@ class Driver:
         self.process.kill()
         self.process.wait()
         deadline = time.monotonic() + PATIENCE_S
-        # Ray's two agents take about a minute to notice; they touch nothing of ours.
-        while left := {
-            process: title for process, title in alive(below).items() if "Agent" not in title
-        }:
+        while left := alive(below):
             assert time.monotonic() < deadline, f"a killed driver leaves processes behind: {left}"
             time.sleep(0.1)
         return alive(below)
@@ -152,12 +150,22 @@ def test_a_killed_driver_loses_nothing(
     )
 
 
-def test_killed_workers_cost_nothing(manifest: Path, undisturbed: Snapshot, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("run_slides", "title"),
+    [(local_workers.run_slides, LOCAL_WORKER), (ray_workers.run_slides, "ray::prepare_slide")],
+    ids=["local", "ray"],
+)
+def test_killed_workers_cost_nothing(
+    ray_session: None,
+    manifest: Path,
+    undisturbed: Snapshot,
+    tmp_path: Path,
+    run_slides: RunSlides,
+    title: str,
+) -> None:
     config = PrepareConfig(manifest=str(manifest), out=str(tmp_path))
-    with killing(
-        "ray::prepare_slide", below=os.getpid(), seed=3, pause=(0.05, 0.3), most=6
-    ) as killed:
-        report = prepare(config)
+    with killing(title, below=os.getpid(), seed=3, pause=(0.05, 0.3), most=6) as killed:
+        report = prepare(config, run_slides=run_slides)
     assert killed
     assert (len(report.prepared), len(report.failed)) == (SLIDES - BAD, BAD)
     assert snapshot(tmp_path) == undisturbed
@@ -239,7 +247,7 @@ def test_a_thousand_slides_killed_many_times(tmp_path: Path) -> None:
         before, starting = records(out), chance.random() < 0.25
         with driver(manifest, out, said) as victim:
             with killing(
-                "ray::prepare_slide",
+                LOCAL_WORKER,
                 below=victim.process.pid,
                 seed=drivers,
                 pause=(0.2, 4.0),

@@ -68,8 +68,8 @@ def digest(indexed: IndexedSlide) -> str:
         shards,
         indexed.quality.to_dict(),
         indexed.fingerprint.to_dict(),
-        indexed.icc,
-        indexed.size.shape,
+        indexed.record.icc,
+        (indexed.record.height, indexed.record.width),
     ]
     text = json.dumps(_rounded(values), sort_keys=True).encode()
     pictures = indexed.thumbnail.tobytes() + indexed.tissue.tobytes()

@@ -15,7 +15,8 @@ from pipelines import patch_source
 from pipelines.grid import PatchSpec
 from pipelines.index import index_slide
 from pipelines.patch_source import read_patches
-from pipelines.patches import ReadCounts, decode_patches, fetch_shards, resample, stream_patches
+from pipelines.patches import decode_patches, fetch_shards, resample, stream_patches
+from pipelines.read_counts import ReadCounts
 from pipelines.shards import SCHEMA, TILES
 from pipelines.slides.errors import BrokenSlide, UnsupportedSlide
 from pipelines.slides.geometry import Point, Size

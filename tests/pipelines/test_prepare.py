@@ -17,9 +17,7 @@ from pipelines.tissue import tissue_mask
 SPEC = PatchSpec(size=112, mpp=1.0)
 
 
-def test_good_slides_survive_bad_ones(
-    ray_session: None, cohort_folder: Path, tmp_path: Path
-) -> None:
+def test_good_slides_survive_bad_ones(cohort_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "bad.svs").write_bytes(b"II*\0" + b"\0" * 500)
     lines = (cohort_folder / "manifest.csv").read_text().splitlines()
     rows = [lines[0], "bad.svs,case-bad,train,,", "gone.svs,case-gone,train,,"]
@@ -64,7 +62,7 @@ def test_good_slides_survive_bad_ones(
     assert 1 <= told["reading"]["amplification"] < 1.1
 
 
-def test_same_input_same_bytes(ray_session: None, cohort_folder: Path, tmp_path: Path) -> None:
+def test_same_input_same_bytes(cohort_folder: Path, tmp_path: Path) -> None:
     contents = []
     for name in ("one", "two"):
         out = tmp_path / name
@@ -78,7 +76,7 @@ def test_same_input_same_bytes(ray_session: None, cohort_folder: Path, tmp_path:
     assert len(contents[0]) == 5
 
 
-def test_every_row_is_attempted(ray_session: None, tmp_path: Path) -> None:
+def test_every_row_is_attempted(tmp_path: Path) -> None:
     """More rows than are in flight at a time."""
     (tmp_path / "manifest.csv").write_text(
         "slide\n" + "".join(f"absent-{k}.svs\n" for k in range(30))
@@ -89,7 +87,7 @@ def test_every_row_is_attempted(ray_session: None, tmp_path: Path) -> None:
     assert [at.line for at in report.failed] == list(range(2, 32))
 
 
-def test_unknown_split_is_named(ray_session: None, cohort_folder: Path, tmp_path: Path) -> None:
+def test_unknown_split_is_named(cohort_folder: Path, tmp_path: Path) -> None:
     prepare(
         PrepareConfig(manifest=str(cohort_folder / "manifest.csv"), out=str(tmp_path), spec=SPEC)
     )

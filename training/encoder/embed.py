@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from pipelines import addresses, storage
 from pipelines.patch_source import PATCHES_PER_TASK, read_patches
-from pipelines.patches import ReadCounts, decode_patches, fetch_shards
+from pipelines.patches import decode_patches, fetch_shards
+from pipelines.read_counts import ReadCounts
 from pipelines.shards import Shard, shards_of
 from training.background import Background
 from training.encoder.encoder import Encoder, load_encoder

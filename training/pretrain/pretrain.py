@@ -37,7 +37,7 @@ from pipelines import storage
 from pipelines.cohort import cohort_spec, load_shards
 from pipelines.grid import PatchSpec
 from pipelines.patch_source import read_patches
-from pipelines.patches import ReadCounts
+from pipelines.read_counts import ReadCounts
 from pipelines.ray_session import ensure_ray
 from training.background import Background
 from training.data_facts import DataFacts

@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 
 from pipelines import storage
 from pipelines.annotations import UNLABELLED
-from pipelines.patches import ReadCounts
+from pipelines.read_counts import ReadCounts
 from training.cards import versions
 from training.encoder.encoder import load_encoder
 from training.errors import SpecMismatch

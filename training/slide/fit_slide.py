@@ -24,7 +24,7 @@ from sklearn.metrics import roc_auc_score
 from pipelines import storage
 from pipelines.annotations import PATTERNS, UNLABELLED
 from pipelines.cohort import cohort_spec
-from pipelines.patches import ReadCounts
+from pipelines.read_counts import ReadCounts
 from training.cards import versions
 from training.encoder.encoder import load_encoder
 from training.errors import InsufficientData

@@ -27,7 +27,7 @@ from pipelines.annotations import (
     share_with_patches,
 )
 from pipelines.cohort import load_cohort, load_shards
-from pipelines.patches import ReadCounts
+from pipelines.read_counts import ReadCounts
 from pipelines.shards import shards_of
 from pipelines.slides.errors import ManifestError, SlideError
 from training.data_facts import DataFacts
