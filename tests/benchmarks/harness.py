@@ -1,10 +1,12 @@
-"""How benchmarks measure and report: pairs interleaved in one process, the median ratio with its spread, a table and JSON."""
+"""How benchmarks measure and report: pairs interleaved in one process, the median ratio and spread.
+
+A report is a table and JSON. Both name the processor and its instructions (`machine`).
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import statistics
 import time
@@ -15,6 +17,8 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+
+from tests.benchmarks.machine import this_machine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +31,7 @@ class Row:
         reference: what ours is compared with.
         ratio: median of the pairs' ratios, ours / reference.
         spread: lower and upper quartile of the pairs' ratios.
-        goal: least ratio that we want, None where none is set.
+        goal: minimum ratio that we want (maximum where lower is better), None where none is set.
         better: `higher` or `lower`.
     """
 
@@ -67,7 +71,7 @@ def arguments(description: str) -> Arguments:
 
 
 def cpu_rate(work: Callable[[], int]) -> float:
-    """Units of work per second of CPU time, of all threads of this process: the store reads in threads of its own."""
+    """Units of work per second of CPU time of all threads: the store reads in threads of its own."""
     start = time.process_time()
     done = work()
     return done / (time.process_time() - start)
@@ -111,49 +115,54 @@ def report(
     limits: Mapping[str, str] | None = None,
     extra: Mapping[str, object] | None = None,
 ) -> None:
-    """Print the table and what limits each figure (by case, or by the beginning of its name), and write the JSON, to which
-    `extra` adds what no row has a place for."""
-    table = Table(title=benchmark)
-    for column in (
-        "case",
-        "ours",
-        "reference",
-        "value",
-        "unit",
-        "ratio",
-        "quartiles",
-        "goal",
-        "met",
-    ):
-        table.add_column(column)
-    for row in rows:
-        goal = "" if row.goal is None else f"{row.goal:g}"
-        met = {None: "", True: "yes", False: "NO"}[row.met]
-        quartiles = f"{row.spread[0]:.2f} - {row.spread[1]:.2f}"
-        values = (
-            row.case,
-            f"{row.ours:,.0f}",
-            row.reference,
-            f"{row.reference_value:,.0f}",
-            row.unit,
-            f"{row.ratio:.2f}",
-        )
-        table.add_row(*values, quartiles, goal, met)
-    Console(width=140).print(table)
+    """Print the table and what limits each case, and write the JSON.
+
+    Args:
+        benchmark: its name.
+        rows: its cases.
+        given: the command line; `json` is where the JSON goes.
+        packages: whose versions are recorded.
+        limits: what limits a case, by its name or the beginning of its name.
+        extra: further keys of the JSON.
+    """
+    machine = this_machine()
+    print_rows(benchmark, rows, machine=machine.name)
     for case, limit in (limits or {}).items():
         print(f"{case} is limited by {limit}")
     if given.json:
         content = {
             "benchmark": benchmark,
-            "machine": {
-                "processor": platform.processor() or platform.machine(),
-                "cores": os.cpu_count(),
-                "system": platform.system(),
-            },
+            "machine": asdict(machine),
             "versions": {name: version(name) for name in packages}
             | {"python": platform.python_version()},
-            "rows": [{**asdict(row), "met": row.met} for row in rows],
+            "rows": [{**asdict(row), "met": row.met, "machine": machine.name} for row in rows],
             "limits": dict(limits or {}),
             **(extra or {}),
         }
         given.json.write_text(json.dumps(content, indent=1))
+
+
+COLUMNS = ("case", "ours", "reference", "value", "unit", "ratio", "quartiles", "goal", "met")
+
+
+def print_rows(benchmark: str, rows: Sequence[Row], *, machine: str) -> None:
+    """Print the table; the machine is its caption."""
+    table = Table(*COLUMNS, title=benchmark, caption=f"on {machine}")
+    for row in rows:
+        table.add_row(
+            row.case,
+            number(row.ours),
+            row.reference,
+            number(row.reference_value),
+            row.unit,
+            f"{row.ratio:.2f}",
+            f"{row.spread[0]:.2f} - {row.spread[1]:.2f}",
+            "" if row.goal is None else f"{row.goal:g}",
+            {None: "", True: "yes", False: "NO"}[row.met],
+        )
+    Console(width=140).print(table)
+
+
+def number(value: float) -> str:
+    """A value with three digits at least, and thousands apart."""
+    return f"{value:,.3g}" if abs(value) < 100 else f"{value:,.0f}"
