@@ -1,4 +1,4 @@
-"""The findings we live with: `exceptions.yaml` names each by construct and rule, and gives its reason."""
+"""Findings that are accepted: `exceptions.yaml` names each by construct and rule, with a reason."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from cdk_nag import NagPack
 
 
 class ExceptionsError(Exception):
-    """An entry of exceptions.yaml that cannot be used; names the entry and what to do."""
+    """An entry of exceptions.yaml cannot be used; names the entry and the remedy."""
 
 
 def apply(path: Path, app: App, rules: Sequence[NagPack]) -> None:
     """Acknowledge in the app each finding that `path` lists.
 
     Raises:
-        ExceptionsError: an entry has no reason, or excuses nothing that the rules find.
+        ExceptionsError: an entry has no reason, or matches no finding of the rules.
     """
     pack_of = {
         (resource.construct_path, violation.rule_name): pack.name
@@ -37,7 +37,7 @@ def apply(path: Path, app: App, rules: Sequence[NagPack]) -> None:
         pack = pack_of.get((construct, rule))
         if pack is None:
             raise ExceptionsError(
-                f"{path.name}: {construct} {rule} excuses no finding; remove the entry"
+                f"{path.name}: {construct} {rule} matches no finding; remove the entry"
             )
         node = app.node.find_child(construct.split("/")[0])
         for name in construct.split("/")[1:]:

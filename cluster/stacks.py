@@ -2,13 +2,15 @@
 
     CDK_OUTDIR=out python -m cluster.stacks
 
-writes one CloudFormation template a stack to `out` (default `cdk.out`). It needs Node.js on PATH (the CDK runs in it), no
-Docker, no CDK command line and no AWS account: account and Region are the deployment's, none is written here.
+writes one CloudFormation template per stack to `out` (default `cdk.out`). The CDK runs in Node.js,
+which must be on PATH. Docker, the CDK command line and an AWS account are not needed: account and
+Region are those of the deployment, and none is named here.
 
-Every resource is checked against the AWS Solutions and HIPAA Security rules while it synthesises. A finding stops the synthesis
-unless `exceptions.yaml` names its construct, its rule and a reason; an exception that excuses nothing stops it as well:
+Every resource is checked against the AWS Solutions and HIPAA Security rules during synthesis. A
+finding stops it unless `exceptions.yaml` names its construct, its rule and a reason. An exception
+that matches no finding stops it as well:
 
-    ExceptionsError    an entry of exceptions.yaml that cannot be used
+    ExceptionsError    an entry of exceptions.yaml cannot be used
 """
 
 from __future__ import annotations
@@ -23,8 +25,11 @@ if TYPE_CHECKING:
     from aws_cdk import App
 
 EXCEPTIONS = Path(__file__).with_name("exceptions.yaml")
+WITHOUT_NODE = (
+    "cluster.stacks: the CDK runs in Node.js, which is not on PATH; install a supported release\n"
+)
 CONTEXT = {
-    # The log bucket takes its deliveries by bucket policy: with owner-enforced buckets there are no ACLs to do it by.
+    # Deliveries to the log bucket are allowed by its policy: owner-enforced buckets have no ACLs.
     "@aws-cdk/aws-s3:serverAccessLogsUseBucketPolicy": True,
 }
 
@@ -47,12 +52,9 @@ def build(outdir: str, exceptions: Path = EXCEPTIONS) -> App:
 
 
 def main() -> int:
-    """Synthesise and print where the templates lie."""
+    """Synthesise, and print the paths of the templates."""
     if shutil.which(os.environ.get("JSII_NODE", "node")) is None:
-        print(
-            "cluster.stacks: the CDK runs in Node.js, which is not on PATH; install a supported release",
-            file=sys.stderr,
-        )  # noqa: T201
+        sys.stderr.write(WITHOUT_NODE)
         return 1
     folder = os.environ.get("CDK_OUTDIR", "cdk.out")
     build(folder).synth()

@@ -1,6 +1,7 @@
-"""Where slides and everything derived from them lie in AWS: one encrypted, versioned, logged bucket and its key.
+"""Storage of slides and everything derived from them: an encrypted, versioned, logged bucket.
 
-Knows no slide and no case, only that what lies here is patient data: nothing is public, and nothing goes with the stack.
+It treats everything stored here as patient data: nothing is public, and nothing is deleted with the
+stack. It knows nothing of slides and cases.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from aws_cdk import aws_kms as kms
 from aws_cdk import aws_s3 as s3
 from constructs import Construct
 
-# What every bucket here is: private, reached by TLS 1.2 only, versioned, and kept when its stack goes.
+# Every bucket is private, reached by TLS 1.2 or later only, versioned, and kept when its stack is deleted.
 PRIVATE: dict[str, Any] = {
     "block_public_access": s3.BlockPublicAccess.BLOCK_ALL,
     "enforce_ssl": True,
@@ -21,13 +22,12 @@ PRIVATE: dict[str, Any] = {
     "removal_policy": RemovalPolicy.RETAIN,
     "versioned": True,
 }
-SIX_YEARS = Duration.days(
-    6 * 365 + 2
-)  # 164.316(b)(2)(i): how long records of who did what are kept
+SIX_YEARS = Duration.days(6 * 365 + 2)
+"""How long records of who did what are kept: 164.316(b)(2)(i)."""
 
 
 class Storage(Stack):
-    """The data bucket, the bucket that its access log goes to, and the key that encrypts the data."""
+    """The data bucket, the bucket for its access log, and the key that encrypts the data."""
 
     key: kms.Key
     data: s3.Bucket
@@ -63,11 +63,11 @@ class Storage(Stack):
             "Data",
             encryption=s3.BucketEncryption.KMS,
             encryption_key=self.key,
-            bucket_key_enabled=True,  # KMS is asked a few times a bucket, not once for each range of tiles
+            bucket_key_enabled=True,  # few requests to KMS, not one for each range of tiles
             server_access_logs_bucket=access_log,
             server_access_logs_prefix="data/",
             lifecycle_rules=[
-                # A browser that dies in the middle of an 8 GB upload leaves its parts behind.
+                # A browser that is closed during an 8 GB upload leaves parts of it in the bucket.
                 s3.LifecycleRule(abort_incomplete_multipart_upload_after=Duration.days(7)),
                 s3.LifecycleRule(noncurrent_version_expiration=Duration.days(90)),
             ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 
@@ -77,7 +78,13 @@ def test_a_report_says_what_the_models_say(
         grading.gleason_5,
     ] == pytest.approx(counts.tolist())
     assert report.specimen.patch_area_mm2 == pytest.approx(report.specimen.patches * 0.032**2)
-    assert report.provenance.patch_spec_hash in result.report_json or report.provenance.encoder.hash
+    facts, made_by = asyncio.run(models.facts()), report.provenance
+    assert (made_by.patch_spec, made_by.patch_spec_hash) == (facts.spec.to_dict(), facts.spec.hash)
+    assert (made_by.encoder, made_by.slide_model, made_by.risk_model) == (
+        facts.encoder,
+        facts.slide_model,
+        facts.risk_model,
+    )
 
 
 def test_doing_it_again_computes_nothing_and_says_the_same(

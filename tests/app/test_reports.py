@@ -113,7 +113,9 @@ def test_every_page_says_what_it_is() -> None:
 
 
 def test_without_simulated_outcomes_there_is_no_watermark() -> None:
-    for text in pages(example(simulated_outcomes=False)):
+    texts = pages(example(simulated_outcomes=False))
+    assert len(texts) == 2
+    for text in texts:
         assert "simulated" not in text.lower()
         assert NOTICE in text
 

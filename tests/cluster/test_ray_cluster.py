@@ -214,9 +214,9 @@ def test_a_wrong_value_is_refused_by_the_crd(
 def groups(manifest: Json) -> dict[str, Json]:
     """Head and worker groups by name."""
     spec = manifest["spec"]
-    return {"head": spec["headGroupSpec"]} | {
-        group["groupName"]: group for group in spec["workerGroupSpecs"]
-    }
+    found = {group["groupName"]: group for group in spec["workerGroupSpecs"]}
+    assert len(found) >= 2
+    return {"head": spec["headGroupSpec"], **found}
 
 
 def containers(manifest: Json) -> dict[str, Json]:
@@ -257,7 +257,7 @@ def test_serve_has_its_fast_path_on_every_node(manifest: Json) -> None:
         assert environment["RAY_SERVE_THROUGHPUT_OPTIMIZED"] == "1", name
 
 
-def test_staged_slides_lie_where_all_pods_see_them(manifest: Json) -> None:
+def test_staged_slides_are_stored_where_all_pods_see_them(manifest: Json) -> None:
     for name, container in containers(manifest).items():
         environment = {entry["name"]: entry.get("value") for entry in container["env"]}
         mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}

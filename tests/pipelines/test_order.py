@@ -55,6 +55,7 @@ def test_groups_and_their_shuffle_are_the_same_for_any_number_of_workers(
 ) -> None:
     alone, together = (_epochs(counts, 3, world_size=n, group=group) for n in (1, world_size))
     first, last = PatchOrder(7, 0, 1, group), PatchOrder(7, world_size - 1, world_size, group)
+    assert alone
     for one, two in zip(alone, together, strict=True):
         assert (one.number, one.epoch, one.index, one.n_patches) == (
             two.number,

@@ -95,6 +95,7 @@ def test_the_saved_model_grades_a_slide_it_knows(
 ) -> None:
     cohort = load_labelled_slides(config.data, load_encoder(config.encoder), split="train")
     model = load_slide_model(report.model)
+    assert len(cohort.slides) == 9
     for slide in cohort.slides:
         assert model.grade(model.predict(slide.bag.embeddings)).grade_group == slide.grade_group
 
