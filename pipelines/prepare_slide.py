@@ -71,10 +71,11 @@ def _find(key: str, config: PrepareConfig) -> SlideRecord | None:
 
 def _index(row: ManifestRow, config: PrepareConfig) -> IndexedSlide:
     with open_slide(
-        row.uri, mpp=row.mpp, mpp_from_objective=config.mpp_from_objective and config.mpp is None
+        row.uri,
+        mpp=row.mpp,
+        default_mpp=config.mpp,
+        mpp_from_objective=config.mpp_from_objective,
     ) as slide:
-        if slide.resolution is None:
-            slide.resolution = config.mpp
         return index_slide(
             slide, config.spec, organisation=config.organisation, shard_side=config.shard_side
         )

@@ -37,7 +37,7 @@ import tifffile
 from pipelines.grid import PatchSpec
 from pipelines.index import index_slide
 from pipelines.patches import decode_patches, fetch_shards
-from pipelines.slides.errors import MissingResolution, SlideError
+from pipelines.slides.errors import SlideError
 from pipelines.slides.geometry import Point, Size
 from pipelines.slides.opening import open_slide
 from pipelines.slides.slide import Slide
@@ -352,11 +352,11 @@ def use(uri: str) -> tuple[str, str]:
     """
     refusals: list[SlideError] = []
     slide = _attempt(refusals, lambda: open_slide(uri))
+    if slide is not None and _attempt(refusals, lambda: slide.mpp) is None:
+        slide.close()
+        slide = _attempt(refusals, lambda: open_slide(uri, mpp=0.5))
     if slide is not None:
         with slide:
-            if slide.resolution is None:
-                refusals.append(MissingResolution.of(slide.name))
-                slide.resolution = 0.5
             _attempt(refusals, lambda: slide.thumbnail(256))
             for level in range(len(slide.levels)):
                 _attempt(refusals, lambda level=level: _read(slide, level))  # type: ignore[misc]

@@ -111,9 +111,7 @@ def index(
     Raises:
         SlideError: the slide cannot be analysed, with the reason.
     """
-    with open_slide(slide_uri, identity=slide_id) as slide:
-        if slide.resolution is None and mpp is not None:
-            slide.resolution = mpp
+    with open_slide(slide_uri, identity=slide_id, default_mpp=mpp) as slide:
         indexed = index_slide(slide, spec, organisation=place.organisation, shard_side=SHARD_SIDE)
     record = indexed.record
     write_index(indexed, place.root, organisation=place.organisation, spec=spec)

@@ -1,156 +1,25 @@
 """Remove what identifies a patient from a slide file before anything else sees it.
 
-What stays is listed, everything else goes. A copy is edited in place: what stays keeps its place and its bytes, pixels among it.
+What stays is listed, everything else goes. A copy is edited in place: what stays keeps its position
+and its bytes, pixels among it. How a TIFF (SVS, OME-TIFF, NDPI, generic) is cleaned says
+`tiff_cleaning`, how DICOM is `dicom_attributes`.
 
-TIFF family (SVS, generic TIFF, OME-TIFF, NDPI): the base image and the levels of its pyramid stay, with the tags that decode
-them or tell mpp, objective and maker. Directories are written anew without the rest, and every byte of the file that nothing in
-them points to is overwritten: labels, names, private tags, and what a program before us had only unlinked. DICOM: see
-`dicom_attributes`. What is inside encoded tiles (comments in a JPEG) and ICC profiles stays as it is.
-
-Any other format is refused, and so is a slide that would read differently afterwards: what can't be cleaned is not taken.
+Any other format is refused, and so is a slide that would read differently afterwards: what can't be
+cleaned is not taken.
 """
 
 from __future__ import annotations
 
-import re
 import shutil
-import struct
-import xml.etree.ElementTree as ET
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
-
-import tifffile
 
 from pipelines.slides.dicom_attributes import clean_series
-from pipelines.slides.errors import BrokenSlide, SlideError, UnsupportedSlide
+from pipelines.slides.errors import SlideError, UnsupportedSlide
 from pipelines.slides.geometry import Size
 from pipelines.slides.opening import open_slide
-from pipelines.slides.source import is_dicom
-from pipelines.slides.tiff import (
-    CODECS,
-    MOST_PAGES,
-    chain_levels,
-    is_tiff,
-    refuse_truncated,
-    same_pyramid,
-)
-
-DESCRIPTION, SUB_IFDS, NDPI_FORMAT, NDPI_LENS = 270, 330, 65420, 65421
-NUMERIC_TAGS = frozenset(
-    {
-        254,
-        256,
-        257,
-        258,
-        259,
-        262,
-        266,
-        273,
-        274,
-        277,
-        278,
-        279,
-        284,
-        317,
-        322,
-        323,
-        324,
-        325,
-        338,
-        339,
-        529,
-        530,
-        531,
-        532,
-    }
-    | {282, 283, 296}  # resolution: mpp
-    | {32997}  # Aperio's ImageDepth
-    | {
-        *range(NDPI_FORMAT, 65427),
-        65432,
-    }  # NDPI: lens, place on the glass, where rows of tiles begin
-)
-"""TIFF tags that stay where their values are numbers."""
-BINARY_TAGS = frozenset({347, 34675})
-"""JPEG tables and colour profile."""
-MAKER_TAGS = frozenset({271, 272})
-"""Maker and model of the scanner, as DICOM's Basic Profile keeps them."""
-
-KEPT_APERIO_FIELDS = ("AppMag", "MPP", "Gamma", "StripeWidth")
-"""Fields of Aperio's description that stay where they are numbers."""
-_APERIO_FIELDS = frozenset(
-    {
-        "Barcode",
-        "Date",
-        "DisplayColor",
-        "Exposure Scale",
-        "Exposure Time",
-        "Filename",
-        "Filtered",
-        "Focus Offset",
-        "ICC Profile",
-    }
-    | {
-        "ImageID",
-        "Left",
-        "LineAreaXOffset",
-        "LineAreaYOffset",
-        "LineCameraSkew",
-        "OriginalHeight",
-        "OriginalWidth",
-        "Originalheight",
-    }
-    | {
-        "Parmset",
-        "Rack",
-        "ScanScope ID",
-        "ScannerType",
-        "SessonMode",
-        "Slide",
-        "Time",
-        "Time Zone",
-        "Title",
-        "Top",
-        "User",
-    }
-)
-"""Aperio's other fields, which a report may name; a name that we don't know may itself be a patient's."""
-_APERIO_WORD = re.compile(
-    r"Aperio|Image|Library|Leica|Biosystems|v\d[\d.]*|\[?\d+,\d+|\(?\d+x\d+[\])]?|->|-|(JPEG|J2K)/\w{3,9}|Q=\d+|label|macro"
-)
-_OME_KEPT = {
-    "OME": (),
-    "Instrument": ("ID",),
-    "Objective": ("ID", "NominalMagnification"),
-    "Image": ("ID",),
-    "Pixels": (
-        *(
-            "ID",
-            "DimensionOrder",
-            "Type",
-            "SizeX",
-            "SizeY",
-            "SizeZ",
-            "SizeC",
-            "SizeT",
-            "SignificantBits",
-            "Interleaved",
-            "BigEndian",
-        ),
-        *("PhysicalSizeX", "PhysicalSizeXUnit", "PhysicalSizeY", "PhysicalSizeYUnit"),
-    ),
-    "Channel": ("ID", "SamplesPerPixel"),
-    "TiffData": (),  # without attributes: all directories in their order, of which some are gone
-}
-"""Elements of OME-XML that stay, with their attributes: geometry, channels and magnification."""
-_OME_VALUE = re.compile(
-    r"[-+.\dEe]+|true|false|u?int\d+|[XYZCT]{5}|[µunmc]?m|(Instrument|Objective|Image|Pixels|Channel)(:\d+)+"
-)
-_OME_NAMESPACE = re.compile(r"\{(http://www\.openmicroscopy\.org/Schemas/OME/\d{4}-\d{2})\}OME")
-_ASSOCIATED = re.compile(r"\b(label|macro|overview|thumbnail|map)\b", re.IGNORECASE)
-_CHUNK = 2**20
+from pipelines.slides.source import is_dicom, is_tiff
+from pipelines.slides.tiff_cleaning import clean_tiff, not_yet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +27,8 @@ class DeidentifyReport:
     """What was removed, in words without the values.
 
     Attributes:
-        images: associated images removed (`label`, `macro`, `thumbnail`; `image` where the file does not tell).
+        images: associated images removed (`label`, `macro`, `thumbnail`; `image` if the file does
+            not say what it shows).
         fields: names of metadata fields removed.
     """
 
@@ -167,25 +37,42 @@ class DeidentifyReport:
 
 
 def deidentify(source: Path, target: Path) -> DeidentifyReport:
-    """Write a de-identified copy; deterministic, so that the same scan always gets the same identity.
+    """Write a de-identified copy; deterministic: the same scan always gets the same identity.
 
     Args:
         source: a file, or the folder of a DICOM series.
-        target: the copy, of the same kind. There is none after an error: half cleaned is not cleaned.
+        target: the copy, of the same kind. There is none after an error: half cleaned is not
+            cleaned.
 
     Raises:
-        UnsupportedSlide: the format can't be cleaned yet.
+        UnsupportedSlide: not a slide that we open, of a format that can't be cleaned yet, or one
+            that would read differently without what must go.
         BrokenSlide: the file can't be read.
     """
+    before = _summary(source)
     try:
         report = _clean(source, target)
-        _refuse_changed(source, target)
+        try:
+            after = _summary(target)
+        except SlideError as error:
+            raise not_yet(source.name) from error
+        if before != after:
+            raise not_yet(source.name)
     except BaseException:
         if target.is_dir():
             shutil.rmtree(target)
         target.unlink(missing_ok=True)
         raise
     return report
+
+
+def _summary(path: Path) -> tuple[str, tuple[float, ...], Size]:
+    """What must be the same before and after cleaning: vendor, recorded mpp, size of level 0.
+
+    Some formats are recognised by text that must go, and would show wrong pixels without it.
+    """
+    with open_slide(str(path)) as slide:
+        return slide.vendor, slide.recorded_mpp.axes, slide.size
 
 
 def _clean(source: Path, target: Path) -> DeidentifyReport:
@@ -195,384 +82,11 @@ def _clean(source: Path, target: Path) -> DeidentifyReport:
     with source.open("rb") as stream:
         head = stream.read(132)
     if is_tiff(head):
-        return _clean_tiff(source, target)
+        images, fields = clean_tiff(source, target)
+        return DeidentifyReport(images=images, fields=fields)
     if is_dicom(head):
+        cause = "is one file of a DICOM series"
         raise UnsupportedSlide(
-            source.name, "is one file of a DICOM series", "give the folder with the whole series"
+            source.name, cause, "give the folder with the whole series", code="one-dicom-file"
         )
-    raise _not_yet(source.name)
-
-
-def _not_yet(name: str) -> UnsupportedSlide:
-    cause = "is of a format that can't be de-identified yet"
-    return UnsupportedSlide(name, cause, "convert it to SVS, OME-TIFF or DICOM first")
-
-
-def _refuse_changed(source: Path, target: Path) -> None:
-    """Some formats are told only by text that had to go, and would show wrong pixels without it.
-
-    Raises:
-        UnsupportedSlide: the copy can't be opened, or as another kind of slide.
-        SlideError: the source itself can't be opened.
-    """
-
-    def read(path: Path) -> tuple[str, float | None, Size]:
-        with open_slide(str(path)) as slide:
-            return slide.vendor, slide.resolution, slide.levels[0].size
-
-    before = read(source)
-    try:
-        after = read(target)
-    except SlideError as error:
-        raise _not_yet(source.name) from error
-    if before != after:
-        raise _not_yet(source.name)
-
-
-# ---- TIFF ------------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(kw_only=True)
-class _Plan:
-    """What a cleaned TIFF consists of.
-
-    Attributes:
-        ranges: bytes that stay or are written anew, as (begin, end); all others become zero.
-        patches: what is written anew, as (begin, bytes).
-        fields: names of the tags that went.
-    """
-
-    ranges: list[tuple[int, int]] = field(default_factory=list)
-    patches: list[tuple[int, bytes]] = field(default_factory=list)
-    fields: set[str] = field(default_factory=set)
-
-    def write(self, at: int, data: bytes) -> None:
-        """Note bytes that are written anew."""
-        self.patches.append((at, data))
-        self.ranges.append((at, at + len(data)))
-
-
-def _clean_tiff(source: Path, target: Path) -> DeidentifyReport:
-    size = source.stat().st_size
-    try:
-        with tifffile.TiffFile(source) as tiff:
-            if len(tiff.pages) > MOST_PAGES:
-                raise BrokenSlide(
-                    source.name,
-                    f"claims more than {MOST_PAGES} directories",
-                    "copy or export it again",
-                )
-            refuse_truncated(
-                source.name, size, tiff
-            )  # a directory that can't be reached can't be cleaned
-            kept, subs = _levels(source.name, tiff)
-            images = _names_of_others(tiff, kept, subs)
-            plan = _Plan(ranges=[(0, 8 if tiff.tiff.offsetsize == 4 else 16)])
-            if tiff.tiff.is_ndpi:
-                plan.ranges[0] = (0, 12)
-            followers = [*(page.offset for page in kept[1:]), 0]
-            for page, follower in zip(kept, followers, strict=True):
-                own = {sub.offset for sub in page.pages or ()}
-                _plan_directory(
-                    plan, tiff, page, [sub for sub in subs if sub.offset in own], follower
-                )
-            for page in subs:
-                _plan_directory(plan, tiff, page, [], 0)
-            plan.write(*_first_directory(tiff, kept[0].offset))
-    except (
-        *(
-            tifffile.TiffFileError,
-            struct.error,
-            ValueError,
-            KeyError,
-            IndexError,
-            TypeError,
-            AttributeError,
-            ET.ParseError,
-        ),
-        *(OSError, OverflowError, MemoryError, ZeroDivisionError, RecursionError, AssertionError),
-    ) as error:
-        cause = f"has a TIFF header that can't be read ({type(error).__name__})"
-        raise BrokenSlide(
-            source.name, cause, "it may be truncated: copy or export it again"
-        ) from error
-    shutil.copyfile(source, target)
-    with target.open("r+b") as stream:
-        _blank_all_but(stream, size, plan.ranges)
-        for at, data in plan.patches:
-            stream.seek(at)
-            stream.write(data)
-    return DeidentifyReport(images=images, fields=tuple(sorted(plan.fields)))
-
-
-def _levels(
-    name: str, tiff: tifffile.TiffFile
-) -> tuple[list[tifffile.TiffPage], list[tifffile.TiffPage]]:
-    """Pages of the main chain that show the specimen, and the base's SubIFDs that do.
-
-    Raises:
-        UnsupportedSlide: no page can be taken for the base, or one that stays is encoded in a way that we don't know.
-    """
-    pages = list(tiff.pages)
-    if tiff.is_ndpi:
-        if not tiff.tiff.is_ndpi:  # offsets beyond 4 GB would be lost
-            raise UnsupportedSlide(name, "is an NDPI under another name", "name it .ndpi")
-        base = pages[0]
-        kept = [
-            page
-            for page in pages
-            if float(page.tags.valueof(NDPI_LENS, default=0)) > 0 and same_pyramid(base, page)
-        ]
-        subs = []
-    else:
-        tiled = [page for page in pages if page.is_tiled]
-        if not tiled:
-            raise _not_yet(name)
-        base = max(tiled, key=lambda page: page.imagewidth * page.imagelength)
-        kept = _pyramid(tiff, base, tiled)
-        sub_levels = [
-            page for page in base.pages or () if page.is_tiled and same_pyramid(base, page)
-        ]
-        subs = [
-            page
-            for page in sub_levels
-            if _is_reduced(page) or (tiff.is_ome and not int(page.subfiletype))
-        ]
-    if any(int(page.compression) not in CODECS for page in (*kept, *subs)):
-        raise _not_yet(name)
-    return kept, subs
-
-
-def _pyramid(
-    tiff: tifffile.TiffFile, base: tifffile.TiffPage, tiled: list[tifffile.TiffPage]
-) -> list[tifffile.TiffPage]:
-    """The base and its levels in the main chain; what the file calls a label or macro is none."""
-    levels, others = chain_levels(base, tiled), _ome_names(tiff)
-    return [
-        page
-        for page in tiled
-        if page is base or (page in levels and _told_name(page, others) not in ("label", "macro"))
-    ]
-
-
-def _is_reduced(page: tifffile.TiffPage) -> bool:
-    """NewSubfileType says a smaller version of another page and nothing more; Aperio's macro has bit 3 besides."""
-    return int(page.subfiletype) == 1
-
-
-def _text(page: tifffile.TiffPage) -> str:
-    return str(page.description or "")
-
-
-def _names_of_others(
-    tiff: tifffile.TiffFile, kept: Sequence[tifffile.TiffPage], subs: Sequence[tifffile.TiffPage]
-) -> tuple[str, ...]:
-    """What the pages and SubIFDs show that don't stay."""
-    stays = {page.offset for page in (*kept, *subs)}
-    others = _ome_names(tiff)
-    names = [_told_name(page, others) or "image" for page in tiff.pages if page.offset not in stays]
-    return (
-        *names,
-        *("image" for page in kept for sub in page.pages or () if sub.offset not in stays),
-    )
-
-
-def _told_name(page: tifffile.TiffPage, others: dict[int, str]) -> str:
-    """What the file says that a page shows besides the specimen, empty where it says nothing."""
-    if page.is_ndpi:
-        return {-1.0: "macro", -2.0: "map"}.get(float(page.tags.valueof(NDPI_LENS, default=0)), "")
-    if page.index in others:
-        return others[page.index]
-    text = _text(page)
-    found = _ASSOCIATED.search(text.partition("|")[0])
-    if found:
-        return found[1].lower()
-    return "macro" if int(page.subfiletype) == 9 else "thumbnail" if "->" in text else ""
-
-
-def _ome_names(tiff: tifffile.TiffFile) -> dict[int, str]:
-    """Kind of the associated images that OME-XML names, by the number of their first directory."""
-    if not tiff.is_ome:
-        return {}
-    found: dict[int, str] = {}
-    images = [at for at in ET.fromstring(_text(tiff.pages[0])) if at.tag.endswith("}Image")]
-    for number, image in enumerate(images):
-        data = next((at for at in image.iter() if at.tag.endswith("}TiffData")), None)
-        match = _ASSOCIATED.search(image.get("Name") or "")
-        if match:
-            found[int((data.get("IFD") if data is not None else None) or number)] = match[1].lower()
-    return found
-
-
-def _plan_directory(
-    plan: _Plan,
-    tiff: tifffile.TiffFile,
-    page: tifffile.TiffPage,
-    subs: Sequence[tifffile.TiffPage],
-    follower: int,
-) -> None:
-    """Plan the directory of a page without the tags that go, and what it points to."""
-    form = tiff.tiff
-    tiff.filehandle.seek(page.offset)
-    count = struct.unpack(form.tagnoformat, tiff.filehandle.read(form.tagnosize))[0]
-    table = tiff.filehandle.read(count * form.tagsize + form.offsetsize)
-    upper = tiff.filehandle.read(4 * count) if form.is_ndpi else b""
-    entries: dict[int, tuple[bytes, bytes]] = {}
-    for tag in page.tags.values():
-        k = (tag.offset - page.offset - form.tagnosize) // form.tagsize
-        entry = table[k * form.tagsize : (k + 1) * form.tagsize]
-        if tag.code in entries:
-            entry = b""
-        elif tag.code == DESCRIPTION:
-            text, removed = _clean_description(tag.value, page)
-            plan.fields.update(removed)
-            entry = _new_entry(plan, form, tag, text.encode() + b"\0") if text else b""
-        elif tag.code == SUB_IFDS:
-            offsets = b"".join(
-                struct.pack(form.byteorder + ("Q" if tag.dtype > 15 else "I"), sub.offset)
-                for sub in subs
-            )
-            entry = _new_entry(plan, form, tag, offsets) if subs else b""
-        elif not _stays(tag):
-            plan.fields.add(str(tag.name))
-            entry = b""
-        elif tag.valuebytecount > form.tagoffsetthreshold:
-            plan.ranges.append((tag.valueoffset, tag.valueoffset + tag.valuebytecount))
-        if entry:
-            entries[tag.code] = entry, upper[4 * k : 4 * k + 4]
-    ordered = [entries[code] for code in sorted(entries)]
-    plan.write(
-        page.offset,
-        (
-            struct.pack(form.tagnoformat, len(ordered))
-            + b"".join(entry for entry, _ in ordered)
-            + struct.pack(form.offsetformat, follower)
-            + b"".join(high for _, high in ordered)
-        ),
-    )
-    plan.ranges += [
-        (a, a + b) for a, b in zip(page.dataoffsets, page.databytecounts, strict=True) if b
-    ]
-    if form.is_ndpi:  # a strip begins with the JPEG's header, its tiles behind that
-        strips = (page.tags.valueof(code, default=()) for code in (273, 279))
-        plan.ranges += [(a, a + b) for a, b in zip(*strips, strict=True)]
-
-
-def _stays(tag: tifffile.TiffTag) -> bool:
-    numeric = int(tag.dtype) not in (1, 2, 7)
-    return (
-        (tag.code in NUMERIC_TAGS and numeric)
-        or tag.code in BINARY_TAGS
-        or (tag.code in MAKER_TAGS and int(tag.dtype) == 2)
-    )
-
-
-def _new_entry(plan: _Plan, form: tifffile.TiffFormat, tag: tifffile.TiffTag, data: bytes) -> bytes:
-    """Entry of a tag whose value is written anew where the old one is.
-
-    Raises:
-        ValueError: it is longer.
-    """
-    if len(data) > tag.valuebytecount:
-        raise ValueError(f"{tag.name} of {len(data)} bytes")
-    value = data
-    if len(data) > form.tagoffsetthreshold:
-        plan.write(tag.valueoffset, data)
-        value = struct.pack(form.offsetformat, tag.valueoffset)
-    count = len(data) * tag.count // tag.valuebytecount
-    return struct.pack(form.tagformat1, tag.code, tag.dtype) + struct.pack(
-        form.tagformat2, count, value
-    )
-
-
-def _first_directory(tiff: tifffile.TiffFile, offset: int) -> tuple[int, bytes]:
-    """Where the file's header names the first directory, and what it says there."""
-    form = tiff.tiff
-    return 8 if form.version == 43 else 4, struct.pack(form.offsetformat, offset)
-
-
-def _blank_all_but(stream: IO[bytes], size: int, ranges: Iterable[tuple[int, int]]) -> None:
-    for begin, end in _gaps(size, ranges):
-        stream.seek(begin)
-        for at in range(begin, end, _CHUNK):
-            stream.write(b"\0" * min(_CHUNK, end - at))
-
-
-def _gaps(size: int, ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    at = 0
-    for begin, end in sorted(ranges):
-        if min(begin, size) > at:
-            yield at, min(begin, size)
-        at = max(at, end)
-    if at < size:
-        yield at, size
-
-
-def _clean_description(value: object, base: tifffile.TiffPage) -> tuple[str, list[str]]:
-    """What stays of a description, and the names of what went. Aperio: sizes and optics. OME-XML: geometry. Else: nothing."""
-    text = value if isinstance(value, str) else ""
-    if text.startswith("Aperio"):
-        return _clean_aperio(text)
-    if "<OME" in text:
-        return _clean_ome(text, base), ["OME names, dates and annotations"]
-    return "", ["ImageDescription"]
-
-
-def _clean_aperio(text: str) -> tuple[str, list[str]]:
-    first, *pairs = text.split("|")
-    lines = [
-        " ".join(word for word in line.split() if _APERIO_WORD.fullmatch(word))
-        for line in first.split(";")[0].splitlines()
-    ]
-    kept, removed = [], []
-    for pair in pairs:
-        name, _, value = (part.strip() for part in pair.partition("="))
-        if name in KEPT_APERIO_FIELDS and re.fullmatch(r"[\d.]+", value):
-            kept.append(pair)
-        else:
-            removed.append(name if name in _APERIO_FIELDS else "ImageDescription")
-    return "|".join(["\n".join(lines), *kept]), removed
-
-
-def _clean_ome(text: str, base: tifffile.TiffPage) -> str:
-    """The XML of the base image alone.
-
-    Raises:
-        ValueError: it is not OME-XML, or the base is not in it.
-    """
-    root = ET.fromstring(text)
-    match = _OME_NAMESPACE.fullmatch(root.tag)
-    if not match:
-        raise ValueError("no OME-XML")
-    namespace = root.tag.removesuffix("OME")
-
-    def kept(element: ET.Element) -> ET.Element:
-        name = element.tag.removeprefix(namespace)
-        values = {key: element.get(key) or "" for key in _OME_KEPT[name]}
-        copy = ET.Element(
-            name, {key: value for key, value in values.items() if _OME_VALUE.fullmatch(value)}
-        )
-        copy.extend(
-            kept(child) for child in element if child.tag.removeprefix(namespace) in _OME_KEPT
-        )
-        for surplus in copy.findall("TiffData")[1:]:
-            copy.remove(surplus)
-        return copy
-
-    def shows_base(image: ET.Element) -> bool:
-        size = image.find("Pixels")
-        return size is not None and (size.get("SizeX"), size.get("SizeY")) == (
-            str(base.imagewidth),
-            str(base.imagelength),
-        )
-
-    clean = kept(root)
-    clean.set("xmlns", match[1])
-    images = clean.findall("Image")
-    shown = [image for image in images if shows_base(image)]
-    if not shown:
-        raise ValueError("OME-XML without the base image")
-    for image in images:
-        if image is not shown[0]:
-            clean.remove(image)
-    return ET.tostring(clean, encoding="unicode")
+    raise not_yet(source.name)

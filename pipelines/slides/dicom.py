@@ -1,129 +1,157 @@
-"""DICOM whole-slide images (Supplement 145): a folder or prefix with the instances of one series, or one of its files.
+"""DICOM whole-slide images (Supplement 145): a folder or prefix with one series, or one of its files.
 
-Series whose frames can be found by their offsets are read in place, encoded frames straight to the decoder (`dicom_index`); the
-rest (several focal planes or optical paths, concatenations, other codecs) goes through wsidicom, from a local disk.
+A series whose frames can be found by their offsets is read in place, encoded frames straight to the
+decoder (`dicom_index`). The rest (several focal planes or optical paths, concatenations, other
+codecs) goes through wsidicom, from a local disk (`wsidicom_reader`).
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 
-import numpy as np
 import pydicom
-import simplejpeg
-import wsidicom
-import wsidicom.errors
-from numpy.typing import NDArray
 
 from pipelines import storage
-from pipelines.slides import staging
-from pipelines.slides.dicom_index import DAMAGE, BrokenHeader, Instance, read_instance, tile_indexes
+from pipelines.slides.dicom_index import (
+    DAMAGE,
+    BrokenHeader,
+    Instance,
+    NotASlide,
+    read_instance,
+    tile_indexes,
+)
 from pipelines.slides.errors import BrokenSlide, SlideError, SlideNotFound, UnsupportedSlide
-from pipelines.slides.geometry import Level, Point, Size
-from pipelines.slides.slide import Slide, SlideFacts
-from pipelines.slides.source import SlideFile, identity_of
+from pipelines.slides.slide import OpenOptions, SlideFacts
+from pipelines.slides.source import SlideFile
 from pipelines.slides.tiled import TiledSlide
 
-JPEG_BASELINE = "1.2.840.10008.1.2.4.50"
-_OF_WSIDICOM = tuple(
-    kind
-    for kind in vars(wsidicom.errors).values()
-    if isinstance(kind, type) and issubclass(kind, Exception)
-)  # they have no common base
-_DAMAGE = (*DAMAGE, *_OF_WSIDICOM)
-"""What pydicom and wsidicom raise on damaged files."""
+
+@dataclass(frozen=True, kw_only=True)
+class Series:
+    """A series that is a slide.
+
+    Attributes:
+        file: stands for all its files: their versions, the sum of their sizes.
+        volumes: the instances that show the specimen, finest first.
+        facts: what the header of the finest one says.
+    """
+
+    file: SlideFile
+    volumes: tuple[Instance, ...]
+    facts: SlideFacts
 
 
-def open_series(
-    uri: str, *, series_of: SlideFile | None = None, identity: str | None = None
-) -> Slide:
-    """Open a series.
+def find_series(uri: str, *, series_of: SlideFile | None = None) -> Series:
+    """Find the instances of a series and read their headers.
 
     Args:
         uri: folder or prefix that holds it.
-        series_of: the file in it whose series is meant; None where the folder has one series only.
-        identity: where ingestion has established it.
+        series_of: the file in it whose series is meant; None if the folder has one series only.
 
     Raises:
-        SlideNotFound: no whole-slide image is there, or a file of the folder can't be read from its store or disk.
+        SlideNotFound: no DICOM file is there, or one can't be read from its store or disk.
         UnsupportedSlide: DICOM but no colour whole-slide image, or several series and none chosen.
         BrokenSlide: damaged instances.
     """
     name = series_of.name if series_of else storage.object_name(uri.rstrip("/"))
+    with reading(name):
+        volumes = _volumes(name, _instances(name, uri, series_of))
+        file = SlideFile(
+            uri=series_of.uri if series_of else uri,
+            name=name,
+            size=sum(volume.file.size for volume in volumes),
+            version="|".join(f"{volume.uid} {volume.file.version}" for volume in volumes),
+        )
+        return Series(file=file, volumes=tuple(volumes), facts=_facts(volumes))
+
+
+def open_direct(series: Series, options: OpenOptions) -> TiledSlide | None:
+    """Open a series by its tile index, or return None if wsidicom must read it.
+
+    Raises:
+        BrokenSlide: offset tables that can't be true.
+    """
+    with reading(series.file.name):
+        indexes = tile_indexes(series.file.name, series.volumes)
+        return TiledSlide(series.file, indexes, series.facts, options) if indexes else None
+
+
+@contextmanager
+def reading(name: str, damage: tuple[type[Exception], ...] = DAMAGE) -> Iterator[None]:
+    """Turn what a DICOM library raises on damaged files into an error of the slide `name`."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # pydicom warns of values that violate the standard but can be read
-            volumes = _volumes(name, _instances(uri, series_of))
-            file = _series_file(uri, series_of, volumes, name)
-            facts = _facts(volumes[0])
-            indexes = tile_indexes(name, volumes)
-            if indexes is not None:
-                return TiledSlide(file, indexes, facts, identity=identity)
-            return WsiDicomSlide(file, volumes, facts, identity=identity)
+            # pydicom warns of values that violate the standard but can be read.
+            warnings.simplefilter("ignore")
+            yield
     except SlideError:
         raise
-    except _DAMAGE as error:
-        if (
-            isinstance(error, OSError) and error.filename
-        ):  # a disk that fails, in a text that holds the path
+    except damage as error:
+        if isinstance(error, OSError) and error.filename:  # a failing disk; the text has its path
             cause = f"can't be read from its disk ({error.strerror})"
             raise SlideNotFound(name, cause, "check the disk and the permissions") from None
         cause = f"is a DICOM series that can't be read ({type(error).__name__}: {str(error)[:80]})"
         raise BrokenSlide(name, cause, "copy or export it again") from error
 
 
-def _instances(uri: str, series_of: SlideFile | None) -> list[Instance]:
+def _instances(name: str, uri: str, series_of: SlideFile | None) -> list[Instance]:
     """Headers of the series' instances.
 
     Raises:
-        SlideNotFound: there is none.
-        UnsupportedSlide: the chosen file is no whole-slide image, or several series and none chosen.
+        SlideNotFound: there is no DICOM file.
+        UnsupportedSlide: the chosen file or all files are no colour whole-slide image, or there
+            are several series and none is chosen.
     """
-    name = series_of.name if series_of else storage.object_name(uri.rstrip("/"))
     wanted = read_instance(series_of) if series_of else None
-    if series_of is not None and wanted is None:
-        raise UnsupportedSlide(
-            name, "is DICOM but not a colour whole-slide image", "give the WSI series itself"
-        )
-    files = [
-        SlideFile.find(at) for at in _children(uri) if series_of is None or at != series_of.uri
-    ]
-    found = [wanted] if wanted else []
-    found += [at for file in files if (at := _neighbour(file, wanted)) is not None]
-    chosen = wanted.series if wanted else (found[0].series if found else "")
-    others = {at.series for at in found} - {chosen}
+    if isinstance(wanted, NotASlide):
+        raise UnsupportedSlide(name, wanted.reason, "give the whole-slide image series itself")
+    others = [child for child in _children(uri) if series_of is None or child != series_of.uri]
+    read = [_neighbour(SlideFile.find(child), wanted) for child in others]
+    found = [at for at in (wanted, *read) if isinstance(at, Instance)]
     if not found:
-        raise SlideNotFound(
-            name, "holds no DICOM whole-slide image", "give a folder with one WSI series"
-        )
-    if others and wanted is None:
+        reasons = [at.reason for at in read if isinstance(at, NotASlide) and at.reason]
+        raise _without_slide(name, reasons)
+    series = wanted.series if wanted else found[0].series
+    count = len({instance.series for instance in found})
+    if count > 1 and wanted is None:
+        cause = f"holds {count} DICOM series"
         raise UnsupportedSlide(
-            name,
-            f"holds {len(others) + 1} DICOM series",
-            "give one file of the series that is meant",
+            name, cause, "give one file of the series that is meant", code="several-series"
         )
-    return sorted((at for at in found if at.series == chosen), key=lambda at: at.file.uri)
+    chosen = [instance for instance in found if instance.series == series]
+    return sorted(chosen, key=lambda instance: instance.file.uri)
 
 
-def _neighbour(file: SlideFile, wanted: Instance | None) -> Instance | None:
-    """What lies beside the chosen file; a damaged file of another series, or of none that can be told, is no concern of it."""
+def _without_slide(name: str, reasons: Sequence[str]) -> SlideError:
+    """The error for a folder without an instance of a colour whole-slide image."""
+    if not reasons:
+        cause = "holds no DICOM whole-slide image"
+        return SlideNotFound(name, cause, "give a slide, or a folder with one DICOM series")
+    cause = f"holds {len(reasons)} DICOM files but no slide; the first {reasons[0]}"
+    return UnsupportedSlide(name, cause, "give the whole-slide image series itself")
+
+
+def _neighbour(file: SlideFile, wanted: Instance | None) -> Instance | NotASlide:
+    """A file in the folder of the chosen one.
+
+    A damaged file counts only if it is, or may be, of the series that is opened.
+    """
     try:
         return read_instance(file)
     except BrokenHeader as error:
         if wanted is None or error.series == wanted.series:
             raise
-        return None
+        return NotASlide()
 
 
 def _children(uri: str) -> list[str]:
-    """URIs of the files that lie in the folder itself.
+    """URIs of the files in the folder itself.
 
     Raises:
-        SlideNotFound: the store does not tell.
+        SlideNotFound: the store can't be reached.
     """
     local = storage.local_path(uri)
     if local is not None:
@@ -135,113 +163,50 @@ def _children(uri: str) -> list[str]:
         raise SlideNotFound(
             storage.object_name(uri.rstrip("/")), cause, "check the connection and try again"
         ) from None
-    return [at for at in found if "/" not in at[len(uri.rstrip("/")) + 1 :]]
+    return [child for child in found if "/" not in child[len(uri.rstrip("/")) + 1 :]]
 
 
 def _volumes(name: str, instances: Sequence[Instance]) -> list[Instance]:
-    """The instances that show the specimen, finest first."""
-    volumes = [at for at in instances if at.is_volume]
-    if not volumes:
-        raise UnsupportedSlide(
-            name, "is a DICOM series without a VOLUME image", "give the WSI series itself"
-        )
-    return sorted(volumes, key=lambda at: -at.size.width)
+    """The instances that show the specimen, finest first.
 
-
-def _series_file(
-    uri: str, series_of: SlideFile | None, volumes: Sequence[Instance], name: str
-) -> SlideFile:
-    versions = "|".join(f"{at.uid} {at.file.version}" for at in volumes)
-    where = series_of.uri if series_of else uri
-    return SlideFile(
-        uri=where, name=name, size=sum(at.file.size for at in volumes), version=versions
+    Raises:
+        UnsupportedSlide: none does, with what there is instead.
+    """
+    volumes = [instance for instance in instances if instance.is_volume]
+    if volumes:
+        return sorted(volumes, key=lambda volume: -volume.size.width)
+    if not all(instance.kinds for instance in instances):
+        cause = "is DICOM without ImageType, which tells the slide from its label"
+        raise UnsupportedSlide(name, cause, "export it with ImageType VOLUME", code="image-type")
+    known = ("LABEL", "OVERVIEW", "THUMBNAIL", "LOCALIZER")
+    kinds = {kind for instance in instances for kind in instance.kinds if kind in known}
+    shown = " and ".join(sorted(kinds)) or "of another ImageType"
+    raise UnsupportedSlide(
+        name,
+        f"has only DICOM images that are {shown}, none that is VOLUME",
+        "give the files of the series that show the specimen",
+        code="image-type",
     )
 
 
-def _facts(base: Instance) -> SlideFacts:
+def _facts(volumes: Sequence[Instance]) -> SlideFacts:
+    base = volumes[0]
     header = base.header
     path = (header.get("OpticalPathSequence") or [pydicom.Dataset()])[0]
     names = [str(header.get(name) or "") for name in ("Manufacturer", "ManufacturerModelName")]
     power = path.get("ObjectiveLensPower")
+    planes = max(volume.focal_planes for volume in volumes)
+    paths = max(volume.optical_paths for volume in volumes)
+    remarks = []
+    if planes > 1:
+        remarks.append(f"has {planes} focal planes, of which one was read")
+    if paths > 1:
+        remarks.append(f"has {paths} optical paths, of which one was read")
     return SlideFacts(
         vendor="dicom",
-        resolution=base.mpp,
+        mpp=base.mpp,
         objective=float(power) if power else None,
         scanner=" ".join(name for name in names if name and name != "Unknown"),
         icc=bytes(path.get("ICCProfile") or b""),
+        remarks=tuple(remarks),
     )
-
-
-def _decode_strictly(handle: wsidicom.WsiDicom) -> None:
-    """wsidicom's decoder passes over what libjpeg warns of and shows grey or garbage: let such frames raise ValueError."""
-    for decoder in {
-        at.image_data.decoder for level in handle.levels for at in level.instances.values()
-    }:
-        decoder.decode = _Strict(decoder.decode)
-
-
-class _Strict:
-    def __init__(self, decode: Callable[[bytes], NDArray[Any]]) -> None:
-        self._decode = decode
-
-    def __call__(self, frame: bytes) -> NDArray[Any]:
-        simplejpeg.decode_jpeg(frame, "GRAY")
-        return self._decode(frame)
-
-
-class WsiDicomSlide(Slide):
-    """A series read by wsidicom. See `Slide` for the interface."""
-
-    def __init__(
-        self,
-        file: SlideFile,
-        volumes: Sequence[Instance],
-        facts: SlideFacts,
-        *,
-        identity: str | None,
-    ) -> None:
-        self._know(file, facts)
-        self._copy = staging.local_copy([at.file for at in volumes])
-        self.staged = self._copy.staged
-        try:
-            self._handle = wsidicom.WsiDicom.open(list(self._copy.paths))
-            if any(str(at.header.file_meta.TransferSyntaxUID) == JPEG_BASELINE for at in volumes):
-                _decode_strictly(self._handle)
-        except BaseException:
-            self._copy.release()
-            raise
-        full = self._handle.levels.base_level.size
-        self._at = [level.level for level in self._handle.levels]
-        self.levels = tuple(
-            Level(
-                index=k,
-                size=Size(level.size.width, level.size.height),
-                downsample=(full.width / level.size.width + full.height / level.size.height) / 2,
-                tile=Size(level.tile_size.width, level.tile_size.height),
-            )
-            for k, level in enumerate(self._handle.levels)
-        )
-        self.identity = identity or identity_of(file.version)
-
-    def read_region(
-        self, origin: Point, level: int, size: Size, *, scale: int = 1
-    ) -> NDArray[np.uint8]:
-        assert scale == 1, "wsidicom does not shrink while it decodes"
-        at = self.levels[level]
-        x, y = round(origin.x / at.downsample), round(origin.y / at.downsample)
-        out = np.full((*size.shape, 3), 255, np.uint8)
-        x0, y0 = max(x, 0), max(y, 0)
-        x1, y1 = min(x + size.width, at.size.width), min(y + size.height, at.size.height)
-        if x0 < x1 and y0 < y1:
-            try:
-                region = self._handle.read_region((x0, y0), self._at[level], (x1 - x0, y1 - y0))
-            except _DAMAGE as error:
-                raise BrokenSlide(
-                    self.name, f"has frames that can't be decoded ({error})", "export it again"
-                ) from error
-            out[y0 - y : y1 - y, x0 - x : x1 - x] = np.asarray(region.convert("RGB"))
-        return out
-
-    def close(self) -> None:
-        self._handle.close()
-        self._copy.release()

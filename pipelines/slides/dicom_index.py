@@ -1,4 +1,4 @@
-"""Where the encoded frames of a DICOM whole-slide image lie, from its header and offset tables: no pixel is touched.
+"""Where the encoded frames of a DICOM whole-slide image are: its header and offset tables.
 
 Spec: DICOM PS3.3 C.8.12.4 (microscopy image), C.7.6.17 (TILED_FULL, TILED_SPARSE), PS3.5 A.4 (encapsulated frames, basic and
 extended offset tables).
@@ -16,17 +16,19 @@ import numpy as np
 import pydicom
 from numpy.typing import NDArray
 from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.uid import UID_dictionary
 
 from pipelines import storage
 from pipelines.slides import jpeg
 from pipelines.slides.geometry import Size
+from pipelines.slides.resolution import RecordedMpp
 from pipelines.slides.source import SlideFile, is_dicom
 from pipelines.slides.tiled import TileIndex, TileStore
 from pipelines.slides.tiles import TileGrid
 
 WSI_STORAGE = "1.2.840.10008.5.1.4.1.1.77.1.6"
 """SOP class UID of VL Whole Slide Microscopy Image Storage."""
-MOST_FRAMES = 2**24
+MAX_FRAMES = 2**24
 """Frames beyond which a header is not believed: an 8 GB slide has about 200,000."""
 
 CODECS = {
@@ -48,19 +50,23 @@ COLOURS = {
 """Photometric interpretations that a codec's decoder turns into RGB."""
 
 DEFLATED = b"1.2.840.10008.1.2.1.99"
-"""Transfer syntax of files that are compressed as a whole: pydicom would inflate them to whatever size, and no slide is one."""
+"""Transfer syntax of files that are compressed as a whole. pydicom would inflate them to whatever
+size, and no slide is one."""
 DAMAGE = (
-    *(
-        InvalidDicomError,
-        BytesLengthException,
-        struct.error,
-        LookupError,
-        ValueError,
-        TypeError,
-        AttributeError,
-        OSError,
-    ),
-    *(EOFError, ArithmeticError, MemoryError, RuntimeError, AssertionError, StopIteration),
+    InvalidDicomError,
+    BytesLengthException,
+    struct.error,
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    OSError,
+    EOFError,
+    ArithmeticError,
+    MemoryError,
+    RuntimeError,
+    AssertionError,
+    StopIteration,
 )
 """What pydicom raises on damaged files."""
 _ITEM, _END = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
@@ -71,7 +77,7 @@ class Instance:
     """One file of a series.
 
     Attributes:
-        file: what the store tells.
+        file: the instance's file in its store.
         header: attributes before the pixel data.
         pixels_at: byte where the pixel data element begins.
     """
@@ -91,9 +97,15 @@ class Instance:
         return str(self.header.SOPInstanceUID)
 
     @property
+    def kinds(self) -> tuple[str, ...]:
+        """Values of ImageType, empty if it has none: VOLUME, LABEL, OVERVIEW, THUMBNAIL, ..."""
+        found = self.header.get("ImageType") or ()
+        return (found,) if isinstance(found, str) else tuple(map(str, found))
+
+    @property
     def is_volume(self) -> bool:
         """Whether it shows the specimen, and not label, overview or thumbnail."""
-        return "VOLUME" in self.header.get("ImageType", ())
+        return "VOLUME" in self.kinds
 
     @property
     def size(self) -> Size:
@@ -111,13 +123,39 @@ class Instance:
         return int(self.header.get("NumberOfFrames") or 1)
 
     @property
-    def mpp(self) -> float | None:
-        """Micrometres per pixel along a row."""
+    def mpp(self) -> RecordedMpp:
+        """Micrometres per pixel, from PixelSpacing: of rows first, then of columns, in mm."""
         for group in self.header.get("SharedFunctionalGroupsSequence") or ():
             for measures in group.get("PixelMeasuresSequence") or ():
-                if measures.get("PixelSpacing"):
-                    return 1000 * float(measures.PixelSpacing[1])
-        return None
+                try:
+                    spacing = measures.get("PixelSpacing")
+                except (ValueError, TypeError):  # pydicom turns the text into numbers on access
+                    return RecordedMpp(unreadable="PixelSpacing")
+                if spacing:
+                    rows, columns = [*map(str, spacing), ""][:2]
+                    return RecordedMpp.of_text(columns or rows, rows, units=("mm", "mm"))
+        return RecordedMpp()
+
+    @property
+    def focal_planes(self) -> int:
+        """Focal planes of the level."""
+        return int(self.header.get("TotalPixelMatrixFocalPlanes") or 1)
+
+    @property
+    def optical_paths(self) -> int:
+        """Optical paths of the level: ways to light or stain that are pictures of their own."""
+        return int(self.header.get("NumberOfOpticalPaths") or 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NotASlide:
+    """A file that is no instance of a colour whole-slide image.
+
+    Attributes:
+        reason: why, as the end of a sentence about the file; empty if it is not DICOM at all.
+    """
+
+    reason: str = ""
 
 
 class BrokenHeader(ValueError):  # noqa: N818 - as in `errors`
@@ -132,47 +170,50 @@ class BrokenHeader(ValueError):  # noqa: N818 - as in `errors`
         self.series = series
 
 
-def read_instance(file: SlideFile) -> Instance | None:
-    """The header of a file; None where it is no DICOM or no colour whole-slide image.
+def read_instance(file: SlideFile) -> Instance | NotASlide:
+    """The header of a file, or why it is no colour whole-slide image.
 
     Raises:
         BrokenHeader: a DICOM file that breaks off; pydicom would take what there is for all of it.
         SlideNotFound: the store fails, which says nothing of the file.
     """
-    if not is_dicom(file.head) or DEFLATED in file.head[:1024]:
-        return None
+    if not is_dicom(file.head):
+        return NotASlide()
+    if DEFLATED in file.head[:1024]:
+        return NotASlide(reason="is DICOM that is deflated as a whole, which no slide is")
     try:
         with file.open() as stream:
             header = pydicom.dcmread(stream, stop_before_pixels=True)
             pixels_at = stream.tell()
         kind = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID")
-        colour, series = (
-            header.get("SamplesPerPixel") == 3,
-            str(header.get("SeriesInstanceUID") or ""),
-        )
+        series = str(header.get("SeriesInstanceUID") or "")
     except DAMAGE as error:
         raise BrokenHeader(
             f"{file.name} has a header that can't be read ({type(error).__name__})"
         ) from error
     if kind is None or (kind == WSI_STORAGE and pixels_at >= file.size):
         raise BrokenHeader(f"{file.name} breaks off before its pixels", series)
-    if kind != WSI_STORAGE or not colour:
-        return None
+    if kind != WSI_STORAGE:
+        name = UID_dictionary.get(str(kind), ("of an unknown SOP class",))[0]
+        return NotASlide(reason=f"is DICOM but not a whole-slide image ({name})")
+    samples = header.get("SamplesPerPixel")
+    if samples != 3:
+        return NotASlide(
+            reason=f"is a DICOM whole-slide image of {samples} samples per pixel, not 3"
+        )
     return Instance(file=file, header=header, pixels_at=pixels_at)
 
 
 def tile_indexes(slide: str, volumes: Sequence[Instance]) -> list[TileIndex] | None:
-    """The tile index of every level, None where a level can't be read in place.
+    """The tile index of every level, None if a level can't be read in place.
 
     Raises:
         BrokenSlide: an index that can't be true.
         ValueError: damaged offset tables.
     """
     sizes = [(at.size.width, at.size.height) for at in volumes]
-    if len(set(sizes)) != len(
-        sizes
-    ):  # a level in several files: concatenation, focal planes or optical paths
-        return None
+    if len(set(sizes)) != len(sizes):
+        return None  # a level in several files: concatenation, focal planes or optical paths
     indexes = []
     for instance in volumes:
         index = _tile_index(instance)
@@ -187,28 +228,25 @@ def _tile_index(instance: Instance) -> TileIndex | None:
     header = instance.header
     codec = CODECS.get(str(header.file_meta.TransferSyntaxUID))
     colour = str(header.PhotometricInterpretation)
-    flat = (
-        int(header.get("NumberOfOpticalPaths") or 1) == 1
-        and int(header.get("TotalPixelMatrixFocalPlanes") or 1) == 1
-    )
+    flat = instance.optical_paths == 1 and instance.focal_planes == 1
     direct = (
         codec is not None and colour in COLOURS[codec] and int(header.BitsAllocated) == 8 and flat
     )
     if codec is None or not direct or int(header.get("PlanarConfiguration") or 0) != 0:
         return None
-    if not 0 < instance.frames <= MOST_FRAMES:
+    if not 0 < instance.frames <= MAX_FRAMES:
         raise ValueError(f"{instance.frames} frames")
     grid = TileGrid(level=instance.size, tile=instance.tile)
-    if grid.rows * grid.columns > MOST_FRAMES:
+    if grid.rows * grid.columns > MAX_FRAMES:
         raise ValueError(f"a size of {grid.rows * grid.columns} frames")
-    places = _places(instance, grid)
+    tiles = _tiles_of_frames(instance, grid)
     ranges = _raw_frames(instance) if codec == "raw" else _encapsulated_frames(instance)
-    if places is None or ranges is None:
+    if tiles is None or ranges is None:
         return None
     if len(ranges) != instance.frames:
         raise ValueError(f"{len(ranges)} frames where the header says {instance.frames}")
     offsets, lengths = (np.zeros(grid.rows * grid.columns, np.int64) for _ in range(2))
-    offsets[places], lengths[places] = ranges[:, 0], ranges[:, 1]
+    offsets[tiles], lengths[tiles] = ranges[:, 0], ranges[:, 1]
     store = TileStore(
         uri=instance.file.uri,
         codec=codec,
@@ -224,15 +262,15 @@ def _is_sparse(instance: Instance) -> bool:
     return str(instance.header.get("DimensionOrganizationType") or "") != "TILED_FULL"
 
 
-def _places(instance: Instance, grid: TileGrid) -> NDArray[np.int64] | None:
-    """Tile number of every frame, int64 [F]; None where frames don't lie on the grid of tiles."""
+def _tiles_of_frames(instance: Instance, grid: TileGrid) -> NDArray[np.int64] | None:
+    """Tile number of every frame, int64 [F]; None if frames are not on the grid of tiles."""
     if not _is_sparse(instance):
         if instance.frames != grid.rows * grid.columns:
             raise ValueError(
                 f"{instance.frames} frames where the size needs {grid.rows * grid.columns}"
             )
         return np.arange(instance.frames)
-    places = []
+    tiles = []
     for group in instance.header.PerFrameFunctionalGroupsSequence:
         position = group.PlanePositionSlideSequence[0]
         x = int(position.ColumnPositionInTotalImagePixelMatrix) - 1
@@ -242,10 +280,10 @@ def _places(instance: Instance, grid: TileGrid) -> NDArray[np.int64] | None:
         column, row = x // grid.tile.width, y // grid.tile.height
         if not (0 <= column < grid.columns and 0 <= row < grid.rows):
             raise ValueError(f"a frame at {x}, {y}, outside the slide")
-        places.append(row * grid.columns + column)
-    if len(set(places)) != len(places):
-        return None  # several planes or paths at one place
-    return np.array(places, np.int64)
+        tiles.append(row * grid.columns + column)
+    if len(set(tiles)) != len(tiles):
+        return None  # several planes or paths in one tile
+    return np.array(tiles, np.int64)
 
 
 def _raw_frames(instance: Instance) -> NDArray[np.int64]:
@@ -265,7 +303,7 @@ def _raw_frames(instance: Instance) -> NDArray[np.int64]:
 
 
 def _encapsulated_frames(instance: Instance) -> NDArray[np.int64] | None:
-    """Offset and length of every frame with its item headers, int64 [F, 2]; None where only the whole file would tell."""
+    """Offset and length of every frame with its item headers, int64 [F, 2]; None if only the whole file has it."""
     with instance.file.open() as stream:
         stream.seek(instance.pixels_at)
         head = stream.read(20)
@@ -312,6 +350,6 @@ def _item_starts(stream: Any, start: int) -> list[int]:
         head = stream.read(8)
         if head[:4] == _END:
             return starts
-        if head[:4] != _ITEM or len(starts) > MOST_FRAMES:
+        if head[:4] != _ITEM or len(starts) > MAX_FRAMES:
             raise ValueError("items that break off")
         starts.append(starts[-1] + 8 + struct.unpack("<I", head[4:8])[0])

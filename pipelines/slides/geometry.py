@@ -37,6 +37,14 @@ class Size:
         return Size(max(1, self.width // scale), max(1, self.height // scale))
 
 
+@dataclass(frozen=True)
+class Rectangle:
+    """An area of level 0: its top-left corner and its size, both in pixels of level 0."""
+
+    origin: Point
+    size: Size
+
+
 @dataclass(frozen=True, kw_only=True)
 class Level:
     """One resolution of a slide's pyramid.
@@ -45,7 +53,7 @@ class Level:
         index: 0 is the finest.
         size: pixels of this level.
         downsample: level-0 pixels per pixel of this level, from the widths and heights (>= 1).
-        tile: the stored tile's size, None where the format does not tell.
+        tile: the stored tile's size, None if the format does not name one.
     """
 
     index: int
@@ -54,7 +62,7 @@ class Level:
     tile: Size | None = None
 
     def shrunk(self, scale: int) -> Level:
-        """The level with `scale` x `scale` pixels made one; what is left over at the edges goes."""
+        """The level with `scale` x `scale` pixels made one; a remainder at the edges is cut off."""
         if scale == 1:
             return self
         tile = None if self.tile is None else self.tile.shrunk(scale)

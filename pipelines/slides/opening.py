@@ -1,61 +1,96 @@
-"""`open_slide`: the one way in. Finds the file, asks its first bytes which reader it belongs to, and opens it.
+"""`open_slide`: the one way in. Finds the file, asks its first bytes for its reader, and opens it.
 
-Local paths, `file://` and `s3://` are opened by the same call. Tiled TIFF (SVS, OME-TIFF, Philips, ...) and DICOM are read in
-place by their own tile index (`tiff`, `dicom`); what only OpenSlide or wsidicom can read is read from a local disk, to which
-`staging` brings it.
+Local paths, `file://` and `s3://` are opened by the same call. Tiled TIFF (SVS, OME-TIFF, Philips,
+...) and DICOM are read in place by their own tile index (`tiff`, `dicom`). What only OpenSlide or
+wsidicom can read is read from a local disk, to which `staging` brings it.
 """
 
 from __future__ import annotations
 
+import importlib
+from typing import Any, Final
+
 from pipelines import storage
-from pipelines.slides import dicom, openslide_reader, staging, tiff
-from pipelines.slides.errors import BrokenSlide
-from pipelines.slides.resolution import MPP_TIMES_OBJECTIVE, check_mpp
-from pipelines.slides.slide import Slide
-from pipelines.slides.source import find_file, is_dicom
+from pipelines.slides import staging
+from pipelines.slides.errors import BrokenSlide, SlideNotFound
+from pipelines.slides.resolution import MppPolicy
+from pipelines.slides.slide import OpenOptions, Slide
+from pipelines.slides.source import SlideFile, find_file, is_dicom, is_tiff
+
+READERS: Final = {
+    "tiff": "pipelines.slides.tiff",
+    "dicom": "pipelines.slides.dicom",
+    "wsidicom": "pipelines.slides.wsidicom_reader",
+    "openslide": "pipelines.slides.openslide_reader",
+}
+"""Modules of the readers. Each is loaded when the first slide that needs it comes: wsidicom and
+pydicom take 0.9 s to import, and most processes never see a DICOM slide."""
+SMALLEST_HEADER = 132
+"""Bytes below which nothing is a slide: those that tell DICOM."""
 
 
 def open_slide(
     uri: str,
     *,
     mpp: float | None = None,
-    identity: str | None = None,
+    default_mpp: float | None = None,
     mpp_from_objective: bool = False,
+    identity: str | None = None,
 ) -> Slide:
     """Open a slide for reading: header and tile index only, no pixels.
 
     Args:
         uri: local path, `file://` or `s3://` URI; a folder or prefix for a DICOM series.
-        mpp: micrometres per pixel of level 0; wins over the metadata.
-        identity: the slide's identity where ingestion has established it.
-        mpp_from_objective: where neither tells, take 10 um divided by the objective's magnification (0.25 at 40x). Scanners
-            differ from it by several per cent, so it must be asked for.
+        mpp: micrometres per pixel of level 0 of this slide; wins over the metadata.
+        default_mpp: micrometres per pixel if the metadata have none that can be true.
+        mpp_from_objective: if there is still none, take 10 um divided by the objective's
+            magnification (0.25 at 40x). Scanners differ from it by several per cent, so it must be
+            asked for.
+        identity: the slide's identity if ingestion has established it.
 
     Raises:
         SlideNotFound: there is no such object.
         UnsupportedSlide: not a brightfield whole-slide image that we open.
         BrokenSlide: truncated or corrupt.
+        ImplausibleResolution: a given mpp that can only be a unit error. What is wrong with the
+            metadata's mpp is raised by `Slide.mpp`, since a slide without one can be looked at.
     """
-    check_mpp(storage.object_name(storage.as_uri(uri)), mpp)
-    slide = _open(storage.as_uri(uri), identity)
-    if mpp is not None:
-        slide.resolution = mpp
-    if slide.resolution is None and mpp_from_objective and slide.objective:
-        slide.resolution = MPP_TIMES_OBJECTIVE / slide.objective
-        check_mpp(slide.name, slide.resolution)
+    if not uri.strip():
+        raise SlideNotFound("''", "is an empty path", "give the path or URI of a slide")
+    uri = storage.as_uri(uri)
+    policy = MppPolicy(given=mpp, default=default_mpp, from_objective=mpp_from_objective)
+    policy.check(storage.object_name(uri))
+    return _open(uri, OpenOptions(identity=identity, mpp=policy))
+
+
+def _open(uri: str, options: OpenOptions) -> Slide:
+    file = find_file(uri)
+    if file is None:
+        return _open_dicom(uri, None, options)
+    if not file.size:
+        raise BrokenSlide(
+            file.name, "is an empty file (0 bytes)", "copy or upload it again", code="empty-file"
+        )
+    if len(file.head) < SMALLEST_HEADER:
+        raise BrokenSlide(file.name, f"has only {file.size} bytes", "copy or export it again")
+    if is_dicom(file.head):
+        return _open_dicom(uri.rsplit("/", 1)[0], file, options)
+    if is_tiff(file.head):
+        slide: Slide | None = _reader("tiff").open_direct(file, options)
+        if slide is not None:
+            return slide
+    opened: Slide = _reader("openslide").OpenSlideSlide(file, staging.local_copy([file]), options)
+    return opened
+
+
+def _open_dicom(folder: str, file: SlideFile | None, options: OpenOptions) -> Slide:
+    dicom = _reader("dicom")
+    series = dicom.find_series(folder, series_of=file)
+    slide: Slide = dicom.open_direct(series, options) or _reader("wsidicom").WsiDicomSlide(
+        series, options
+    )
     return slide
 
 
-def _open(uri: str, identity: str | None) -> Slide:
-    file = find_file(uri)
-    if file is None:
-        return dicom.open_series(uri, series_of=None, identity=identity)
-    if len(file.head) < 132:
-        raise BrokenSlide(file.name, f"has only {file.size} bytes", "export or copy it again")
-    if is_dicom(file.head):
-        return dicom.open_series(uri.rsplit("/", 1)[0], series_of=file, identity=identity)
-    if tiff.is_tiff(file.head):
-        slide = tiff.open_direct(file, identity=identity)
-        if slide is not None:
-            return slide
-    return openslide_reader.OpenSlideSlide(file, staging.local_copy([file]), identity=identity)
+def _reader(name: str) -> Any:
+    return importlib.import_module(READERS[name])

@@ -1,10 +1,10 @@
-"""Slides of formats that only OpenSlide opens: Hamamatsu NDPI, MIRAX, Leica SCN, Ventana BIF, Trestle and others.
+"""Slides that only OpenSlide opens: Hamamatsu NDPI, MIRAX, Leica SCN, Ventana BIF, Trestle, ...
 
-Local files only: a remote slide is staged first (`staging`)."""
+Local files only: a remote slide is staged first (`staging`).
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipelines.slides.errors import BrokenSlide, UnsupportedSlide
-from pipelines.slides.geometry import Level, Point, Size
-from pipelines.slides.resolution import COARSEST_SCAN, PLAUSIBLE_MPP
-from pipelines.slides.slide import Slide, SlideFacts
+from pipelines.slides.geometry import Level, Point, Rectangle, Size
+from pipelines.slides.resolution import COARSEST_SCAN, PLAUSIBLE_MPP, RecordedMpp, positive_number
+from pipelines.slides.slide import OpenOptions, Slide, SlideFacts
 from pipelines.slides.source import SlideFile, identity_of
 from pipelines.slides.staging import LocalCopy
 from pipelines.slides.tiled import check_size
 
-MOST_OVERVIEW = 2**31
+MAX_OVERVIEW = 2**31
 """Pixels of the coarsest level beyond which no overview is made: OpenSlide would read for minutes."""
 _SCANNER = (
     "hamamatsu.Product",
@@ -36,16 +36,20 @@ class OpenSlideSlide(Slide):
     """A slide read by OpenSlide. See `Slide` for the interface.
 
     Args:
-        file: what the store tells.
-        copy: where it lies on a local disk; released when the slide is closed.
-        identity: where ingestion has established it.
+        file: the slide's file in its store.
+        copy: its local copy; released when the slide is closed.
+        options: what the caller knows about the slide.
+
+    Raises:
+        UnsupportedSlide: OpenSlide does not know the format.
+        BrokenSlide: it can't open the file, or what the header says can't be true.
     """
 
-    def __init__(self, file: SlideFile, copy: LocalCopy, *, identity: str | None) -> None:
+    def __init__(self, file: SlideFile, copy: LocalCopy, options: OpenOptions) -> None:
         self._copy = copy
         self._handle = _open(file, copy)
         try:
-            self._know(file, _facts(self._handle))
+            self._describe(file, _facts(self._handle), options.mpp)
             sizes = [Size(*size) for size in self._handle.level_dimensions]
             _check_sizes(file.name, sizes, self._handle.properties)
         except (ValueError, openslide.OpenSlideError) as error:
@@ -62,25 +66,27 @@ class OpenSlideSlide(Slide):
             Level(index=k, size=size, downsample=downsamples[k]) for k, size in enumerate(sizes)
         )
         quick_hash = self._handle.properties.get(openslide.PROPERTY_NAME_QUICKHASH1, "")
-        self.identity = identity or identity_of(file.version, quick_hash.encode())
+        self.identity = options.identity or identity_of(file.version, quick_hash.encode())
 
-    def read_region(
-        self, origin: Point, level: int, size: Size, *, scale: int = 1
+    def _read(
+        self, origins: Sequence[Point], level: int, size: Size, scale: int
     ) -> NDArray[np.uint8]:
         assert scale == 1, "OpenSlide does not shrink while it decodes"
+        return np.stack([self._read_one(origin, level, size) for origin in origins])
+
+    def _read_one(self, origin: Point, level: int, size: Size) -> NDArray[np.uint8]:
         try:
             region = self._handle.read_region(
                 (origin.x, origin.y), level, (size.width, size.height)
             )
         except openslide.OpenSlideError as error:
-            raise BrokenSlide(
-                self.name, f"has pixels that can't be decoded ({error})", "copy or export it again"
-            ) from error
+            cause = f"has pixels that can't be decoded ({error})"
+            raise BrokenSlide(self.name, cause, "copy or export it again") from error
         white = Image.new("RGB", region.size, (255, 255, 255))
         white.paste(region, mask=region.getchannel("A"))
         return np.asarray(white)
 
-    def close(self) -> None:
+    def _release(self) -> None:
         self._handle.close()
         self._copy.release()
 
@@ -111,16 +117,19 @@ def _check_sizes(name: str, sizes: Sequence[Size], properties: Mapping[str, str]
     """
     for k, size in enumerate(sizes):
         sides = [
-            _number(properties.get(f"openslide.level[{k}].tile-{side}"))
+            positive_number(properties.get(f"openslide.level[{k}].tile-{side}"))
             for side in ("width", "height")
         ]
         check_size(name, size, Size(*(int(side or 1) for side in sides)))
     for width in (
         key for key in properties if key.startswith("mirax.") and key.endswith(".DIGITIZER_WIDTH")
     ):
-        sides = [_number(properties.get(key)) for key in (width, width.replace("WIDTH", "HEIGHT"))]
+        sides = [
+            positive_number(properties.get(key))
+            for key in (width, width.replace("WIDTH", "HEIGHT"))
+        ]
         check_size(name, sizes[-1], Size(*(int(side or 1) for side in sides)))
-    if sizes[-1].width * sizes[-1].height > MOST_OVERVIEW:
+    if sizes[-1].width * sizes[-1].height > MAX_OVERVIEW:
         cause = f"has no level smaller than {sizes[-1].width} x {sizes[-1].height} px"
         raise BrokenSlide(name, cause, "export it with all levels of its pyramid")
 
@@ -128,26 +137,38 @@ def _check_sizes(name: str, sizes: Sequence[Size], properties: Mapping[str, str]
 def _facts(handle: openslide.OpenSlide) -> SlideFacts:
     properties = handle.properties
     vendor = properties.get(openslide.PROPERTY_NAME_VENDOR, "unknown")
-    resolution = _number(properties.get(openslide.PROPERTY_NAME_MPP_X))
-    if (
-        vendor == "generic-tiff"
-        and resolution
-        and not PLAUSIBLE_MPP[0] <= resolution <= COARSEST_SCAN
-    ):
-        resolution = None  # a printing resolution such as 72 dpi, not a scale
     profile = handle.color_profile
     return SlideFacts(
         vendor=vendor,
-        resolution=resolution,
-        objective=_number(properties.get(openslide.PROPERTY_NAME_OBJECTIVE_POWER)),
+        mpp=_recorded_mpp(vendor, properties),
+        objective=positive_number(properties.get(openslide.PROPERTY_NAME_OBJECTIVE_POWER)),
         scanner=next((properties[name] for name in _SCANNER if name in properties), ""),
         icc=profile.tobytes() if profile else b"",
+        bounds=_bounds(handle),
     )
 
 
-def _number(text: str | None) -> float | None:
-    try:
-        value = float(text or "")
-    except ValueError:
+def _recorded_mpp(vendor: str, properties: Mapping[str, str]) -> RecordedMpp:
+    names = (openslide.PROPERTY_NAME_MPP_X, openslide.PROPERTY_NAME_MPP_Y)
+    x, y = (properties.get(name) for name in names)
+    recorded = RecordedMpp.of_text(x, y, units=("um", "um"))
+    printed = vendor == "generic-tiff" and not any(
+        PLAUSIBLE_MPP[0] <= mpp <= COARSEST_SCAN for mpp in recorded.axes
+    )
+    return RecordedMpp() if printed else recorded
+
+
+def _bounds(handle: openslide.OpenSlide) -> Rectangle | None:
+    """The scanned area as OpenSlide reports it, None if that is all of level 0 or nothing."""
+    names = (
+        openslide.PROPERTY_NAME_BOUNDS_X,
+        openslide.PROPERTY_NAME_BOUNDS_Y,
+        openslide.PROPERTY_NAME_BOUNDS_WIDTH,
+        openslide.PROPERTY_NAME_BOUNDS_HEIGHT,
+    )
+    if not all(name in handle.properties for name in names):
         return None
-    return value if math.isfinite(value) and value > 0 else None
+    x, y, width, height = (int(handle.properties[name]) for name in names)
+    if (x, y, width, height) == (0, 0, *handle.dimensions):
+        return None
+    return Rectangle(Point(x, y), Size(width, height))

@@ -1,6 +1,7 @@
-"""A whole-slide image that is open: its levels, its resolution, its pixels. The interface that every reader fills.
+"""A whole-slide image that is open: its levels, its resolution, its pixels. Every reader fills it.
 
-`opening.open_slide` gives one. Knows pixels and metadata; knows no format, no tissue, no patch and no patient.
+`opening.open_slide` gives one. Knows pixels and metadata; knows no format, no tissue, no patch and
+no patient.
 """
 
 from __future__ import annotations
@@ -17,36 +18,53 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipelines.slides.errors import BrokenSlide, MissingResolution
-from pipelines.slides.geometry import Level, Point, Size
-from pipelines.slides.resolution import check_mpp
+from pipelines.slides.errors import BrokenSlide
+from pipelines.slides.geometry import Level, Point, Rectangle, Size
+from pipelines.slides.resolution import MppPolicy, RecordedMpp
 from pipelines.slides.source import SlideFile
 
 WINDOW_PIXELS = 2**24
-"""Pixels that a thumbnail reads at a time, or twice as many: 50 to 100 MB. Shrunk while they are decoded they are `scale` times
-fewer: their tiles, fetched as they are stored, take room too."""
-MOST_OVERVIEW = 2**33
-"""Pixels that are decoded for a thumbnail at most, `scale` times as many where they are shrunk while they are decoded: a glass of
-26 x 76 mm, scanned at 0.25 um per pixel as one level of JPEG, has 3.2 * 10^10."""
+"""Pixels that a thumbnail reads at a time, or twice as many: 50 to 100 MB. If they are shrunk while
+they are decoded they are `scale` times fewer, since their tiles need room as they are stored."""
+MAX_OVERVIEW = 2**33
+"""Pixels that are decoded for a thumbnail at most; `scale` times as many if they are shrunk while
+they are decoded. A glass of 26 x 76 mm at 0.25 um per pixel, one level of JPEG, has 3.2 * 10^10."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SlideFacts:
-    """What a file's metadata tell.
+    """What a file's metadata say.
 
     Attributes:
         vendor: format as OpenSlide names it.
-        resolution: micrometres per pixel of level 0, None where the metadata don't tell.
-        objective: magnification of the objective lens, None likewise.
-        scanner: maker and model, without serial number; empty where unknown.
-        icc: ICC profile of level 0; empty where there is none.
+        mpp: what there is of a scale, in micrometres per pixel of level 0.
+        objective: magnification of the objective lens, None if unknown.
+        scanner: maker and model, without serial number; empty if unknown.
+        icc: ICC profile of level 0; empty if there is none.
+        bounds: the scanned area, None if it is the whole of level 0.
+        remarks: what of the file is not read, each as the end of a sentence about the slide.
     """
 
     vendor: str
-    resolution: float | None = None
+    mpp: RecordedMpp = field(default_factory=RecordedMpp)
     objective: float | None = None
     scanner: str = ""
     icc: bytes = field(default=b"", repr=False)
+    bounds: Rectangle | None = None
+    remarks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenOptions:
+    """What the caller of `open_slide` knows about a slide besides its file.
+
+    Attributes:
+        identity: the slide's identity if ingestion has established it.
+        mpp: micrometres per pixel that are given, and what replaces a missing value.
+    """
+
+    identity: str | None = None
+    mpp: MppPolicy = field(default_factory=MppPolicy)
 
 
 class Slide(ABC):
@@ -56,14 +74,19 @@ class Slide(ABC):
         uri: where it is.
         name: last part of the URI, for people.
         version: of its file or files: changes when they are replaced.
-        identity: 32 hex digits: SHA-256 of the de-identified object where ingestion gave it, else of the object's version (size
-            and mtime, or versioned ETag) and its tile index.
-        vendor: format as OpenSlide names it: `aperio`, `hamamatsu`, `generic-tiff`, `ome-tiff`, `dicom`, ...
+        identity: 32 hex digits: SHA-256 of the de-identified object if ingestion gave it, else of
+            the object's version (size and mtime, or versioned ETag) and its tile index.
+        vendor: format as OpenSlide names it: `aperio`, `hamamatsu`, `generic-tiff`, `ome-tiff`,
+            `dicom`, ...
         levels: finest first.
-        resolution: micrometres per pixel of level 0, None where neither metadata nor the caller tell.
-        objective: magnification of the objective lens, None where the metadata don't tell. It is never taken for an mpp unasked.
-        scanner: maker and model; empty where unknown.
-        icc: ICC profile; empty where there is none.
+        recorded_mpp: the scale in the metadata, as it is there; `mpp` is the one to use.
+        objective: magnification of the objective lens, None if the metadata have none.
+        scanner: maker and model; empty if unknown.
+        icc: ICC profile; empty if there is none.
+        bounds: the scanned area in pixels of level 0, None if it is the whole of it. Viewers may
+            crop to it, and then give annotations relative to its corner.
+        remarks: what of the file was not read or not believed, for reports. Each is the end of a
+            sentence that begins with the slide's name; none holds text of the metadata.
         staged: whether the slide was copied from object storage to a local disk to be read.
     """
 
@@ -73,26 +96,23 @@ class Slide(ABC):
     identity: str
     vendor: str
     levels: tuple[Level, ...]
-    resolution: float | None
+    recorded_mpp: RecordedMpp
     objective: float | None
     scanner: str
     icc: bytes
+    bounds: Rectangle | None = None
+    remarks: tuple[str, ...] = ()
     staged: bool = False
+    _policy: MppPolicy = MppPolicy()
+    _closed: bool = False
 
-    def _know(self, file: SlideFile, facts: SlideFacts) -> None:
-        """Take over what the file and its metadata tell.
-
-        Raises:
-            ImplausibleResolution: an mpp that can only be a unit error.
-        """
-        check_mpp(file.name, facts.resolution)
+    def _describe(self, file: SlideFile, facts: SlideFacts, policy: MppPolicy) -> None:
+        """Take over what the store and the metadata say."""
         self.uri, self.name, self.version = file.uri, file.name, file.version
-        self.vendor, self.resolution, self.objective = (
-            facts.vendor,
-            facts.resolution,
-            facts.objective,
-        )
-        self.scanner, self.icc = facts.scanner, facts.icc
+        self.vendor, self.scanner, self.icc = facts.vendor, facts.scanner, facts.icc
+        self.recorded_mpp, self.objective, self._policy = facts.mpp, facts.objective, policy
+        self.bounds = facts.bounds
+        self.remarks = tuple(filter(None, (*facts.remarks, policy.remark(facts.mpp))))
 
     @property
     def size(self) -> Size:
@@ -101,16 +121,15 @@ class Slide(ABC):
 
     @property
     def mpp(self) -> float:
-        """Micrometres per pixel of level 0.
+        """Micrometres per pixel of level 0, by the policy that the slide was opened with.
 
         Raises:
-            MissingResolution: neither the metadata nor the caller tell; it is never guessed.
+            MissingResolution: neither the metadata nor the caller have one; it is never guessed.
+            ImplausibleResolution: the only value can only be a unit error.
+            AnisotropicResolution: pixels are not square.
         """
-        if self.resolution is None:
-            raise MissingResolution.of(self.name)
-        return self.resolution
+        return self._policy.decide(self.name, self.recorded_mpp, self.objective)
 
-    @abstractmethod
     def read_region(
         self, origin: Point, level: int, size: Size, *, scale: int = 1
     ) -> NDArray[np.uint8]:
@@ -118,102 +137,145 @@ class Slide(ABC):
 
         Args:
             origin: top-left corner in level-0 pixels; the nearest pixel of `level` is taken.
-            level: index into `levels`.
+            level: index into `levels`, not negative.
             size: in pixels of `level`, divided by `scale`.
             scale: one of `scales(level)`: each pixel stands for a square of this side.
 
         Raises:
             BrokenSlide: a tile is missing or does not decode.
+            ValueError: the slide is closed, or has no such level or scale.
         """
+        return self.read_regions([origin], level, size, scale=scale)[0]
 
     def read_regions(
         self, origins: Sequence[Point], level: int, size: Size, *, scale: int = 1
     ) -> NDArray[np.uint8]:
         """Several regions of one size, uint8 [N, H, W, 3]; see `read_region`."""
-        return np.stack([self.read_region(origin, level, size, scale=scale) for origin in origins])
+        if self._closed:
+            raise ValueError(f"slide {self.name} is closed")
+        if not 0 <= level < len(self.levels):
+            raise ValueError(
+                f"slide {self.name} has levels 0 to {len(self.levels) - 1}, not {level}"
+            )
+        if scale not in self.scales(level):
+            raise ValueError(f"level {level} of slide {self.name} can't be shrunk by {scale}")
+        return self._read(origins, level, size, scale)
+
+    @abstractmethod
+    def _read(
+        self, origins: Sequence[Point], level: int, size: Size, scale: int
+    ) -> NDArray[np.uint8]:
+        """`read_regions` with arguments that were checked."""
 
     def scales(self, level: int) -> tuple[int, ...]:
-        """By what the level can be shrunk while it is decoded, largest first, 1 last."""
+        """By what a level can be shrunk while it is decoded, largest first, 1 last."""
         del level
         return (1,)
 
-    @abstractmethod
     def close(self) -> None:
-        """Release files and handles."""
+        """Release files and handles; closing again does nothing."""
+        if not self._closed:
+            self._closed = True
+            self._release()
+
+    @abstractmethod
+    def _release(self) -> None:
+        """Release files and handles, once."""
 
     def thumbnail(self, max_side: int = 1024) -> NDArray[np.uint8]:
-        """The whole slide, its longer side at most `max_side` px, uint8 [h, w, 3]; area average of the nearest finer level.
+        """The whole slide, its longer side at most `max_side` px, uint8 [h, w, 3].
 
-        A level that is much larger is shrunk while it is decoded and read in windows, so that memory stays bounded.
+        It is the area average of the nearest finer level. A level that is much larger is shrunk
+        while it is decoded and read in windows, so that memory stays bounded.
 
         Raises:
-            BrokenSlide: a tile is missing or does not decode, or no level is small enough to be read as a whole.
+            BrokenSlide: a tile is missing or does not decode, or no level is small enough to be
+                read as a whole.
         """
-        longest = max(self.size.width, self.size.height)
-        factor = max(1.0, longest / max_side)
-        level = max(
-            (at for at in self.levels if at.downsample <= factor * 1.001),
-            key=lambda at: at.downsample,
-        )
-        scale = 1
-        if level.size.width * level.size.height > WINDOW_PIXELS:
-            scale = next(
-                at for at in self.scales(level.index) if level.downsample * at <= factor * 1.001
-            )
-        if level.size.width * level.size.height > MOST_OVERVIEW * scale:
-            cause = f"has no level for an overview smaller than {level.size.width} x {level.size.height} px"
-            raise BrokenSlide(self.name, cause, "export it with all levels of its pyramid")
+        factor = max(1.0, max(self.size.width, self.size.height) / max_side)
+        level, scale = self._overview_level(factor)
         source = level.size.shrunk(scale)
-        width, height = (
-            max(1, round(side / factor)) for side in (self.size.width, self.size.height)
-        )
+        width, height = (max(1, round(side / factor)) for side in self.size.shape[::-1])
         if (width, height) == (source.width, source.height):
             return self.read_region(Point(0, 0), level.index, source, scale=scale)
-        side = math.isqrt(
-            WINDOW_PIXELS // scale
-        )  # one pixel of the result may stand for more than a window
-        across, down = (
-            math.ceil(source.width / width / side),
-            math.ceil(source.height / height / side),
-        )
+        # One pixel of the result may stand for more than a window: average in two steps.
+        side = math.isqrt(WINDOW_PIXELS // scale)
+        across = math.ceil(source.width / width / side)
+        down = math.ceil(source.height / height / side)
         larger = self._averaged(level, source, Size(width * across, height * down), scale=scale)
         return np.asarray(Image.fromarray(larger).reduce((across, down)))
 
-    def _averaged(self, level: Level, source: Size, size: Size, *, scale: int) -> NDArray[np.uint8]:
-        """All of a level as area averages, uint8 [h, w, 3] of `size`; `source` are the pixels of the level, shrunk by `scale`.
+    def _overview_level(self, factor: float) -> tuple[Level, int]:
+        """The coarsest level that is no coarser than `factor`, and by what to shrink it.
 
-        Windows are wide, to be read in few requests, but as high too as few tiles need to be decoded twice.
+        Raises:
+            BrokenSlide: it has more pixels than are read for an overview.
+        """
+        fine = [level for level in self.levels if level.downsample <= factor * 1.001]
+        level = max(fine, key=lambda level: level.downsample)
+        scale, pixels = 1, level.size.width * level.size.height
+        if pixels > WINDOW_PIXELS:
+            scales = self.scales(level.index)
+            scale = next(s for s in scales if level.downsample * s <= factor * 1.001)
+        if pixels > MAX_OVERVIEW * scale:
+            shown = f"{level.size.width} x {level.size.height} px"
+            cause = f"has no level for an overview smaller than {shown}"
+            raise BrokenSlide(self.name, cause, "export it with all levels of its pyramid")
+        return level, scale
+
+    def _averaged(self, level: Level, source: Size, size: Size, *, scale: int) -> NDArray[np.uint8]:
+        """All of a level as area averages, uint8 [h, w, 3] of `size`.
+
+        Windows are wide, so that few requests read them, and as high as needed to decode few tiles
+        twice.
+
+        Args:
+            level: the level.
+            source: its pixels, shrunk by `scale`.
+            size: of the result.
+            scale: by what the level is shrunk while it is decoded.
         """
         out = np.empty((*size.shape, 3), np.uint8)
-        most = WINDOW_PIXELS // scale
-        wide = min(source.width, 2 * math.isqrt(most))
-        columns = max(1, wide * size.width // source.width)
-        rows = max(1, most // wide * size.height // source.height)
+        pixels = WINDOW_PIXELS // scale
+        width = min(source.width, 2 * math.isqrt(pixels))
+        columns = max(1, width * size.width // source.width)
+        rows = max(1, pixels // width * size.height // source.height)
         for top, left in itertools.product(
             range(0, size.height, rows), range(0, size.width, columns)
         ):
             part = out[top : top + rows, left : left + columns]
-            begin, end = (top, left), (top + part.shape[0], left + part.shape[1])
-            y0, x0 = (
-                at * whole / shown
-                for at, whole, shown in zip(begin, source.shape, size.shape, strict=True)
+            bottom, right = top + part.shape[0], left + part.shape[1]
+            box = (
+                left * source.width / size.width,
+                top * source.height / size.height,
+                right * source.width / size.width,
+                bottom * source.height / size.height,
             )
-            y1, x1 = (
-                at * whole / shown
-                for at, whole, shown in zip(end, source.shape, size.shape, strict=True)
-            )
-            # The filter rounds its window to whole pixels, by at most one beyond it.
-            x, y = max(math.floor(x0) - 1, 0), max(math.floor(y0) - 1, 0)
-            read = Size(
-                min(math.ceil(x1) + 1, source.width) - x, min(math.ceil(y1) + 1, source.height) - y
-            )
-            origin = Point(round(x * scale * level.downsample), round(y * scale * level.downsample))
-            window = Image.fromarray(self.read_region(origin, level.index, read, scale=scale))
-            box = (x0 - x, y0 - y, min(x1, source.width) - x, min(y1, source.height) - y)
-            part[:] = np.asarray(
-                window.resize((part.shape[1], part.shape[0]), Image.Resampling.BOX, box=box)
-            )
+            part[:] = self._average(level, source, box, Size(part.shape[1], part.shape[0]), scale)
         return out
+
+    def _average(
+        self,
+        level: Level,
+        source: Size,
+        box: tuple[float, float, float, float],
+        size: Size,
+        scale: int,
+    ) -> NDArray[np.uint8]:
+        """Area average of a box (left, top, right, bottom) of a shrunk level, uint8 of `size`."""
+        left, top, right, bottom = box
+        # The filter rounds its window to whole pixels, by at most one beyond it.
+        x, y = max(math.floor(left) - 1, 0), max(math.floor(top) - 1, 0)
+        width = min(math.ceil(right) + 1, source.width) - x
+        height = min(math.ceil(bottom) + 1, source.height) - y
+        origin = Point(round(x * scale * level.downsample), round(y * scale * level.downsample))
+        window = self.read_region(origin, level.index, Size(width, height), scale=scale)
+        inner = (left - x, top - y, min(right, source.width) - x, min(bottom, source.height) - y)
+        return np.asarray(
+            Image.fromarray(window).resize(
+                (size.width, size.height), Image.Resampling.BOX, box=inner
+            )
+        )
 
     def __enter__(self) -> Self:
         return self

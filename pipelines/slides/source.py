@@ -115,6 +115,11 @@ def is_dicom(head: bytes) -> bool:
     return head[128:132] == b"DICM"
 
 
+def is_tiff(head: bytes) -> bool:
+    """Whether a file that starts with these bytes is a TIFF or BigTIFF."""
+    return head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+
 def identity_of(version: str, *parts: bytes) -> str:
     """Identity of a slide read in place: 32 hex digits over the object's version and the digest of its tile index."""
     digest = hashlib.sha256(version.encode())

@@ -16,7 +16,7 @@ from pipelines import storage
 from pipelines.slides import codecs, jpeg
 from pipelines.slides.errors import BrokenSlide
 from pipelines.slides.geometry import Level, Point, Size
-from pipelines.slides.slide import Slide, SlideFacts
+from pipelines.slides.slide import OpenOptions, Slide, SlideFacts
 from pipelines.slides.source import SlideFile, identity_of
 from pipelines.slides.tiles import TileGrid, decode_windows
 
@@ -263,10 +263,9 @@ class TiledSlide(Slide):
         file: SlideFile,
         indexes: Sequence[TileIndex],
         facts: SlideFacts,
-        *,
-        identity: str | None,
+        options: OpenOptions,
     ) -> None:
-        self._know(file, facts)
+        self._describe(file, facts, options.mpp)
         self.indexes = tuple(indexes)
         full = self.indexes[0].grid.level
         self.levels = tuple(
@@ -286,7 +285,7 @@ class TiledSlide(Slide):
             for at in self.indexes
             for part in (at.offsets.tobytes(), at.lengths.tobytes(), at.store.header)
         ]
-        self.identity = identity or identity_of(file.version, *parts)
+        self.identity = options.identity or identity_of(file.version, *parts)
 
     def scales(self, level: int) -> tuple[int, ...]:
         index = self.indexes[level]
@@ -295,13 +294,8 @@ class TiledSlide(Slide):
             return (1,)
         return (*(s for s in DCT_SCALES if tile.width % s == tile.height % s == 0 and s <= most), 1)
 
-    def read_region(
-        self, origin: Point, level: int, size: Size, *, scale: int = 1
-    ) -> NDArray[np.uint8]:
-        return self.read_regions([origin], level, size, scale=scale)[0]
-
-    def read_regions(
-        self, origins: Sequence[Point], level: int, size: Size, *, scale: int = 1
+    def _read(
+        self, origins: Sequence[Point], level: int, size: Size, scale: int
     ) -> NDArray[np.uint8]:
         """All of them are fetched together, and each tile is decoded once."""
         index = self.indexes[level].scaled(scale)
@@ -324,5 +318,5 @@ class TiledSlide(Slide):
         )
         return out
 
-    def close(self) -> None:
+    def _release(self) -> None:
         """Nothing stays open: tiles are read by range."""

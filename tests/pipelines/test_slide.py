@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -278,20 +278,21 @@ class Plain(Slide):
         self.name, self.levels = "plain", (Level(index=0, size=size, downsample=1.0),)
         self._pixels, self._scales, self.reads = pixels, scales, list[Size]()
 
-    def read_region(
-        self, origin: Point, level: int, size: Size, *, scale: int = 1
+    def _read(
+        self, origins: Sequence[Point], level: int, size: Size, scale: int
     ) -> NDArray[np.uint8]:
         self.reads.append(size)
         if self._pixels is None:
-            return np.broadcast_to(np.uint8(0), (*size.shape, 3))
+            return np.broadcast_to(np.uint8(0), (1, *size.shape, 3))
+        (origin,) = origins
         found = self._pixels[origin.y : origin.y + size.height, origin.x : origin.x + size.width]
         assert found.shape[:2] == size.shape
-        return found
+        return found[None]
 
     def scales(self, level: int) -> tuple[int, ...]:
         return self._scales
 
-    def close(self) -> None:
+    def _release(self) -> None:
         """Nothing is open."""
 
 

@@ -1,0 +1,240 @@
+"""Which directories of a TIFF are the slide: the largest picture and its levels, in the file's tree of pages.
+
+tifffile parses the directories; here is decided what they are. Knows no pixels and no metadata
+beyond what tells a level from another picture.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator, Sequence
+
+import tifffile
+
+from pipelines.slides.errors import BrokenSlide, UnsupportedSlide
+
+SAME_SHAPE = 0.02
+"""Pages whose width and height shrink alike within this share are levels of one pyramid: small
+levels are rounded to whole pixels."""
+MAX_PAGES = 1000
+"""Directories beyond which a file is not believed: a pyramid has about ten, and loops are endless."""
+DAMAGE = (
+    tifffile.TiffFileError,
+    struct.error,
+    ValueError,
+    KeyError,
+    IndexError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    MemoryError,
+    OSError,
+    ET.ParseError,
+    ZeroDivisionError,
+    RecursionError,
+    AssertionError,
+)
+"""What tifffile raises on damaged headers."""
+ASSOCIATED = re.compile(r"\b(label|macro|thumbnail|overview|map)\b", re.IGNORECASE)
+"""Names of pictures that show the glass and not the specimen at full scale."""
+
+
+def check_count(name: str, tiff: tifffile.TiffFile) -> None:
+    """Refuse a file without directories, or with more than a slide has.
+
+    Raises:
+        BrokenSlide: it has none, or more than `MAX_PAGES`.
+    """
+    if len(tiff.pages) > MAX_PAGES:
+        cause = f"claims more than {MAX_PAGES} directories"
+        raise BrokenSlide(name, cause, "copy or export it again")
+    if not len(tiff.pages):
+        raise BrokenSlide(name, "holds no image", "it may be truncated: copy or export it again")
+
+
+def refuse_truncated(name: str, size: int, tiff: tifffile.TiffFile) -> None:
+    """Refuse a file that was cut behind its levels: it shows pixels, but is not what was scanned.
+
+    Args:
+        name: of the slide, for errors.
+        size: bytes of the file.
+        tiff: the parsed file.
+
+    Raises:
+        BrokenSlide: the chain of directories breaks off, or reaches beyond `size`.
+    """
+    last, form = tiff.pages[-1], tiff.tiff
+    tiff.filehandle.seek(last.offset)
+    count = struct.unpack(form.tagnoformat, tiff.filehandle.read(form.tagnosize))[0]
+    tiff.filehandle.seek(count * form.tagsize, 1)
+    follower = struct.unpack(form.offsetformat, tiff.filehandle.read(form.offsetsize))[0]
+    ends = [follower]
+    for page in tiff.pages:
+        last_tile = zip(page.dataoffsets[-1:], page.databytecounts[-1:], strict=True)
+        ends += [offset + length for offset, length in last_tile]
+    if follower or max(ends) > size:
+        cause = f"is truncated: its directories reach to byte {max(ends)} but it has {size} bytes"
+        raise BrokenSlide(name, cause, "copy the file again")
+
+
+def walk(tiff: tifffile.TiffFile) -> Iterator[tifffile.TiffPage]:
+    """Pages of the main chain, each followed by its SubIFDs: OME-TIFF keeps the pyramid there."""
+    for page in tiff.pages:
+        yield page
+        yield from page.pages or ()
+
+
+def base_page(
+    name: str, tiff: tifffile.TiffFile, pages: Sequence[tifffile.TiffPage]
+) -> tifffile.TiffPage:
+    """The largest picture of the specimen, which is level 0.
+
+    A file whose largest picture is in strips may have tiled overviews (gdaladdo writes so). To take
+    one of them for level 0 would show everything at a fraction of its scale.
+
+    Args:
+        name: of the slide, for errors.
+        tiff: the parsed file.
+        pages: the tiled ones of all its pages; at least one.
+
+    Raises:
+        UnsupportedSlide: the largest picture is stored in strips.
+    """
+    base = max(pages, key=_area)
+    # Aperio's macro and label may be larger than level 0 of a small region: these are in strips.
+    aperio = str(base.description or "").startswith("Aperio")
+    names = associated_names(tiff)
+    for page in walk(tiff):
+        full = not page.is_tiled and not int(page.subfiletype) and _area(page) > _area(base)
+        if full and not (aperio and page.index) and not picture_name(page, names):
+            shown = f"{page.imagewidth} x {page.imagelength} px"
+            raise UnsupportedSlide(
+                name,
+                f"has its largest picture ({shown}) in strips, not in tiles",
+                "export it as a pyramidal TIFF whose levels are all tiled",
+                code="strips",
+                facts={"width": page.imagewidth, "height": page.imagelength},
+            )
+    return base
+
+
+def _area(page: tifffile.TiffPage) -> int:
+    return int(page.imagewidth * page.imagelength)
+
+
+def check_orientation(name: str, page: tifffile.TiffPage) -> None:
+    """Refuse a picture that is stored turned or mirrored: viewers differ in whether they turn it.
+
+    Raises:
+        UnsupportedSlide: TIFF's Orientation is 2 to 8.
+    """
+    orientation = page.tags.valueof("Orientation", default=1)
+    if orientation in range(2, 9):
+        raise UnsupportedSlide(
+            name,
+            f"is stored turned or mirrored (TIFF Orientation {orientation})",
+            "export it with its first pixel at the top left (Orientation 1)",
+            code="orientation",
+            facts={"orientation": int(orientation)},
+        )
+
+
+def pyramid(
+    tiff: tifffile.TiffFile, base: tifffile.TiffPage, pages: Sequence[tifffile.TiffPage]
+) -> list[tifffile.TiffPage]:
+    """Pages that show what `base` shows, finest first; of several with one size, the first.
+
+    By OpenSlide's rules: Aperio marks no level, each tiled page is one; elsewhere the page itself
+    must say that it is a reduced image. SubIFDs of an OME-TIFF hold nothing but levels (OME-TIFF
+    specification, "Sub-resolutions").
+    """
+    if tiff.is_ome and base.pages:
+        shown = [page for page in base.pages if page.is_tiled and same_pyramid(base, page)]
+    else:
+        shown = chain_levels(base, pages)
+    found = {base.imagewidth: base}
+    for page in shown:
+        found.setdefault(page.imagewidth, page)
+    return [found[width] for width in sorted(found, reverse=True)]
+
+
+def chain_levels(
+    base: tifffile.TiffPage, pages: Sequence[tifffile.TiffPage]
+) -> list[tifffile.TiffPage]:
+    """Tiled pages that are levels of `base`, in their order; `base` itself may be among them."""
+    if not str(base.description or "").startswith("Aperio"):
+        pages = _reduced(base, pages)
+    return [page for page in pages if same_pyramid(base, page)]
+
+
+def _reduced(
+    base: tifffile.TiffPage, pages: Sequence[tifffile.TiffPage]
+) -> list[tifffile.TiffPage]:
+    """Pages marked as reduced images (NewSubfileType 1) of `base`.
+
+    Of several full images with one shape, each is followed by its own reduced ones.
+    """
+    found, full = [], base
+    for page in (page for page in pages if not page.is_mask):
+        if not page.is_reduced and same_pyramid(base, page):
+            full = page
+        elif page.is_reduced and full is base:
+            found.append(page)
+    return found
+
+
+def same_pyramid(base: tifffile.TiffPage, page: tifffile.TiffPage) -> bool:
+    """Whether a page has the shape of `base` and is no larger."""
+    across, down = base.imagewidth / page.imagewidth, base.imagelength / page.imagelength
+    return across >= 1 and abs(across - down) <= SAME_SHAPE * across
+
+
+def further_pictures(
+    tiff: tifffile.TiffFile, levels: Sequence[tifffile.TiffPage]
+) -> list[tifffile.TiffPage]:
+    """Full pictures that are neither read nor named as label, macro or the like, largest first.
+
+    Further scenes of one file, focal planes, or levels that are not marked as such.
+    """
+    read = {page.offset for page in levels}
+    names = associated_names(tiff)
+    found = [
+        page
+        for page in tiff.pages
+        if page.offset not in read
+        and not int(page.subfiletype)
+        and (page.is_tiled or tiff.is_ome)
+        and not picture_name(page, names)
+    ]
+    return sorted(found, key=_area, reverse=True)
+
+
+def picture_name(page: tifffile.TiffPage, names: dict[int, str]) -> str:
+    """What the file says that a page shows besides the specimen, empty if it says nothing.
+
+    Args:
+        page: a page that is no level.
+        names: as `associated_names` gives them.
+    """
+    if page.index in names:
+        return names[page.index]
+    text = str(page.description or "")
+    found = ASSOCIATED.search(text.partition("|")[0])
+    if found:
+        return found[1].lower()
+    return "macro" if int(page.subfiletype) == 9 else "thumbnail" if "->" in text else ""
+
+
+def associated_names(tiff: tifffile.TiffFile) -> dict[int, str]:
+    """Kind of the associated images that OME-XML names, by the number of their first directory."""
+    if not tiff.is_ome:
+        return {}
+    found: dict[int, str] = {}
+    for number, image in enumerate(ET.fromstring(tiff.ome_metadata or "").iterfind("{*}Image")):
+        data = image.find("{*}Pixels/{*}TiffData")
+        match = ASSOCIATED.search(image.get("Name") or "")
+        if match:
+            found[int((data.get("IFD") if data is not None else None) or number)] = match[1].lower()
+    return found
