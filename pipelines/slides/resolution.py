@@ -140,7 +140,7 @@ class MppPolicy:
         if recorded.is_plausible or not (recorded.axes or recorded.unreadable):
             return ""
         found = recorded.unreadable or " x ".join(f"{value:g}" for value in recorded.axes)
-        return f"the mpp in its metadata ({found}) can't be true and was not used"
+        return f"has an mpp in its metadata ({found}) that can't be true and was not used"
 
 
 def is_plausible(mpp: float) -> bool:

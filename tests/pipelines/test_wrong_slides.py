@@ -489,9 +489,7 @@ ROWS: dict[str, Row] = {
         error=UnsupportedSlide,
         cause=r"not a whole-slide image \(CT Image Storage\)",
     ),
-    "a DICOM bomb": Row(
-        make=dicom_bomb, error=UnsupportedSlide, cause="deflated as a whole"
-    ),
+    "a DICOM bomb": Row(make=dicom_bomb, error=UnsupportedSlide, cause="deflated as a whole"),
     "two DICOM series": Row(
         make=series(second_series), error=UnsupportedSlide, cause="holds 2 DICOM series"
     ),
