@@ -1,4 +1,4 @@
-"""Where derived objects lie. Every address holds organisation, slide identity, PatchSpec hash and (for embeddings) encoder hash.
+"""Where derived objects lie. Every address holds organisation, slide identity, PatchSpec hash and (for embeddings) encoder.
 
 Addresses are keys relative to a store's root; `pipelines.storage.join(root, address)` makes the URI. They hold no file name of
 a slide: file names can carry patient data.
@@ -39,7 +39,10 @@ def of_slide(organisation: str, slide_id: str, spec_hash: str) -> tuple[str, ...
 
 
 def embeddings(
-    organisation: str, slide_id: str, spec_hash: str, encoder_hash: str, shard: str
+    organisation: str, slide_id: str, spec_hash: str, encoder_key: str, shard: str
 ) -> str:
-    """safetensors: the embeddings of one shard, named by `pipelines.shards.shard_name`."""
-    return f"{patches(organisation, slide_id, spec_hash)}/{encoder_hash}/{shard}.safetensors"
+    """safetensors: the embeddings of one shard, named by `pipelines.shards.shard_name`.
+
+    `encoder_key` is the encoder's hash and the precision it computes in.
+    """
+    return f"{patches(organisation, slide_id, spec_hash)}/{encoder_key}/{shard}.safetensors"

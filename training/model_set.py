@@ -11,8 +11,9 @@ from typing import Final
 
 from pipelines import storage
 from pipelines.grid import PatchSpec
-from training.encoder.encoder import Encoder, Precision, load_encoder
+from training.encoder.encoder import Encoder, load_encoder
 from training.errors import SpecMismatch
+from training.precision import PrecisionChoice
 from training.risk.risk_model import RiskModel, load_risk_model
 from training.slide.slide_model import SlideModel, load_slide_model
 
@@ -69,7 +70,9 @@ class ModelSet:
         return PatchSpec.from_dict(self.slide_model.card["spec"])
 
 
-def load_model_set(uri: str, *, device: str = "cpu", precision: Precision = "auto") -> ModelSet:
+def load_model_set(
+    uri: str, *, device: str = "cpu", precision: PrecisionChoice = "auto"
+) -> ModelSet:
     """The models in the folders ENCODER, SLIDE_MODEL and RISK_MODEL below `uri`.
 
     Args:

@@ -156,7 +156,7 @@ async def embed(
     facts = await models.facts()
     _require_spec(facts, indexed)
     shards = await asyncio.to_thread(shard_table, place, indexed)
-    missing = await asyncio.to_thread(missing_shards, shards, facts.encoder.hash, place.root)
+    missing = await asyncio.to_thread(missing_shards, shards, facts.encoder_key, place.root)
     done = len(shards) - len(missing)
     await asyncio.to_thread(on_done, done)
     gate, telling = asyncio.Semaphore(in_flight), asyncio.Lock()

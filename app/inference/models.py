@@ -37,6 +37,7 @@ class ModelFacts:
         spec: how slides are cut for it.
         encoder, slide_model, risk_model: name, version and hash.
         simulated_outcomes: whether the risk model was fitted on outcomes that a generator drew.
+        encoder_key: names the embeddings of the encoder that is running, with its precision.
     """
 
     spec: PatchSpec
@@ -44,6 +45,7 @@ class ModelFacts:
     slide_model: schemas.ModelFacts
     risk_model: schemas.ModelFacts
     simulated_outcomes: bool
+    encoder_key: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +91,11 @@ class EncoderModel:
         self._encoder = encoder
         self._computing = threading.Lock()
 
+    @property
+    def key(self) -> str:
+        """Names its embeddings in their addresses."""
+        return self._encoder.key
+
     async def embed(self, shards: pa.Table, root: str) -> None:
         """Embed these shards and write each to its address below `root`."""
         require_patches(shards, self._encoder)
@@ -109,9 +116,11 @@ class SlideRiskModel:
         self._risk_model = models.risk_model
         self.facts = facts_of(models)
 
-    def read(self, shards: pa.Table, root: str, clinical: ClinicalVariables) -> Reading:
-        """Read a slide whose shards are all embedded."""
-        bag = load_bag(shards, self.facts.encoder.hash, root)
+    def read(
+        self, shards: pa.Table, root: str, clinical: ClinicalVariables, encoder_key: str
+    ) -> Reading:
+        """Read a slide whose shards are all embedded by the encoder of that key."""
+        bag = load_bag(shards, encoder_key, root)
         slide = self._slide_model.predict(bag.embeddings)
         grading = self._slide_model.grade(slide)
         covariates, gleason_from, absent = covariates_of(clinical, grading)
@@ -178,6 +187,7 @@ def facts_of(models: ModelSet) -> ModelFacts:
             models.risk_model.hash,
         ),
         simulated_outcomes=bool(models.risk_model.card["simulated_outcomes"]),
+        encoder_key=models.encoder.key,
     )
 
 
@@ -207,4 +217,6 @@ class InProcessModels:
 
     async def read(self, shards: pa.Table, root: str, clinical: ClinicalVariables) -> Reading:
         """See `Models`."""
-        return await asyncio.to_thread(self._slide_risk.read, shards, root, clinical)
+        return await asyncio.to_thread(
+            self._slide_risk.read, shards, root, clinical, self._encoder.key
+        )

@@ -35,10 +35,12 @@ def build(args: dict[str, Any] | Settings) -> Any:
     Args:
         args: settings, as in the `args` of a Serve config file: names of `app.settings`; what is left out comes from `ACINUS_*`.
     """
+    import torch
     from ray import serve
 
     from app.serve import deployments
     from app.serve.ingress import IngressDeployment
+    from training.precision import precision_for
 
     settings = args if isinstance(args, Settings) else Settings(**args)
 
@@ -48,6 +50,8 @@ def build(args: dict[str, Any] | Settings) -> Any:
             name=name, ray_actor_options=resources, graceful_shutdown_timeout_s=10, **options
         )(kind)
 
+    # Decided once: replicas on unlike processors would else store embeddings under different keys.
+    precision = "auto" if settings.encoder_gpus else precision_for(torch.device("cpu"))
     encoder = deployed(
         deployments.EncoderDeployment,
         "Encoder",
@@ -55,7 +59,7 @@ def build(args: dict[str, Any] | Settings) -> Any:
         resources={"num_gpus": settings.encoder_gpus},
         num_replicas=settings.encoder_replicas,
         max_ongoing_requests=2,  # one shard is fetched while another is computed; the rest waits where it can be rerouted
-    ).bind(settings)
+    ).bind(settings, precision)
     slide_risk = deployed(
         deployments.SlideRiskDeployment, "SlideRisk", cpus=0.5, max_ongoing_requests=4
     ).bind(settings)

@@ -11,6 +11,7 @@ Plain classes here; `app.serve.build` says how many of each there are and what t
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -26,18 +27,22 @@ from app.workflow import CaseExecutor
 from pipelines import storage
 from training.encoder.encoder import load_encoder
 from training.model_set import load_model_set
+from training.precision import PrecisionChoice
 
 
 class EncoderDeployment:
     """One replica of the encoder. Requests overlap: one shard is fetched and decoded while another is computed."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, precision: PrecisionChoice) -> None:
         log.configure()
         torch.set_num_threads(settings.torch_threads)
         device = "cuda" if settings.encoder_gpus else "cpu"
-        self._model = EncoderModel(
-            load_encoder(storage.join(settings.models, "encoder"), device=device)
-        )
+        uri = storage.join(settings.models, "encoder")
+        self._model = EncoderModel(load_encoder(uri, device=device, precision=precision))
+
+    async def key(self) -> str:
+        """Names its embeddings in their addresses."""
+        return self._model.key
 
     async def embed(self, shards: pa.Table, root: str) -> None:
         """Embed these shards and write each to its address below `root`."""
@@ -56,9 +61,11 @@ class SlideRiskDeployment:
         """Names, hashes and PatchSpec of the model set."""
         return self._model.facts
 
-    async def read(self, shards: pa.Table, root: str, clinical: ClinicalVariables) -> Reading:
-        """Read a slide whose shards are all embedded."""
-        return await asyncio.to_thread(self._model.read, shards, root, clinical)
+    async def read(
+        self, shards: pa.Table, root: str, clinical: ClinicalVariables, encoder_key: str
+    ) -> Reading:
+        """Read a slide whose shards are all embedded by the encoder of that key."""
+        return await asyncio.to_thread(self._model.read, shards, root, clinical, encoder_key)
 
 
 class ServedModels:
@@ -79,7 +86,8 @@ class ServedModels:
 
     async def facts(self) -> ModelFacts:
         """See `Models`."""
-        return await self._call(self._slide_risk, "facts")
+        facts: ModelFacts = await self._call(self._slide_risk, "facts")
+        return replace(facts, encoder_key=await self._call(self._encoder, "key"))
 
     async def embed(self, shards: pa.Table, root: str) -> None:
         """See `Models`."""
@@ -87,7 +95,8 @@ class ServedModels:
 
     async def read(self, shards: pa.Table, root: str, clinical: ClinicalVariables) -> Reading:
         """See `Models`."""
-        return await self._call(self._slide_risk, "read", shards, root, clinical)
+        key = await self._call(self._encoder, "key")
+        return await self._call(self._slide_risk, "read", shards, root, clinical, key)
 
     async def _call(self, deployment: DeploymentHandle, method: str, *args: Any) -> Any:
         """One request on the replica's loop; errors of the deployment come back as they were raised."""

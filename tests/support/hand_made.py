@@ -50,7 +50,7 @@ def make_cohort(
         split: of all of them.
         change: columns of the last slide's cohort row that differ.
     """
-    encoder_hash = load_encoder(encoder).hash
+    encoder_key = load_encoder(encoder).key
     rng = np.random.default_rng(len(labels))
     centres = np.random.default_rng(0).normal(size=(len(PATTERNS), 16)) * 2
     rows = []
@@ -71,7 +71,7 @@ def make_cohort(
         for shard in range(2):
             part = slice(shard * 48, shard * 48 + 48)
             address = addresses.embeddings(
-                "test", row["slide_id"], SPEC.hash, encoder_hash, names[shard]
+                "test", row["slide_id"], SPEC.hash, encoder_key, names[shard]
             )
             arrays = {"embedding": embeddings[part].astype(np.float16), "x": x[part], "y": y[part]}
             document = safetensors.numpy.save(

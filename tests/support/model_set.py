@@ -49,7 +49,7 @@ def make_model_set(manifest: str, out: str) -> str:
             shards = index_slide(slide, SPEC, organisation="test").shards
             side = SPEC.size * SPEC.mpp / slide.mpp
         embed_shards(shards, encoder, store)
-        bag = load_bag(shards, encoder.hash, store)
+        bag = load_bag(shards, encoder.key, store)
         bags.append(bag.embeddings)
         labels.append(patch_labels(read_regions(row.annotation), bag.x, bag.y, side))
         groups.append(grade_group(row.label))

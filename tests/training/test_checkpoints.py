@@ -43,7 +43,6 @@ TINY = Recipe(
     learning_rate=Cosine(start=2e-3, end=1e-4, warmup=0.1),
     momentum=Cosine(start=0.9, end=1.0),
     centring="centre",
-    autocast=False,
 )
 
 

@@ -44,24 +44,35 @@ def test_embeddings_are_those_of_the_patches_in_order(shards: pa.Table, tmp_path
     assert made.read.requests > 0
     assert made.read.needed == sum(sum(lengths) for lengths in shards["tile_length"].to_pylist())
     assert told == [(k, len(shards)) for k in range(len(shards) + 1)]
-    bag = load_bag(shards, encoder.hash, str(tmp_path))
+    bag = load_bag(shards, encoder.key, str(tmp_path))
     direct = decode_patches(fetch_shards(shards))
     np.testing.assert_array_equal(bag.x, direct["x"])
     np.testing.assert_array_equal(bag.y, direct["y"])
     np.testing.assert_allclose(bag.embeddings, encoder.embed(direct["patch"]), rtol=2e-3, atol=2e-3)
     assert len(bag) == sum(shards["n_patches"].to_pylist())
-    assert list(load_bags(shards, encoder.hash, str(tmp_path))) == [bag.slide_id]
+    assert list(load_bags(shards, encoder.key, str(tmp_path))) == [bag.slide_id]
 
 
 def test_only_what_is_missing_is_computed(shards: pa.Table, tmp_path: Path) -> None:
     encoder = random_encoder(CONFIG)
     assert embed_shards(shards.slice(0, 2), encoder, str(tmp_path)).shards == 2
     with pytest.raises(ModelNotFound, match="is not embedded"):
-        load_bag(shards, encoder.hash, str(tmp_path))
+        load_bag(shards, encoder.key, str(tmp_path))
     assert embed_shards(shards, encoder, str(tmp_path)).shards == len(shards) - 2
     assert embed_shards(shards, encoder, str(tmp_path)).shards == 0
     first = storage.list_uris(str(tmp_path))[0]
-    assert all(part in first for part in ("hospital", SPEC.hash, encoder.hash, "/000000-"))
+    assert all(part in first for part in ("hospital", SPEC.hash, encoder.key, "/000000-"))
+
+
+def test_embeddings_in_bf16_and_f32_have_addresses_of_their_own(
+    shards: pa.Table, tmp_path: Path
+) -> None:
+    bags = []
+    for precision in ("f32", "bf16"):
+        encoder = random_encoder(CONFIG, precision=precision)
+        assert embed_shards(shards, encoder, str(tmp_path)).shards == len(shards)
+        bags.append(load_bag(shards, encoder.key, str(tmp_path)))
+    assert not np.array_equal(bags[0].embeddings, bags[1].embeddings)
 
 
 def test_on_ray_it_is_the_same(ray_session: None, shards: pa.Table, tmp_path: Path) -> None:
@@ -74,7 +85,7 @@ def test_on_ray_it_is_the_same(ray_session: None, shards: pa.Table, tmp_path: Pa
     )
     assert embed_on_ray(shards, str(tmp_path / "encoder"), str(tmp_path / "ray")).shards == 0
     embed_shards(shards, encoder, str(tmp_path / "here"))
-    one, two = (load_bag(shards, encoder.hash, str(tmp_path / name)) for name in ("ray", "here"))
+    one, two = (load_bag(shards, encoder.key, str(tmp_path / name)) for name in ("ray", "here"))
     np.testing.assert_array_equal(one.embeddings, two.embeddings)
 
 
@@ -98,11 +109,11 @@ def test_a_bag_is_one_slide_and_its_own_lattice(shards: pa.Table, tmp_path: Path
         pa.array([b"{}"] * len(shards)),
     )
     for other in (moved, stained):
-        assert len(missing_shards(other, encoder.hash, str(tmp_path))) == len(shards)
+        assert len(missing_shards(other, encoder.key, str(tmp_path))) == len(shards)
         with pytest.raises(ModelNotFound, match="not embedded"):
-            load_bag(other, encoder.hash, str(tmp_path))
+            load_bag(other, encoder.key, str(tmp_path))
     renamed = shards.set_column(
         1, shards.schema.field("slide_id"), pa.array(["other"] * len(shards))
     )
     with pytest.raises(ValueError, match="one slide"):
-        load_bag(pa.concat_tables([shards, renamed]), encoder.hash, str(tmp_path))
+        load_bag(pa.concat_tables([shards, renamed]), encoder.key, str(tmp_path))

@@ -19,6 +19,7 @@ from pipelines.grid import PatchSpec
 from training.encoder.encoder import load_encoder
 from training.encoder.vit import ViTConfig
 from training.errors import RunError
+from training.precision import precision_for
 from training.pretrain.crops import CropConfig, View
 from training.pretrain.dino.head import HeadConfig
 from training.pretrain.pretrain import PretrainConfig, PretrainReport, checkpoints, pretrain
@@ -127,6 +128,8 @@ def test_a_run_exports_an_encoder_with_its_card(uninterrupted: tuple[Path, Pretr
     card = json.loads((out / "encoder" / "card.json").read_text())
     assert card["recipe"]["name"] == "tiny"
     assert (card["seed"], card["steps"], card["world_size"]) == (5, STEPS, 2)
+    assert card["precision"] == precision_for(torch.device("cpu"))
+    assert json.loads((out / "run.json").read_text())["precision"] == card["precision"]
     assert card["data"]["slides"] == 3  # the fourth is of split test
     assert len(card["data"]["slides_sha256"]) == len(card["data"]["shards_sha256"]) == 64
     assert {"acinus", "ray", "torch"} <= card["versions"].keys()

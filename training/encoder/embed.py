@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import safetensors.numpy
+import torch
 from numpy.typing import NDArray
 
 from pipelines import addresses, storage
@@ -25,6 +26,7 @@ from pipelines.shards import Shard, shards_of
 from training.background import Background
 from training.encoder.encoder import Encoder, load_encoder
 from training.errors import ModelNotFound, SpecMismatch
+from training.precision import Precision
 
 TOLERANCE = 0.03
 """Largest relative difference between a patch's resolution and the encoder's: scanners' calibration and whole pixels."""
@@ -84,7 +86,7 @@ def embed_shards(
         SlideError: a slide cannot be read.
     """
     require_patches(shards, encoder)
-    missing = missing_shards(shards, encoder.hash, root)
+    missing = missing_shards(shards, encoder.key, root)
     behind = len(shards) - len(missing)
     on_shard(behind, len(shards))
     read = ReadCounts()
@@ -100,6 +102,8 @@ def embed_on_ray(
 ) -> Embedded:
     """Embed shards on the cluster that this process is connected to; otherwise as `embed_shards`.
 
+    The precision is this process's: whichever machines compute, one call makes one kind of embedding.
+
     Args:
         shards: rows of `pipelines.shards.SCHEMA`, of any number of slides.
         encoder_uri: folder of the encoder.
@@ -109,7 +113,7 @@ def embed_on_ray(
     """
     encoder = load_encoder(encoder_uri)
     require_patches(shards, encoder)
-    missing = missing_shards(shards, encoder.hash, root)
+    missing = missing_shards(shards, encoder.key, root)
     if not len(missing):
         return Embedded()
     workers = min(workers, len(missing))
@@ -122,7 +126,7 @@ def embed_on_ray(
     dataset.context.enable_progress_bars = False
     done = dataset.map_batches(
         _EmbedWorker,
-        fn_constructor_args=(encoder_uri, root, threads),
+        fn_constructor_args=(encoder_uri, encoder.precision, root, threads),
         batch_size=1,
         batch_format="pyarrow",
         concurrency=workers,
@@ -138,11 +142,9 @@ def embed_on_ray(
 class _EmbedWorker:
     """One process with an encoder."""
 
-    def __init__(self, encoder_uri: str, root: str, threads: int) -> None:
-        import torch
-
+    def __init__(self, encoder_uri: str, precision: Precision, root: str, threads: int) -> None:
         torch.set_num_threads(threads)
-        self._encoder, self._root = load_encoder(encoder_uri), root
+        self._encoder, self._root = load_encoder(encoder_uri, precision=precision), root
 
     def __call__(self, fetched: pa.Table) -> dict[str, Any]:
         embed_fetched(fetched, self._encoder, self._root)
@@ -165,24 +167,24 @@ def embed_fetched(fetched: pa.Table, encoder: Encoder, root: str) -> None:
         document = safetensors.numpy.save(
             {name: np.ascontiguousarray(array) for name, array in arrays.items()}
         )
-        storage.write_once(_uri(shards_of(row)[0], encoder.hash, root), document)
+        storage.write_once(_uri(shards_of(row)[0], encoder.key, root), document)
 
 
-def missing_shards(shards: pa.Table, encoder_hash: str, root: str) -> pa.Table:
+def missing_shards(shards: pa.Table, encoder_key: str, root: str) -> pa.Table:
     """The shards that are not in the store; one listing a slide."""
     there: set[str] = set()
-    wanted = [_uri(shard, encoder_hash, root) for shard in shards_of(shards)]
+    wanted = [_uri(shard, encoder_key, root) for shard in shards_of(shards)]
     for folder in sorted({uri.rpartition("/")[0] for uri in wanted}):
         there.update(storage.list_uris(folder))
     return shards.filter(pa.array([uri not in there for uri in wanted], pa.bool_()))
 
 
-def load_bag(shards: pa.Table, encoder_hash: str, root: str) -> Bag:
+def load_bag(shards: pa.Table, encoder_key: str, root: str) -> Bag:
     """The embeddings of one slide.
 
     Args:
         shards: all rows of the slide's shard table.
-        encoder_hash: of the encoder that embedded.
+        encoder_key: `Encoder.key` of the encoder that embedded.
         root: URI of the store.
 
     Raises:
@@ -193,12 +195,12 @@ def load_bag(shards: pa.Table, encoder_hash: str, root: str) -> Bag:
         raise ValueError(f"a bag is one slide, these shards are of {len(slides)}")
     parts = []
     for shard in shards_of(shards):
-        uri = _uri(shard, encoder_hash, root)
+        uri = _uri(shard, encoder_key, root)
         try:
             part = safetensors.numpy.load(storage.read_bytes(uri))
         except FileNotFoundError:
             raise ModelNotFound(
-                f"shard {shard.shard} of slide {slides[0]} is not embedded by {encoder_hash}; embed it"
+                f"shard {shard.shard} of slide {slides[0]} is not embedded by {encoder_key}; embed it"
             ) from None
         parts.append(part)
     return Bag(
@@ -209,11 +211,11 @@ def load_bag(shards: pa.Table, encoder_hash: str, root: str) -> Bag:
     )
 
 
-def load_bags(shards: pa.Table, encoder_hash: str, root: str) -> dict[str, Bag]:
+def load_bags(shards: pa.Table, encoder_key: str, root: str) -> dict[str, Bag]:
     """The bags of all slides of a shard table, by slide, in its order."""
     slides = list(dict.fromkeys(shards["slide_id"].to_pylist()))
     return {
-        slide: load_bag(shards.filter(pc.equal(shards["slide_id"], slide)), encoder_hash, root)
+        slide: load_bag(shards.filter(pc.equal(shards["slide_id"], slide)), encoder_key, root)
         for slide in slides
     }
 
@@ -247,7 +249,7 @@ def _fetched(shards: pa.Table) -> Iterator[pa.Table]:
         yield fetch_shards(shards.slice(k, 1))
 
 
-def _uri(shard: Shard, encoder_hash: str, root: str) -> str:
+def _uri(shard: Shard, encoder_key: str, root: str) -> str:
     slide = (shard.organisation_id, shard.slide_id, shard.spec_hash)
-    address = addresses.embeddings(*slide, encoder_hash, shard.name)
+    address = addresses.embeddings(*slide, encoder_key, shard.name)
     return storage.join(root, *address.split("/"))

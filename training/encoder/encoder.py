@@ -22,11 +22,11 @@ from pipelines.grid import PatchSpec
 from training.cards import Arrays, Card, load_model, save_model
 from training.encoder.vit import Tokens, VisionTransformer, ViTConfig, fold_normalisation, half
 from training.errors import BrokenModel, SpecMismatch
+from training.precision import Precision, PrecisionChoice, precision_for
 
 KIND: Final = "encoder"
 
 Pooling = Literal["cls", "cls+mean"]
-Precision = Literal["auto", "bf16", "f32"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,13 +85,13 @@ class Encoder:
         card: Card,
         *,
         device: str = "cpu",
-        precision: Precision = "auto",
+        precision: PrecisionChoice = "auto",
     ) -> None:
         """Take over `network`, whose weights take raw pixels (`fold_normalisation`)."""
         self.config = config
         self.card = card
         self.device = torch.device(device)
-        self.precision: Precision = _fastest(self.device) if precision == "auto" else precision
+        self.precision: Precision = precision_for(self.device, precision)
         network = network.eval().requires_grad_(False).to(self.device)
         self._network = half(network) if self.precision == "bf16" else network.float()
 
@@ -107,8 +107,13 @@ class Encoder:
 
     @property
     def hash(self) -> str:
-        """Names the encoder in the address of everything made with it."""
+        """Names the encoder: SHA-256 of its weights and all that decides what they compute."""
         return str(self.card["hash"])
+
+    @property
+    def key(self) -> str:
+        """Names its embeddings in their addresses: those of another precision are other numbers."""
+        return f"{self.hash}-{self.precision}"
 
     @cached_property
     def batch_size(self) -> int:
@@ -175,13 +180,13 @@ def save_encoder(
     )
 
 
-def load_encoder(uri: str, *, device: str = "cpu", precision: Precision = "auto") -> Encoder:
+def load_encoder(uri: str, *, device: str = "cpu", precision: PrecisionChoice = "auto") -> Encoder:
     """The encoder at `uri`.
 
     Args:
         uri: folder that `save_encoder` or `acinus pretrain` wrote.
         device: of torch.
-        precision: `auto` is bf16 where the device is fast at it.
+        precision: "auto" is bf16 where the device computes it fast, see `training.precision`.
 
     Raises:
         ModelNotFound: there is no encoder.
@@ -212,7 +217,7 @@ def random_encoder(
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406),
     std: tuple[float, float, float] = (0.229, 0.224, 0.225),
     device: str = "cpu",
-    precision: Precision = "auto",
+    precision: PrecisionChoice = "auto",
 ) -> Encoder:
     """The same architecture with random weights: what a trained encoder must beat."""
     network = random_network(config.network, seed=seed)
@@ -236,9 +241,3 @@ def _arrays(network: VisionTransformer, config: EncoderConfig) -> Arrays:
 
 def _config_bytes(config: EncoderConfig) -> bytes:
     return json.dumps(config.to_dict(), sort_keys=True).encode()
-
-
-def _fastest(device: torch.device) -> Literal["bf16", "f32"]:
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported() else "f32"
-    return "bf16" if torch.cpu._is_avx512_bf16_supported() else "f32"

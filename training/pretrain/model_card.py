@@ -9,6 +9,7 @@ from typing import Any
 
 from training.cards import versions
 from training.data_facts import DataFacts
+from training.precision import Precision
 from training.pretrain.recipes import Recipe
 
 
@@ -19,6 +20,7 @@ def encoder_card(
     seed: int,
     steps: int,
     world_size: int,
+    precision: Precision,
     metrics: dict[str, float],
 ) -> dict[str, Any]:
     """Card of an encoder from `pretrain`; `encoder.save_encoder` adds architecture, PatchSpec, pooling and hash."""
@@ -33,6 +35,7 @@ def encoder_card(
         "steps": steps,
         "patches_seen": steps * recipe.patches_per_step,
         "world_size": world_size,
+        "precision": precision,
         "metrics": metrics,
         "versions": versions("acinus", "ray", "torch", "numpy", "safetensors"),
     }

@@ -52,6 +52,7 @@ from training.pretrain.order import PatchOrder
 from training.pretrain.patch_stream import ShardIndex, shuffled_batches
 from training.pretrain.progress import Follow, ProgressReport, follow
 from training.pretrain.recipes import Recipe, recipe_named
+from training.pretrain.run_record import open_record, read_record, settle_precision
 
 RUN = "run"
 """Folder below `out` that Ray Train keeps its checkpoints in."""
@@ -130,6 +131,7 @@ class Job:
     report_every: int
     index: ShardIndex
     on_step: StepHook | None
+    out: str
 
     @property
     def steps(self) -> int:
@@ -163,7 +165,7 @@ def pretrain(
     shards = load_shards(config.data, split=config.split)
     spec, data = cohort_spec(config.data), DataFacts.of(shards)
     job = plan(config, spec, shards)
-    _claim(config, job, data)
+    open_record(config.out, recipe=job.recipe, seed=config.seed, data=data)
     run = _for_ray(storage.join(config.out, RUN))
     begun = checkpoints.latest_position(run).step
     if begun < job.steps:
@@ -220,6 +222,7 @@ def plan(config: PretrainConfig, spec: PatchSpec, shards: pa.Table) -> Job:
         report_every=config.report_every,
         index=ShardIndex.of(shards),
         on_step=config.on_step,
+        out=config.out,
     )
 
 
@@ -286,12 +289,14 @@ def train_worker(config: dict[str, Job]) -> None:
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
     torch.set_num_threads(job.threads)
+    device = get_device()
     learner = Learner(
         job.recipe,
         steps=job.steps,
         seed=job.seed,
         rank=rank,
-        device=str(get_device()),
+        device=str(device),
+        precision=settle_precision(job.out, job.recipe, device, rank=rank),
         parallel=world_size > 1,
     )
     position, history = Position(world_size=world_size, consumed=(0,) * world_size), History()
@@ -467,6 +472,7 @@ def export(
         seed=config.seed,
         steps=saved.position.step,
         world_size=saved.position.world_size,
+        precision=read_record(config.out)["precision"],
         metrics=metrics,
     )
     uri, curve = storage.join(config.out, "encoder"), storage.join(config.out, "loss.png")
@@ -497,22 +503,6 @@ def export(
         patches_per_second=recipe.patches_per_step / float(np.median(times)) if times else 0.0,
         read=ReadCounts(**read),
     )
-
-
-def _claim(config: PretrainConfig, job: Job, data: DataFacts) -> None:
-    """Write what this run is to `out/run.json`; refuse where a different run lies there."""
-    uri = storage.join(config.out, "run.json")
-    ours = json.loads(
-        json.dumps({"recipe": job.recipe.to_dict(), "seed": config.seed, "data": asdict(data)})
-    )
-    if storage.exists(uri):
-        theirs = json.loads(storage.read_bytes(uri))
-        differing = [name for name in ours if ours[name] != theirs.get(name)]
-        if differing:
-            raise RunError(
-                f"{config.out} holds a run with another {' and '.join(differing)}; give another folder or delete that run"
-            )
-    storage.write_bytes(uri, json.dumps(ours, indent=1, sort_keys=True).encode())
 
 
 def _for_ray(uri: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any, Final, Literal
 from training.encoder.encoder import Pooling
 from training.encoder.vit import ViTConfig
 from training.errors import RunError
+from training.precision import PrecisionChoice
 from training.pretrain.crops import CropConfig, View
 from training.pretrain.dino.head import HeadConfig
 from training.pretrain.schedules import Cosine, WarmUp
@@ -35,7 +36,7 @@ class Recipe:
         koleo: weight of the KoLeo loss.
         freeze_prototypes: share of the run during which prototypes stay.
         clip: largest norm of the gradient.
-        autocast: compute in bf16 where torch holds it safe.
+        precision: of the matrix products; "auto" is bf16 where all workers' devices compute it fast.
         pooling: how the exported encoder makes one embedding of its tokens.
         group: shards whose patches are shuffled together on each worker.
     """
@@ -58,7 +59,7 @@ class Recipe:
     koleo: float = 0.1
     freeze_prototypes: float = 0.01
     clip: float = 3.0
-    autocast: bool = True
+    precision: PrecisionChoice = "auto"
     pooling: Pooling = "cls+mean"
     group: int = 8
 

@@ -216,7 +216,7 @@ def _load(
         ) from error
     drawn = read_annotations(row["annotation"]) if row["annotation"] else Annotations()
     embedded = embed_shards(shards, encoder, data, on_shard=on_shard)
-    bag = load_bag(shards, encoder.hash, data)
+    bag = load_bag(shards, encoder.key, data)
     [shard] = shards_of(shards.slice(0, 1))
     patterns = patch_labels(drawn.regions, bag.x, bag.y, shard.patch_side)
     if drawn.regions and (patterns == UNLABELLED).all():

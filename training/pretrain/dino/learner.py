@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from training.precision import Precision
 from training.pretrain.crops import Crops, multi_crop
 from training.pretrain.dino.student_teacher import StudentTeacher
 from training.pretrain.losses.dino import Centre, dino_loss, sinkhorn_knopp
@@ -32,6 +33,7 @@ class Learner:
         seed: int,
         rank: int = 0,
         device: str = "cpu",
+        precision: Precision = "f32",
         parallel: bool = False,
     ) -> None:
         """Begin at step 0.
@@ -42,10 +44,11 @@ class Learner:
             seed: of weights (same on all ranks) and of augmentation (other on each rank).
             rank: of this worker.
             device: of torch.
+            precision: "bf16" computes matrix products in bfloat16, where torch's autocast holds it safe.
             parallel: average gradients over the process group.
         """
         self.recipe, self.steps, self.step_number = recipe, steps, 0
-        self.device = torch.device(device)
+        self.device, self.precision = torch.device(device), precision
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.pair = StudentTeacher(recipe.network, recipe.head).to(self.device)
@@ -72,7 +75,9 @@ class Learner:
             group["lr"] = rate
             group["weight_decay"] = decay if group["decays"] else 0.0
         crops = multi_crop(patches.to(self.device), recipe.crops, self.generator)
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=recipe.autocast):
+        with torch.autocast(
+            self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"
+        ):
             targets = self._targets(crops.wide, recipe.teacher_temperature.at(step, steps))
             scores, cls = self._student(crops)
         dino = dino_loss(scores, targets, recipe.student_temperature)
