@@ -10,12 +10,11 @@ from pathlib import PurePosixPath
 from urllib.parse import quote, unquote
 
 from pipelines import storage
+from pipelines.slides import formats
 
-SUFFIXES = frozenset(
-    {".bif", ".mrxs", ".ndpi", ".scn", ".svs", ".svslide", ".tif", ".tiff", ".vms", ".vmu"}
-)
-"""Of slides in one file, or of the file to open where a slide has several."""
-DICOM_SUFFIXES = frozenset({".dcm", ".dicom"})
+SUFFIXES = formats.suffixes(files=("one", "several"))
+"""Of slides in one file, or of the file to open if a slide has several."""
+DICOM_SUFFIXES = formats.suffixes(files=("folder",))
 
 
 def is_pattern(place: str) -> bool:

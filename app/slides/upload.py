@@ -24,11 +24,12 @@ from python_multipart.multipart import MAX_BOUNDARY_LENGTH, MultipartParser, par
 from starlette.requests import ClientDisconnect
 
 from app.errors import InvalidRequest, UnsupportedUpload, UploadNotStored, UploadTooLarge
+from pipelines.slides import formats
 
 log = structlog.get_logger(__name__)
 
-SUFFIXES = frozenset({".svs", ".tif", ".tiff", ".ndpi", ".scn", ".bif", ".dcm"})
-"""Kinds of slide that are one file. Slides that are folders (MIRAX, a DICOM series) are analysed by URI."""
+SUFFIXES = formats.suffixes(files=("one",), deidentified=True)
+"""Slides in one file that can be de-identified. Folders (a DICOM series) are analysed by URI."""
 
 SLIDE = "slide"
 """The form's field for the file."""

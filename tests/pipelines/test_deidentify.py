@@ -12,6 +12,7 @@ import pytest
 import tifffile
 from numpy.typing import NDArray
 
+from pipelines.slides import formats
 from pipelines.slides.deidentify import deidentify
 from pipelines.slides.errors import BrokenSlide, UnsupportedSlide
 from pipelines.slides.geometry import Point
@@ -34,8 +35,9 @@ from tests.support.tiff_slides import (
 )
 from tests.support.tiff_writer import Directory, TiffForm
 
-REFUSED = ("philips", "bif", "mirax", "scn", "trestle")
-"""Formats that are told only by text that would have to go, or that are several files."""
+CLEANED = {form.vendor for form in formats.FORMATS if form.deidentified}
+REFUSED = [name for name, form in FORMATS.items() if form.vendor not in CLEANED]
+"""Formats that are recognised only by text that would have to go, or that are several files."""
 NAME = b"Doe^Jane"
 
 

@@ -22,11 +22,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipelines import storage
+from app.slides import upload as upload_form
+from pipelines import discovery, storage
 from pipelines.grid import PatchSpec
 from pipelines.index import index_slide
 from pipelines.patches import PatchBatch, decode_patches, fetch_shards, resample
 from pipelines.shards import PIXELS, TILES
+from pipelines.slides import formats
 from pipelines.slides.geometry import Point, Size
 from pipelines.slides.opening import open_slide
 from pipelines.slides.slide import Slide
@@ -392,3 +394,28 @@ def test_real_ndpi_is_openslides() -> None:
             np.testing.assert_array_equal(
                 ours, openslide_pixels(handle, Point(0, 0), level.index, Size(300, 300))
             )
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_is_in_the_table(name: str) -> None:
+    """Discovery, upload and de-identification know no format but by the table."""
+    made = FORMATS[name]
+    read = "in place" if made.direct else "openslide"
+    rows = [row for row in formats.FORMATS if (row.vendor, row.read) == (made.vendor, read)]
+    assert rows
+    suffix = Path(made.file).suffix
+    assert any(suffix in row.suffixes if suffix else row.files == "folder" for row in rows)
+
+
+def test_discovery_finds_what_is_read_and_upload_takes_what_can_be_cleaned() -> None:
+    assert {".svs", ".tiff", ".mrxs", ".svslide"} <= discovery.SUFFIXES
+    assert frozenset({".dcm", ".dicom"}) == discovery.DICOM_SUFFIXES
+    assert frozenset({".svs", ".tif", ".tiff", ".ndpi"}) == upload_form.SUFFIXES
+    assert not discovery.SUFFIXES & formats.NOT_READ.keys()
+
+
+def test_the_readme_names_every_format() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    names = ("SVS", "OME-TIFF", "tiled TIFF", "Philips", "DICOM", "NDPI", "MIRAX", "SCN", "BIF")
+    assert all(name in readme for name in names)
+    assert all(any(name in row.name for row in formats.FORMATS) for name in names)
