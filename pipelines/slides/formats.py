@@ -82,11 +82,11 @@ FORMATS: Final = (
     SlideFormat(name="Leica SCN", vendor="leica", suffixes=(".scn",), read="openslide"),
     SlideFormat(name="Ventana BIF", vendor="ventana", suffixes=(".bif",), read="openslide"),
     SlideFormat(name="Trestle", vendor="trestle", suffixes=(".tif",), read="openslide"),
+    SlideFormat(name="Zeiss CZI", vendor="zeiss", suffixes=(".czi",), read="openslide"),
     SlideFormat(name="Sakura", vendor="sakura", suffixes=(".svslide",), read="openslide"),
 )
 
 NOT_READ: Final = {
-    ".czi": "Zeiss CZI",
     ".isyntax": "Philips iSyntax",
     ".kfb": "KFBIO KFB",
     ".lif": "Leica LIF",

@@ -138,6 +138,8 @@ _OME_VALUE = re.compile(
     r"|(Instrument|Objective|Image|Pixels|Channel)(:\d+)+|" + "|".join(map(re.escape, UNITS_IN_UM))
 )
 _OME_NAMESPACE = re.compile(r"\{(http://www\.openmicroscopy\.org/Schemas/OME/\d{4}-\d{2})\}OME")
+LOSS = 2
+"""A picture of at least this fraction of the base's pixels is not removed unless it has a name."""
 _CHUNK = 2**20
 
 
@@ -256,7 +258,27 @@ def _tiled_levels(
         for page in sub_levels
         if _is_reduced(page) or (tiff.is_ome and not int(page.subfiletype))
     ]
+    _refuse_further(name, tiff, kept)
     return kept, subs
+
+
+def _refuse_further(name: str, tiff: tifffile.TiffFile, kept: Sequence[tifffile.TiffPage]) -> None:
+    """Refuse to throw away what may be a further picture of the specimen.
+
+    Raises:
+        UnsupportedSlide: there is one as large as the picture that stays, unnamed.
+    """
+    base = kept[0]
+    for page in tiff_pages.further_pictures(tiff, kept):
+        if page.imagewidth * page.imagelength * LOSS >= base.imagewidth * base.imagelength:
+            shown = f"{page.imagewidth} x {page.imagelength} px"
+            raise UnsupportedSlide(
+                name,
+                f"holds a further picture ({shown}) that de-identification would remove",
+                "export each picture of the specimen to a file of its own",
+                code="further-pictures",
+                facts={"width": page.imagewidth, "height": page.imagelength},
+            )
 
 
 def _pyramid(

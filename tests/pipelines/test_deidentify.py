@@ -294,7 +294,9 @@ def test_tags_go_from_every_directory(
         assert handle.properties["openslide.mpp-x"].startswith("0.5")
 
 
-def test_another_image_of_the_same_shape_goes_with_its_levels(tmp_path: Path) -> None:
+@pytest.mark.parametrize("begin", [0, 1], ids=["same-size", "smaller"])
+def test_another_image_of_the_same_shape(begin: int, tmp_path: Path) -> None:
+    """It goes with its levels; of the same size it may be a scene, which no one should miss."""
     source, copy = tmp_path / "slide.tiff", tmp_path / "copy.tiff"
     levels, reduced = pyramid(picture()), {tw.SUBFILE: ("long", [1])}
     with source.open("wb") as stream:
@@ -305,10 +307,16 @@ def test_another_image_of_the_same_shape_goes_with_its_levels(tmp_path: Path) ->
         ]
         others = [
             image(stream, label_pixels(level.shape), reduced if k else {})
-            for k, level in enumerate(levels)
+            for k, level in enumerate(levels[begin:])
         ]
         tw.write_directories(stream, [directory for directory, _ in chain + others], TiffForm())
-    assert deidentify(source, copy).images == ("image",) * 3
+    if not begin:
+        with pytest.raises(UnsupportedSlide, match=r"further picture \(701 x 563 px\)") as caught:
+            deidentify(source, copy)
+        assert caught.value.code == "further-pictures"
+        assert not copy.exists()
+        return
+    assert deidentify(source, copy).images == ("image",) * 2
     assert all(part[:32] not in content(copy) for _, parts in others for part in parts)
     assert_same_pixels(source, copy)
 

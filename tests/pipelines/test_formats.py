@@ -29,12 +29,13 @@ from pipelines.index import index_slide
 from pipelines.patches import PatchBatch, decode_patches, fetch_shards, resample
 from pipelines.shards import PIXELS, TILES
 from pipelines.slides import formats
-from pipelines.slides.geometry import Point, Size
+from pipelines.slides.geometry import Point, Rectangle, Size
 from pipelines.slides.opening import open_slide
 from pipelines.slides.slide import Slide
 from pipelines.slides.tiled import TiledSlide
 from tests.pipelines.conftest import upload
 from tests.pipelines.test_slide import openslide_pixels
+from tests.support import vendor_slides
 from tests.support.formats import FORMATS, picture, write_huge_tiff, write_slide
 from tests.support.shared_data import needs_shared_data, shared_data
 from tests.support.tiff_slides import has_opj_compress, pyramid
@@ -419,3 +420,16 @@ def test_the_readme_names_every_format() -> None:
     names = ("SVS", "OME-TIFF", "tiled TIFF", "Philips", "DICOM", "NDPI", "MIRAX", "SCN", "BIF")
     assert all(name in readme for name in names)
     assert all(any(name in row.name for row in formats.FORMATS) for name in names)
+
+
+def test_the_scanned_area_of_a_mirax_slide_is_told(tmp_path: Path) -> None:
+    """QuPath crops to it, and exports annotations relative to its corner."""
+    area = Rectangle(Point(128, 256), Size(384, 256))
+    vendor_slides.write_mirax(tmp_path / "part.mrxs", picture(), scanned=area)
+    vendor_slides.write_mirax(tmp_path / "whole.mrxs", picture())
+    with open_slide(str(tmp_path / "part.mrxs")) as slide:
+        assert slide.bounds == area
+        outside = slide.read_region(Point(0, 0), 0, Size(128, 128))
+        assert (outside == 255).all()
+    with open_slide(str(tmp_path / "whole.mrxs")) as slide:
+        assert slide.bounds is None

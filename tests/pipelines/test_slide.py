@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -184,6 +184,38 @@ def test_what_is_no_slide(tmp_path: Path) -> None:
     )
     with pytest.raises(UnsupportedSlide, match="greyscale"):
         open_slide(str(grey))
+
+
+def test_a_closed_slide_is_not_read(generated_slide: Path) -> None:
+    with open_slide(str(generated_slide)) as slide:
+        slide.read_region(Point(0, 0), 0, Size(8, 8))
+    slide.close()
+    with pytest.raises(ValueError, match="is closed"):
+        slide.read_region(Point(0, 0), 0, Size(8, 8))
+
+
+@pytest.mark.parametrize("name", ["svs-jpeg", "ndpi", "dicom-jpeg"])
+def test_levels_count_from_zero(name: str, small_slide: Callable[[str], Path]) -> None:
+    """-1 is not the last one."""
+    with open_slide(str(small_slide(name))) as slide:
+        for level in (-1, len(slide.levels)):
+            with pytest.raises(ValueError, match=f"has levels 0 to .*, not {level}"):
+                slide.read_region(Point(0, 0), level, Size(8, 8))
+        with pytest.raises(ValueError, match="can't be shrunk by 3"):
+            slide.read_region(Point(0, 0), 0, Size(8, 8), scale=3)
+
+
+@pytest.mark.parametrize("path", ["", "  "])
+def test_an_empty_path_is_not_the_working_directory(path: str) -> None:
+    with pytest.raises(SlideNotFound, match="is an empty path"):
+        open_slide(path)
+
+
+def test_a_format_that_is_not_read_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "slide.vsi"
+    path.write_bytes(b"not known to any reader" * 50)
+    with pytest.raises(UnsupportedSlide, match="is Olympus VSI, which is not read; export it"):
+        open_slide(str(path))
 
 
 def test_errors_survive_pickling_with_code_and_facts() -> None:

@@ -9,7 +9,8 @@ import openslide
 import pytest
 import tifffile
 
-from pipelines.slides.errors import BrokenSlide, MissingResolution
+from pipelines.slides.deidentify import deidentify
+from pipelines.slides.errors import BrokenSlide, MissingResolution, UnsupportedSlide
 from pipelines.slides.geometry import Point, Size
 from pipelines.slides.opening import open_slide
 from pipelines.slides.slide import Slide
@@ -241,3 +242,146 @@ def test_objective_is_that_of_the_image_shown(
         assert slide.objective == objective
         if objective:
             assert slide.mpp == 10 / objective
+
+
+@pytest.mark.parametrize("kind", ["tiff", "aperio"])
+def test_the_largest_picture_decides_though_it_is_in_strips(kind: str, tmp_path: Path) -> None:
+    """gdaladdo adds tiled overviews to a picture in strips: at its mpp they would be wrong."""
+    path, levels = tmp_path / "slide.tif", pyramid(picture())
+    text = "Aperio Image Library v12|AppMag = 20|MPP = 0.25" if kind == "aperio" else None
+    with tifffile.TiffWriter(path) as tiff:
+        form = {"photometric": "rgb", "compression": "zlib", "metadata": None}
+        tiff.write(levels[0], rowsperstrip=16, description=text, **form)
+        for level in levels[1:]:
+            tiff.write(level, tile=(128, 128), subfiletype=1, description=text, **form)
+    with pytest.raises(UnsupportedSlide, match=r"picture \(701 x 563 px\) in strips") as caught:
+        open_slide(str(path))
+    assert caught.value.code == "strips"
+    with pytest.raises(UnsupportedSlide, match="in strips"):
+        deidentify(path, tmp_path / "copy.tif")
+
+
+def test_a_macro_larger_than_level_0_is_no_largest_picture(tmp_path: Path) -> None:
+    """A small region cut from an SVS keeps the macro of the whole glass."""
+    path = tmp_path / "slide.svs"
+    with tifffile.TiffWriter(path) as tiff:
+        form = {"photometric": "rgb", "compression": "zlib", "metadata": None}
+        text = "Aperio Image Library v12|AppMag = 20|MPP = 0.25"
+        tiff.write(scene(PURPLE, 256), tile=(128, 128), description=text, **form)
+        tiff.write(scene(GREEN, 900, 400), subfiletype=9, description="Aperio\nmacro", **form)
+    with open_slide(str(path)) as slide:
+        assert sizes(slide) == [(256, 256)]
+        assert slide.remarks == ()
+
+
+@pytest.mark.parametrize("orientation", range(9))
+def test_a_picture_that_is_stored_turned_is_refused(orientation: int, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.tif", [(scene(PURPLE, 256), {274: ("short", [orientation])})])
+    if orientation in (0, 1):  # 0 is not a value of TIFF's
+        assert open_slide(str(path)).mpp == 0.25
+        return
+    with pytest.raises(UnsupportedSlide, match=f"Orientation {orientation}") as caught:
+        open_slide(str(path))
+    assert caught.value.code == "orientation"
+
+
+@pytest.mark.parametrize(
+    ("pages", "remark"),
+    [
+        ([(512, FULL), (256, REDUCED)], ""),
+        ([(512, {}), (512, {})], "holds 1 further picture that was not read (512 x 512 px)"),
+        (
+            [(512, FULL), (256, REDUCED), (384, FULL), (512, FULL)],
+            "holds 2 further pictures that were not read (the largest 512 x 512 px)",
+        ),
+        ([(512, FULL), (512, {tw.SUBFILE: ("long", [4])})], ""),
+        ([(512, FULL), (300, {tw.DESCRIPTION: ("ascii", "Macro")})], ""),
+    ],
+    ids=["levels", "focal-plane", "scenes", "mask", "macro"],
+)
+def test_further_pictures_are_remarked(
+    pages: list[tuple[int, Tags]], remark: str, tmp_path: Path
+) -> None:
+    path = write(tmp_path / "a.tif", [(scene(PURPLE, side), tags) for side, tags in pages])
+    with open_slide(str(path)) as slide:
+        assert slide.remarks == ((remark,) if remark else ())
+
+
+def test_a_second_scene_of_ome_tiff_is_remarked_and_never_lost(tmp_path: Path) -> None:
+    """bfconvert writes each scene of a CZI as an image; label and macro are images too."""
+    path = tmp_path / "scenes.ome.tiff"
+    with tifffile.TiffWriter(path, ome=True) as tiff:
+        for colour, side, name in ((PURPLE, 512, "1"), (GREEN, 512, "2"), (GREEN, 300, "label")):
+            metadata = {"axes": "YXS", "Name": name}
+            form = {"photometric": "rgb", "compression": "zlib", "metadata": metadata}
+            tiff.write(scene(colour, side), tile=(128, 128), **form)
+    with open_slide(str(path)) as slide:
+        assert is_all(slide, PURPLE)
+        assert slide.remarks == ("holds 1 further picture that was not read (512 x 512 px)",)
+    with pytest.raises(UnsupportedSlide, match="that de-identification would remove"):
+        deidentify(path, tmp_path / "copy.ome.tiff")
+
+
+@pytest.mark.parametrize("name", ["WEBP", "JPEGXL", "LZMA", "PNG", "JPEGXR", "LERC"])
+def test_a_compression_that_is_not_read_is_named(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "slide.tif"
+    form = {"photometric": "rgb", "tile": (128, 128), "metadata": None}
+    tifffile.imwrite(path, picture(), compression=name.lower(), **form)
+    with pytest.raises(UnsupportedSlide, match=f"compressed as {name}.*JPEG 2000, LZW") as caught:
+        open_slide(str(path))
+    assert (caught.value.code, caught.value.facts) == ("compression", {"compression": name})
+
+
+@pytest.mark.parametrize("compression", ["packbits", "zstd"])
+def test_compressions_left_to_openslide_are_read(compression: str, tmp_path: Path) -> None:
+    path = tmp_path / "slide.tif"
+    form = {"photometric": "rgb", "tile": (128, 128), "metadata": None}
+    tifffile.imwrite(path, picture(), compression=compression, **form)
+    with open_slide(str(path)) as slide:
+        np.testing.assert_array_equal(slide.read_region(Point(0, 0), 0, slide.size), picture())
+
+
+PIXELS = {
+    "grey": (picture()[..., 0], {"photometric": "minisblack"}),
+    "grey and alpha": (
+        picture()[..., :2],
+        {"photometric": "minisblack", "extrasamples": ["UNASSALPHA"]},
+    ),
+    "five channels": (
+        np.concatenate([picture(), picture()[..., :2]], axis=2),
+        {"photometric": "rgb", "extrasamples": ["UNSPECIFIED"] * 2},
+    ),
+    "float": (picture().astype(np.float32) / 255, {"photometric": "rgb"}),
+    "32 bits": (picture().astype(np.uint32), {"photometric": "rgb"}),
+    "12 bits": (
+        picture().astype(np.uint16) * 16,
+        {"photometric": "rgb", "compression": "jpeg", "compressionargs": {"bitspersample": 12}},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PIXELS)
+def test_pixels_that_are_no_colours_of_8_bits_are_named(name: str, tmp_path: Path) -> None:
+    """OpenSlide shows some of them in wrong colours: of five channels it takes two for alpha."""
+    path, (pixels, how) = tmp_path / "slide.tif", PIXELS[name]
+    tifffile.imwrite(path, pixels, tile=(128, 128), metadata=None, **how)
+    with pytest.raises(UnsupportedSlide, match=r"greyscale|samples of") as caught:
+        open_slide(str(path))
+    assert caught.value.code == "pixels"
+
+
+@pytest.mark.parametrize("how", ["planes", "16 bits", "cmyk"])
+def test_pixels_left_to_openslide_have_their_colours(how: str, tmp_path: Path) -> None:
+    path, pixels = tmp_path / "slide.tif", picture()
+    form = {"tile": (128, 128), "metadata": None, "photometric": "rgb"}
+    if how == "planes":
+        stored = np.ascontiguousarray(np.moveaxis(pixels, 2, 0))
+        tifffile.imwrite(path, stored, planarconfig="separate", **form)
+    elif how == "16 bits":
+        tifffile.imwrite(path, pixels.astype(np.uint16) * 257, **form)
+    else:
+        black = np.zeros((*pixels.shape[:2], 1), np.uint8)
+        stored = np.concatenate([255 - pixels, black], axis=2)
+        tifffile.imwrite(path, stored, **form | {"photometric": "separated"})
+    with open_slide(str(path)) as slide:
+        np.testing.assert_array_equal(slide.read_region(Point(0, 0), 0, slide.size), pixels)

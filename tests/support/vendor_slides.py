@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from pipelines.slides.geometry import Rectangle
 from tests.support import tiff_writer as tw
 from tests.support.tiff_slides import (
     BIG,
@@ -161,8 +162,12 @@ def write_ndpi(path: Path, pixels: Pixels) -> None:
         tw.write_directories(stream, chain, form)
 
 
-def write_mirax(path: Path, pixels: Pixels) -> None:
-    """MIRAX: an index file beside a folder with metadata, index and data; whole tiles, two zoom levels, no overlap."""
+def write_mirax(path: Path, pixels: Pixels, *, scanned: Rectangle | None = None) -> None:
+    """MIRAX: an index file and a folder with metadata, index and data.
+
+    Whole tiles, two zoom levels, no overlap. Tiles outside of `scanned` are left out; a scanner
+    leaves out most of the glass.
+    """
     height, width = (side // (2 * TILE) * 2 * TILE for side in pixels.shape[:2])
     folder = path.with_suffix("")
     folder.mkdir()
@@ -172,6 +177,8 @@ def write_mirax(path: Path, pixels: Pixels) -> None:
         entries = []
         for number, part in enumerate(tw.tiles_of(level, TILE)):
             row, column = divmod(number, columns >> k)
+            if scanned and not _inside(scanned, (column << k) * TILE, (row << k) * TILE):
+                continue
             coded = jpeg_ycc(part)
             entries.append(((row << k) * columns + (column << k), len(data), len(coded), 0))
             data += coded
@@ -208,6 +215,11 @@ def write_mirax(path: Path, pixels: Pixels) -> None:
     (folder / "Index.dat").write_bytes(index)
     (folder / "Data0000.dat").write_bytes(data)
     Image.fromarray(pixels).reduce(8).save(path, "JPEG")
+
+
+def _inside(area: Rectangle, x: int, y: int) -> bool:
+    right, bottom = area.origin.x + area.size.width, area.origin.y + area.size.height
+    return area.origin.x <= x < right and area.origin.y <= y < bottom
 
 
 WRITERS: dict[str, Callable[[Path, Pixels], None]] = {
