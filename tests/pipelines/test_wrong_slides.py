@@ -1,7 +1,7 @@
 """Wrong slides of every kind: one typed error that names slide, cause and remedy, in bounded time and memory.
 
-Each is used as the pipeline uses slides (`tests.fuzz.use`) in a process of its own with limits. A small part of the fuzz campaign
-runs here too; `python -m tests.fuzz` is the whole.
+Each is used as the pipeline uses slides (`tests.fuzz.cases.use`), in a process of its own with limits.
+A small part of the fuzz campaign runs here too; `python -m tests.fuzz` is the whole of it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,10 @@ from pipelines.slides.errors import (
 from pipelines.slides.geometry import Point
 from pipelines.slides.opening import open_slide
 from pipelines.slides.tiled import TiledSlide
-from tests.fuzz import FUZZED, MEMORY, SECONDS, SOUND, Worker
+from tests.fuzz.cases import MAX_MEMORY, MAX_SECONDS
+from tests.fuzz.damage import UNDAMAGED
+from tests.fuzz.specimens import FUZZED
+from tests.fuzz.worker import Worker
 from tests.support import dicom_slides, tiff_slides, vendor_slides
 from tests.support import tiff_writer as tw
 from tests.support.formats import picture
@@ -549,8 +552,8 @@ def test_wrong_slide_is_one_clear_error(row: Row, tmp_path: Path, worker: Worker
     cause, _, remedy = rest.rpartition("; ")
     assert (begin, bool(cause), len(remedy) > 10) == ("", True, True)
     assert re.search(row.cause, outcome.detail), outcome.detail
-    assert outcome.seconds < SECONDS
-    assert outcome.megabytes < MEMORY / 2**20
+    assert outcome.seconds < MAX_SECONDS
+    assert outcome.megabytes < MAX_MEMORY / 2**20
 
 
 def test_sound_slides_are_no_wrong_ones(tmp_path: Path, worker: Worker) -> None:
@@ -582,7 +585,7 @@ def test_objective_is_taken_for_mpp_only_when_asked(
 
 @pytest.mark.parametrize("name", FUZZED)
 def test_what_is_damaged_is_sound_at_first(name: str, worker: Worker) -> None:
-    assert worker.run(name, SOUND).result == "opened"
+    assert worker.run(name, UNDAMAGED).result == "opened"
 
 
 @pytest.mark.parametrize("name", FUZZED)
