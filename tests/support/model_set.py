@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from pipelines import storage
-from pipelines.annotations import patch_labels, read_regions
+from pipelines.annotations import patch_labels, read_annotations
 from pipelines.grid import PatchSpec
 from pipelines.index import index_slide
 from pipelines.manifest import read_manifest
@@ -51,7 +51,7 @@ def make_model_set(manifest: str, out: str) -> str:
         embed_shards(shards, encoder, store)
         bag = load_bag(shards, encoder.key, store)
         bags.append(bag.embeddings)
-        labels.append(patch_labels(read_regions(row.annotation), bag.x, bag.y, side))
+        labels.append(patch_labels(read_annotations(row.annotation).regions, bag.x, bag.y, side))
         groups.append(grade_group(row.label))
     card = {
         "name": "test slide model",

@@ -31,7 +31,7 @@ DRIVER = """
 import sys, time
 import pyarrow.parquet as pq
 import ray
-from training.encoder.encoder import embed
+from training.encoder import embed
 
 def at_leisure(fetched, encoder, root, embed_fetched=embed.embed_fetched):
     time.sleep(0.1)  # so that the kill meets a slide half done
