@@ -1,13 +1,17 @@
-"""Slides by place: all that lie below a folder or an S3 prefix, or those that a pattern such as `slides/**/*.svs` names.
+"""Slides by location: all that are below a folder or an S3 prefix, or those that a pattern names.
 
-Only files with a suffix of a slide count. The files of a DICOM series stand for their folder, which is one slide.
+Only files with a suffix of a slide count, such as those of `slides/**/*.svs`. The files of a DICOM series
+stand for their folder, which is one slide. Hidden files and folders are not looked at: `._a.svs` is not a
+slide but what macOS keeps about one. Files that look like slides but can't be read are reported.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import PurePosixPath
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 from pipelines import storage
 from pipelines.slides import formats
@@ -15,39 +19,106 @@ from pipelines.slides import formats
 SUFFIXES = formats.suffixes(files=("one", "several"))
 """Of slides in one file, or of the file to open if a slide has several."""
 DICOM_SUFFIXES = formats.suffixes(files=("folder",))
+_NOT_PEOPLES = frozenset({"$recycle.bin", "__macosx", "lost+found", "system volume information"})
+"""Folders that systems keep on a disk; in them are deleted slides, or halves of files."""
+
+MAX_NAMED = 3
+"""Files that a summary names for each reason; it counts the others."""
 
 
-def is_pattern(place: str) -> bool:
-    """Whether a path or URI names several slides: `*` and `**` are wildcards, everything else stands for itself."""
-    return "*" in place
+@dataclass(frozen=True, kw_only=True)
+class PassedOver:
+    """A file or folder that may hold a slide and is not used.
+
+    Attributes:
+        name: its name, without folders.
+        reason: why, for all files with the same reason.
+    """
+
+    name: str
+    reason: str
 
 
-def find_slides(place: str) -> list[str]:
-    """URIs of the slides at a place, sorted; none where there is none.
+@dataclass(frozen=True, kw_only=True)
+class Discovery:
+    """What is at a location.
+
+    Attributes:
+        slides: URIs, sorted.
+        passed_over: what else looks like a slide.
+        root: URI of the folder that was looked through.
+    """
+
+    slides: tuple[str, ...]
+    passed_over: tuple[PassedOver, ...] = ()
+    root: str = ""
+
+
+def is_pattern(location: str) -> bool:
+    """Whether a path or URI names several slides: `*` and `**` are wildcards, all else is literal."""
+    return "*" in location
+
+
+def discover(location: str) -> Discovery:
+    """The slides at a location; none if there is nothing.
 
     Args:
-        place: folder, S3 prefix, one slide, or a pattern: `*` is any part of a name, `**` any folders. Small and capital letters
-            are the same to a pattern, since scanners write `.SVS` too.
+        location: folder, S3 prefix, one slide, or a pattern: `*` is any part of a name, `**` any folders.
+            A pattern does not distinguish small and capital letters: scanners write `.SVS` too.
+
+    Raises:
+        StorageError: the store can't be listed.
     """
-    uri = storage.as_uri(place).replace(quote("*"), "*").rstrip("/")
-    if (
-        PurePosixPath(unquote(uri)).suffix.lower() in SUFFIXES
-        and not is_pattern(uri)
-        and storage.exists(uri)
-    ):
-        return [uri]
-    fixed = uri.split("*", 1)[0].rpartition("/")[0] if is_pattern(uri) else uri
+    uri = storage.as_uri(location).rstrip("/")
+    if not is_pattern(uri) and storage.exists(uri):  # opening it says whether it is a slide
+        return Discovery(slides=(uri,), root=uri.rpartition("/")[0])
+    root = uri.split("*", 1)[0].rpartition("/")[0] if is_pattern(uri) else uri
     wanted = _matcher(uri if is_pattern(uri) else f"{uri}/**")
-    found = set()
-    for file in storage.list_uris(fixed):
-        suffix = PurePosixPath(unquote(file)).suffix.lower()
-        if suffix in SUFFIXES and wanted.fullmatch(unquote(file)):
-            found.add(file)
+    slides, passed_over = set(), []
+
+    def unreadable(folder: str) -> None:
+        reason = "folders that may not be read; check their permissions"
+        passed_over.append(PassedOver(name=storage.object_name(folder), reason=reason))
+
+    for file in storage.list_uris(root, on_unreadable=unreadable):
+        path = unquote(file)
+        if _is_hidden(path[len(unquote(root)) :]):
+            continue
+        suffix = _suffix(file)
+        folder = file.rpartition("/")[0]
+        if suffix in SUFFIXES and wanted.fullmatch(path):
+            slides.add(file)
         elif suffix in DICOM_SUFFIXES:
-            folder = file.rpartition("/")[0]
-            if wanted.fullmatch(unquote(file)) or wanted.fullmatch(unquote(folder)):
-                found.add(folder)
-    return sorted(found)
+            if wanted.fullmatch(path) or wanted.fullmatch(unquote(folder)):
+                slides.add(folder)
+        elif suffix in formats.NOT_READ and wanted.fullmatch(path):
+            passed_over.append(_unsupported(file))
+    return Discovery(slides=tuple(sorted(slides)), passed_over=tuple(passed_over), root=root)
+
+
+def summary(passed_over: tuple[PassedOver, ...]) -> str:
+    """What was passed over, by reason, in one line; empty if nothing was."""
+    parts = []
+    for reason, count in Counter(file.reason for file in passed_over).most_common():
+        names = [file.name for file in passed_over if file.reason == reason]
+        more = f" and {count - MAX_NAMED} more" if count > MAX_NAMED else ""
+        parts.append(f"{', '.join(names[:MAX_NAMED])}{more}: {reason}")
+    return "; ".join(parts)
+
+
+def _unsupported(uri: str) -> PassedOver:
+    known = formats.NOT_READ[_suffix(uri)]
+    reason = f"{known} can't be read; convert it to OME-TIFF or DICOM"
+    return PassedOver(name=storage.object_name(uri), reason=reason)
+
+
+def _suffix(uri: str) -> str:
+    return PurePosixPath(unquote(uri)).suffix.lower().strip()
+
+
+def _is_hidden(path: str) -> bool:
+    parts = PurePosixPath(path.lstrip("/")).parts
+    return any(part.startswith(".") or part.lower() in _NOT_PEOPLES for part in parts)
 
 
 def _matcher(pattern: str) -> re.Pattern[str]:

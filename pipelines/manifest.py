@@ -1,35 +1,38 @@
-"""The slides that a cohort is made of: a CSV or Parquet table, or just a folder, an S3 prefix or a pattern.
+"""The slides that a cohort is made of: a CSV or Parquet table, or just a folder, S3 prefix or pattern.
 
-Columns: `slide` (path or URI, relative to the manifest); optional `mpp`, `case` (pseudonymous group id: slides of one case
-never part between splits), `split` (`train`, `validation`, `test`, ...), `label` (grade as `benign`, `3+4`, ...), `annotation`
-(GeoJSON with regions).
+Columns:
 
-A `slide` with `*` or `**` stands for all slides that it matches; each gets the row's mpp, case, split and label. CSV is UTF-8
-with or without a byte-order mark, with commas, semicolons or tabs, and line ends of any system. What is wrong is told all at
-once, with line numbers.
+    slide              path or URI, relative to the manifest; `*` and `**` stand for all slides they match
+    mpp                micrometres per pixel of level 0
+    case               pseudonymous group id: slides of one case never part between splits
+    split              `train`, `validation`, `test`, ...
+    label              grade of the slide, as `benign`, `3+4`, ...
+    annotation         GeoJSON with regions
+    annotation_origin  `bounds` (the default) or `slide`: see `pipelines.annotations`
+
+Only `slide` is needed. All slides of a pattern get the row's values. `manifest_table` says which tables can
+be read. Everything that is wrong is reported at once, with line numbers.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterator
+import hashlib
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet
+from typing import overload
 
 from pipelines import storage
-from pipelines.discovery import find_slides, is_pattern
+from pipelines.annotations import ORIGINS
+from pipelines.discovery import PassedOver, discover, is_pattern, summary
+from pipelines.manifest_table import SPREADSHEETS, SUFFIXES, Row, Table, read_table
 from pipelines.slides.errors import ManifestError
 from pipelines.slides.resolution import PLAUSIBLE_MPP
 from pipelines.splits import SplitShares
 
-COLUMNS = ("slide", "mpp", "case", "split", "label", "annotation")
-SUFFIXES = (".csv", ".tsv", ".txt", ".parquet")
-"""Of manifests; any other place is looked through for slides."""
-MOST_TOLD = 10
+COLUMNS = ("slide", "mpp", "case", "split", "label", "annotation", "annotation_origin")
+MAX_REPORTED = 10
 """Unusable rows that one error names; it counts the others."""
 
 
@@ -38,13 +41,15 @@ class ManifestRow:
     """One slide of a cohort.
 
     Attributes:
-        line: line in the file, the header being line 1; of Parquet, as if it were CSV. 0 where a folder or a pattern was given.
+        line: line in the file, the header being line 1; of Parquet, as if it were CSV. 0 if a folder or a
+            pattern was given.
         uri: where the slide is.
-        mpp: micrometres per pixel where the manifest gives it.
-        case: pseudonymous group id; the slide's own name where the manifest gives none.
-        split: name of the split, empty where none.
-        label: label of the whole slide, empty where none.
-        annotation: URI of region annotations, empty where none.
+        mpp: micrometres per pixel if the manifest gives it.
+        case: pseudonymous group id; one of its own if the manifest gives none.
+        split: name of the split, empty if none.
+        label: label of the whole slide, empty if none.
+        annotation: URI of region annotations, empty if none.
+        annotation_origin: what their coordinates are relative to, one of `annotations.ORIGINS`.
     """
 
     line: int
@@ -54,247 +59,258 @@ class ManifestRow:
     split: str = ""
     label: str = ""
     annotation: str = ""
+    annotation_origin: str = "bounds"
 
     @property
-    def place(self) -> str:
-        """Name and, where there is one, line: for errors."""
-        return (
-            f"{storage.object_name(self.uri)} in line {self.line}"
-            if self.line
-            else storage.object_name(self.uri)
-        )
+    def described(self) -> str:
+        """Name and, if there is one, line: for errors."""
+        name = storage.object_name(self.uri)
+        return f"{name} in line {self.line}" if self.line else name
 
 
-def read_manifest(place: str, *, shares: SplitShares | None = None) -> list[ManifestRow]:
-    """Read and validate a manifest, or find the slides of a place.
+@dataclass(frozen=True, kw_only=True)
+class Manifest(Sequence[ManifestRow]):
+    """The slides of a cohort, as a sequence, and what was passed over on the way.
+
+    Attributes:
+        rows: one a slide.
+        passed_over: files that look like slides and are none that can be read, and unreadable folders.
+    """
+
+    rows: tuple[ManifestRow, ...]
+    passed_over: tuple[PassedOver, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, index: int) -> ManifestRow: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[ManifestRow]: ...
+    def __getitem__(self, index: int | slice) -> ManifestRow | Sequence[ManifestRow]:
+        return self.rows[index]
+
+
+def read_manifest(location: str, *, shares: SplitShares | None = None) -> Manifest:
+    """Read and validate a manifest, or find the slides of a location.
 
     Args:
-        place: manifest; or a folder, an S3 prefix or a pattern, whose slides are then each a case of their own.
-        shares: assign splits by case. Only where the manifest has no `split` column and every slide has a case: without one, two
-            slides of a patient could part.
+        location: manifest; or a folder, an S3 prefix, a slide or a pattern, whose slides are then each a
+            case of their own.
+        shares: assign splits by case. Only if the manifest has no `split` column and every slide has a
+            case: without one, two slides of a patient could part.
 
     Raises:
-        ManifestError: the table can't be read, lacks the `slide` column, has unusable values, names a slide twice, or puts one
-            case into two splits; names the lines. Or there is no slide at the place.
+        ManifestError: the table can't be read, lacks the `slide` column, has unusable values, names a slide
+            twice, or puts one case into two splits; names the lines. Or there is no slide at the location.
+        StorageError: the location can't be listed.
     """
-    if not is_pattern(place) and place.lower().endswith(SUFFIXES):
-        return _read_table(storage.as_uri(place), shares)
-    rows = [
-        ManifestRow(line=0, uri=uri, case=storage.object_name(uri)) for uri in find_slides(place)
-    ]
-    if not rows:
-        raise ManifestError(
-            place,
-            "has no slide",
-            "give a manifest (.csv, .parquet), or a folder or pattern with slides",
-        )
+    uri = storage.as_uri(location)
+    if not is_pattern(uri) and uri.lower().endswith(SPREADSHEETS):
+        remedy = "save it as CSV UTF-8, or as Parquet"
+        raise ManifestError(storage.object_name(uri), "is a spreadsheet", remedy)
+    if not is_pattern(uri) and uri.lower().endswith(SUFFIXES):
+        return _read_table(uri, shares)
+    found = discover(uri)
+    if not found.slides:
+        raise _no_slide(uri, found.passed_over)
     if shares is not None:
-        cause = "tells no case of its slides: slides of one patient could part between splits"
-        raise ManifestError(place, cause, "list slides and cases in a manifest")
-    return rows
+        cause = "names no case of its slides: slides of one patient could part between splits"
+        remedy = "list slides and cases in a manifest"
+        raise ManifestError(storage.object_name(uri), cause, remedy)
+    rows = [
+        ManifestRow(line=0, uri=slide, case=_case_of_its_own(found.root, slide))
+        for slide in found.slides
+    ]
+    return Manifest(rows=tuple(rows), passed_over=found.passed_over)
 
 
-def _read_table(manifest: str, shares: SplitShares | None) -> list[ManifestRow]:
-    problems: list[ManifestError] = []
-    rows: list[ManifestRow] = []
-    for line, values in _table_rows(manifest, shares):
-        try:
-            rows += _rows(manifest, line, values, shares)
-        except ManifestError as error:
-            problems.append(error)
+def _no_slide(uri: str, passed_over: tuple[PassedOver, ...]) -> ManifestError:
+    name = storage.object_name(uri)
+    path = storage.local_path(uri)
+    if path is not None and not is_pattern(uri) and not path.exists():
+        return ManifestError(name, "is not there", "check the path")
+    cause = "has no slide"
+    if passed_over:
+        cause += f" that can be read ({summary(passed_over)})"
+    remedy = "give a manifest (.csv, .parquet), or a folder or pattern with slides"
+    return ManifestError(name, cause, remedy)
+
+
+def _read_table(manifest: str, shares: SplitShares | None) -> Manifest:
+    table = read_table(manifest, COLUMNS)
+    name = storage.object_name(manifest)
+    problems = list(table.problems)
+    if shares is not None and "split" in table.columns:
+        remedy = "delete the column or don't ask for splits by share"
+        problems.append(ManifestError(name, "has a column 'split' already", remedy))
+        shares = None
+    rows, passed_over = _checked_rows(manifest, table, shares, problems)
     problems += [*_repeats(rows), *_leaks(rows)]
     if problems:
-        raise _together(manifest, problems)
+        raise _together(name, problems)
     if not rows:
-        raise ManifestError(storage.object_name(manifest), "lists no slide", "add rows")
-    return rows
+        raise ManifestError(name, "lists no slide", "add rows")
+    own = [_with_case(manifest, row) for row in _one_spelling(rows)]
+    return Manifest(rows=tuple(own), passed_over=tuple(passed_over))
 
 
-def _together(manifest: str, problems: list[ManifestError]) -> ManifestError:
-    if len(problems) == 1:
-        return problems[0]
-    told = [
-        f"\n  {problem.slide} {problem.cause}; {problem.remedy}" for problem in problems[:MOST_TOLD]
-    ]
-    more = f"\n  and {len(problems) - MOST_TOLD} more" if len(problems) > MOST_TOLD else ""
-    cause = f"has {len(problems)} mistakes:{''.join(told)}{more}\n"
-    return ManifestError(storage.object_name(manifest), cause, "mend these lines")
+def _checked_rows(
+    manifest: str, table: Table, shares: SplitShares | None, problems: list[ManifestError]
+) -> tuple[list[ManifestRow], list[PassedOver]]:
+    """The slides of all lines; what is wrong with a line is added to `problems`."""
+    rows: list[ManifestRow] = []
+    passed_over: list[PassedOver] = []
+    for line in table.rows:
+        wrong = list(_mistakes(manifest, line, shares))
+        problems += wrong
+        if not line.cells["slide"]:
+            continue
+        row = _row(manifest, line, shares)
+        if not is_pattern(line.cells["slide"]):
+            rows.append(row)
+            continue
+        found = discover(row.uri)
+        passed_over += found.passed_over
+        rows += [replace(row, uri=uri) for uri in found.slides]
+        if not found.slides:
+            cause = f"matches no slide in line {line.line}"
+            if found.passed_over:
+                cause += f" that can be read ({summary(found.passed_over)})"
+            remedy = "correct the pattern or delete the line"
+            problems.append(ManifestError(storage.object_name(row.uri), cause, remedy))
+    return rows, passed_over
 
 
-def _table_rows(manifest: str, shares: SplitShares | None) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Line number and values by column of each row that is not blank."""
-    name = storage.object_name(manifest)
-    try:
-        data = storage.read_bytes(manifest)
-    except FileNotFoundError:  # its text holds the path
-        raise ManifestError(name, "is not there", "check the path of the manifest") from None
-    lines = (
-        _parquet_lines(name, data)
-        if manifest.lower().endswith(".parquet")
-        else _csv_lines(name, data)
+def _row(manifest: str, line: Row, shares: SplitShares | None) -> ManifestRow:
+    """The row of one line, whose mistakes are known already."""
+    text = line.cells
+    case = text.get("case", "")
+    split = text.get("split", "")
+    annotation = text.get("annotation", "")
+    return ManifestRow(
+        line=line.line,
+        uri=_resolve(manifest, text["slide"]),
+        mpp=_number(text.get("mpp", "")),
+        case=case,
+        split=shares.of(case) if shares is not None and case else split,
+        label=text.get("label", ""),
+        annotation=_resolve(manifest, annotation) if annotation else "",
+        annotation_origin=text.get("annotation_origin", "") or ORIGINS[0],
     )
-    header_line, header = next(lines, (1, []))
-    columns = [str(column).strip() for column in header]
-    unknown = [column for column in columns if column not in COLUMNS]
-    repeated = [column for column in columns if columns.count(column) > 1]
-    if unknown or repeated or "slide" not in columns:
-        cause = "has no column 'slide'"
-        if unknown or repeated:
-            cause = f"has the {'unknown' if unknown else 'repeated'} column {(unknown or repeated)[0]!r}"
-        raise ManifestError(
-            name,
-            f"{cause} in line {header_line}",
-            f"use the columns {', '.join(COLUMNS)}, each once",
-        )
-    if shares is not None and "split" in columns:
-        raise ManifestError(
-            name,
-            "has a column 'split' already",
-            "delete the column or don't ask for splits by share",
-        )
-    for line, cells in lines:
-        if len(cells) != len(columns):
-            cause = f"has {len(cells)} cells in line {line} for {len(columns)} columns"
-            raise ManifestError(
-                name, cause, "quote cells that hold the separator, and leave none out"
-            )
-        yield line, dict(zip(columns, cells, strict=True))
-
-
-def _csv_lines(name: str, data: bytes) -> Iterator[tuple[int, list[Any]]]:
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ManifestError(
-            name, "is not UTF-8 text", "save it as CSV UTF-8, or as Parquet"
-        ) from error
-    first = text.lstrip().split("\n", 1)[0]
-    separator = next((at for at in (",", ";", "\t") if at in first), ",")
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
-    behind = (
-        0  # a quoted cell can hold line ends: a row begins behind the last line of the row before
-    )
-    try:
-        for cells in reader:
-            if any(cell.strip() for cell in cells):
-                yield behind + 1, cells
-            behind = reader.line_num
-    except csv.Error as error:
-        cause = f"can't be read as a table from line {behind + 1} on ({error})"
-        raise ManifestError(
-            name, cause, "close each quotation mark, or save the table as Parquet"
-        ) from error
-
-
-def _parquet_lines(name: str, data: bytes) -> Iterator[tuple[int, list[Any]]]:
-    try:
-        table = pa.parquet.read_table(io.BytesIO(data))
-    except pa.ArrowException as error:
-        raise ManifestError(
-            name, f"can't be read as Parquet ({error})", "write it again"
-        ) from error
-    yield 1, table.column_names
-    for line, values in enumerate(
-        zip(*(column.to_pylist() for column in table.columns), strict=True), start=2
-    ):
-        yield line, list(values)
-
-
-def _rows(
-    manifest: str, line: int, values: dict[str, Any], shares: SplitShares | None
-) -> list[ManifestRow]:
-    """The slides of one line: one, or as many as a pattern matches."""
-    text = {name: _text(values.get(name)) for name in COLUMNS}
-    if not text["slide"]:
-        cause = f"names no slide in line {line}"
-        raise ManifestError(
-            storage.object_name(manifest), cause, "fill the column 'slide' or delete the line"
-        )
-    uri = _resolve(manifest, text["slide"])
-    name = storage.object_name(uri)
-    if any(ord(character) < 32 for cell in text.values() for character in cell):
-        raise ManifestError(
-            storage.object_name(manifest),
-            f"has a line break within a cell in line {line}",
-            "put each slide on one line",
-        )
-    if shares is not None:
-        if not text["case"]:
-            cause = f"has no case in line {line}: slides of one patient could part between splits"
-            raise ManifestError(
-                name, cause, "fill the column 'case' before asking for splits by share"
-            )
-        text["split"] = shares.of(text["case"])
-    row = ManifestRow(
-        line=line,
-        uri=uri,
-        mpp=_mpp(name, line, text["mpp"]),
-        case=text["case"],
-        split=text["split"],
-        label=text["label"],
-        annotation=_resolve(manifest, text["annotation"]) if text["annotation"] else "",
-    )
-    if not is_pattern(text["slide"]):
-        return [replace(row, case=row.case or storage.object_name(row.uri))]
-    if row.annotation:
-        cause = f"stands for several slides in line {line}, which can't share the annotation {storage.object_name(row.annotation)}"
-        raise ManifestError(name, cause, "give each annotated slide a line of its own")
-    found = find_slides(row.uri)
-    if not found:
-        raise ManifestError(
-            name, f"matches no slide in line {line}", "mend the pattern or delete the line"
-        )
-    return [replace(row, uri=uri, case=row.case or storage.object_name(uri)) for uri in found]
-
-
-def _text(value: Any) -> str:
-    """A cell as text. Tables of numbers with gaps hold NaN for nothing, and whole numbers as 12.0."""
-    if value is None or value != value:  # noqa: PLR0124 - NaN alone differs from itself
-        return ""
-    return str(int(value) if isinstance(value, float) and value.is_integer() else value).strip()
-
-
-def _mpp(name: str, line: int, text: str) -> float | None:
-    if not text:
-        return None
-    try:
-        mpp = float(text)
-    except ValueError as error:
-        raise ManifestError(
-            name,
-            f"has the mpp {text!r} in line {line}",
-            "give a number of micrometres, such as 0.25",
-        ) from error
-    low, high = PLAUSIBLE_MPP
-    if not low <= mpp <= high:  # NaN is not either
-        cause = f"has the mpp {text} in line {line}, outside {low:g} to {high:g}"
-        raise ManifestError(name, cause, "give micrometres per pixel of level 0")
-    return mpp
 
 
 def _resolve(manifest: str, path: str) -> str:
     return storage.resolve(manifest.rsplit("/", 1)[0], path)
 
 
-def _repeats(rows: list[ManifestRow]) -> Iterator[ManifestError]:
+def _mistakes(manifest: str, line: Row, shares: SplitShares | None) -> Iterator[ManifestError]:
+    """Everything that is wrong with the values of one line."""
+    text, where = line.cells, f"in line {line.line}"
+    if not text["slide"]:
+        remedy = "fill the column 'slide' or delete the line"
+        yield ManifestError(storage.object_name(manifest), f"names no slide {where}", remedy)
+        return
+    name = storage.object_name(_resolve(manifest, text["slide"]))
+    if "\\" in text["slide"] and not storage.exists(_resolve(manifest, text["slide"])):
+        remedy = "write it with / and as this machine sees it"
+        yield ManifestError(name, f"is a path of Windows {where}", remedy)
+    if text.get("mpp"):
+        yield from _wrong_mpp(name, where, text["mpp"])
+    origin = text.get("annotation_origin") or ORIGINS[0]
+    if origin not in ORIGINS:
+        cause = f"has the annotation_origin {origin!r} {where}"
+        yield ManifestError(name, cause, f"use {' or '.join(ORIGINS)}, or leave it empty")
+    if shares is not None and not text.get("case"):
+        cause = f"has no case {where}: slides of one patient could part between splits"
+        remedy = "fill the column 'case' before asking for splits by share"
+        yield ManifestError(name, cause, remedy)
+    if is_pattern(text["slide"]) and (annotation := text.get("annotation")):
+        shown = storage.object_name(annotation)
+        cause = f"stands for several slides {where}, which can't share the annotation {shown}"
+        yield ManifestError(name, cause, "give each annotated slide a line of its own")
+
+
+def _wrong_mpp(name: str, where: str, text: str) -> Iterator[ManifestError]:
+    mpp, (low, high) = _number(text), PLAUSIBLE_MPP
+    if mpp is None:
+        remedy = "give a number of micrometres, such as 0.25"
+        yield ManifestError(name, f"has the mpp {text!r} {where}", remedy)
+    elif not low <= mpp <= high:
+        cause = f"has the mpp {text} {where}, outside {low:g} to {high:g}"
+        yield ManifestError(name, cause, "give micrometres per pixel of level 0")
+
+
+def _number(text: str) -> float | None:
+    """A number with a point or, as spreadsheets of half of Europe have it, a comma; None if it is none."""
+    try:
+        return float(text.replace(",", ".") if text.count(",") == 1 else text)
+    except ValueError:
+        return None
+
+
+def _together(manifest: str, problems: Sequence[ManifestError]) -> ManifestError:
+    if len(problems) == 1:
+        return problems[0]
+    reported = [
+        f"\n  {problem.slide} {problem.cause}; {problem.remedy}"
+        for problem in problems[:MAX_REPORTED]
+    ]
+    hidden = len(problems) - MAX_REPORTED
+    more = f"\n  and {hidden} more" if hidden > 0 else ""
+    cause = f"has {len(problems)} mistakes:{''.join(reported)}{more}\n"
+    return ManifestError(manifest, cause, "correct these lines")
+
+
+def _repeats(rows: Sequence[ManifestRow]) -> Iterator[ManifestError]:
     seen: dict[str, int] = {}
     for row in rows:
         first = seen.setdefault(row.uri, row.line)
         if first != row.line:
-            yield ManifestError(
-                storage.object_name(row.uri),
-                f"stands in lines {first} and {row.line}",
-                "delete one of them",
-            )
+            cause = f"is in lines {first} and {row.line}"
+            yield ManifestError(storage.object_name(row.uri), cause, "delete one of them")
 
 
-def _leaks(rows: list[ManifestRow]) -> Iterator[ManifestError]:
-    """One case in two splits would let a model be tested on a patient that it has seen; P1 and p1 are one."""
+def _leaks(rows: Sequence[ManifestRow]) -> Iterator[ManifestError]:
+    """One case in two splits would let a model be tested on a patient that it has seen."""
     split_of: dict[str, tuple[str, int]] = {}
     for row in rows:
-        split, line = split_of.setdefault(row.case.casefold(), (row.split, row.line))
+        if not row.case:
+            continue
+        split, line = split_of.setdefault(_key(row.case), (row.split, row.line))
         if split != row.split:
-            cause = f"belongs to case {row.case}, which is in split {split!r} in line {line} and in {row.split!r} in line {row.line}"
-            yield ManifestError(
-                storage.object_name(row.uri), cause, "put all slides of a case into one split"
+            cause = (
+                f"belongs to case {row.case}, which is in split {split!r} in line {line} "
+                f"and in {row.split!r} in line {row.line}"
             )
+            remedy = "put all slides of a case into one split"
+            yield ManifestError(storage.object_name(row.uri), cause, remedy)
+
+
+def _key(case: str) -> str:
+    """What two spellings of a case have in common: P1 and p1 are one, and so are both forms of ä."""
+    return unicodedata.normalize("NFC", case).casefold()
+
+
+def _one_spelling(rows: Sequence[ManifestRow]) -> list[ManifestRow]:
+    """Each case as it is spelt first: cross-validation compares cases letter by letter."""
+    spelling: dict[str, str] = defaultdict(str)
+    for row in rows:
+        spelling.setdefault(_key(row.case), row.case)
+    return [replace(row, case=spelling[_key(row.case)]) for row in rows]
+
+
+def _with_case(manifest: str, row: ManifestRow) -> ManifestRow:
+    if row.case:
+        return row
+    return replace(row, case=_case_of_its_own(manifest.rpartition("/")[0], row.uri))
+
+
+def _case_of_its_own(folder: str, uri: str) -> str:
+    """A case for a slide that has none: its path below the folder, so that equal names stay apart.
+
+    Of a slide elsewhere, its name and a digest: folders on the way could be named after patients.
+    """
+    if uri.startswith(f"{folder}/"):
+        return storage.relative_name(folder, uri)
+    return f"{storage.object_name(uri)}-{hashlib.sha256(uri.encode()).hexdigest()[:8]}"

@@ -89,7 +89,7 @@ def _refuse_same_slide(
         if first is None:
             kept.append(outcome)
         else:
-            cause = f"is the same slide as {first.place}"
+            cause = f"is the same slide as {first.described}"
             error = ManifestError(outcome.slide, cause, "delete one of them")
             kept.append(SlideOutcome.failed(row, error))
     return kept

@@ -87,12 +87,23 @@ FORMATS: Final = (
 )
 
 NOT_READ: Final = {
+    ".afi": "Leica AFI",
+    ".ets": "Olympus ETS",
+    ".i2syntax": "Philips iSyntax",
+    ".ims": "Imaris IMS",
     ".isyntax": "Philips iSyntax",
     ".kfb": "KFBIO KFB",
     ".lif": "Leica LIF",
+    ".lof": "Leica LOF",
     ".mds": "Motic MDS",
+    ".mdsx": "Motic MDSX",
+    ".nd2": "Nikon ND2",
+    ".ndpis": "Hamamatsu NDPIS",
+    ".oir": "Olympus OIR",
+    ".qptiff": "Akoya QPTIFF",
     ".sdpc": "Sqray SDPC",
     ".tmap": "UNIC TMAP",
+    ".tron": "InveniMotic TRON",
     ".vsi": "Olympus VSI",
     ".zvi": "Zeiss ZVI",
 }

@@ -42,7 +42,7 @@ from pipelines.storage.objects import (
 )
 from pipelines.storage.ranges import read_into, read_ranges
 from pipelines.storage.s3 import forget_stores
-from pipelines.storage.uris import as_uri, join, local_path, object_name, resolve
+from pipelines.storage.uris import as_uri, join, local_path, object_name, relative_name, resolve
 
 __all__ = [
     "AccessDenied",
@@ -70,6 +70,7 @@ __all__ = [
     "read_head",
     "read_into",
     "read_ranges",
+    "relative_name",
     "resolve",
     "stream_bytes",
     "versions",

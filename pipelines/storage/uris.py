@@ -25,7 +25,7 @@ def as_uri(path_or_uri: str | Path) -> str:
         raise InvalidUri(repr(text), "is an empty path", "give a path or a URI")
     path = Path(os.path.expanduser(text))  # noqa: PTH111 - Path.expanduser refuses a file '~x'
     path = path.resolve() if path.name in ("", "..") else path.parent.resolve() / path.name
-    return "file://" + quote(os.fsencode(path))
+    return "file://" + quote(os.fsencode(path), safe="/*")  # '*' stays: it is a wildcard to some
 
 
 def resolve(folder: str, path: str) -> str:
@@ -42,7 +42,8 @@ def resolve(folder: str, path: str) -> str:
         return as_uri(base / path)
     if path.startswith("s3://"):
         return path
-    parts = urlsplit(path if "://" in path else join(folder, path))
+    below = f"{folder.rstrip('/')}/{quote(path, safe='/*')}"
+    parts = urlsplit(path if "://" in path else below)
     return parts._replace(path=posixpath.normpath(parts.path or "/")).geturl()
 
 
@@ -75,10 +76,16 @@ def join(uri: str, *parts: str) -> str:
 def object_name(uri: str) -> str:
     """Last part of a URI or path, for errors and tables; what can't be printed is U+FFFD."""
     path = unquote(urlsplit(uri).path) if "://" in uri else uri
-    name = PurePosixPath(path).name or uri
-    return "".join(
-        letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in name
-    )
+    return _printable(PurePosixPath(path).name or uri)
+
+
+def relative_name(folder: str, uri: str) -> str:
+    """Path of a URI below a folder's, for tables; what can't be printed is U+FFFD."""
+    return _printable(unquote(uri[len(folder) :].strip("/")))
+
+
+def _printable(text: str) -> str:
+    return "".join(at if at.isprintable() else "\N{REPLACEMENT CHARACTER}" for at in text)
 
 
 def check_parts(uri: str, key: str) -> None:

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from pipelines import storage
 from pipelines.completion import slide_version
-from pipelines.discovery import find_slides
-from pipelines.manifest import ManifestRow, read_manifest
+from pipelines.discovery import discover
+from pipelines.manifest import Manifest, ManifestRow, read_manifest
 from pipelines.slides.errors import ManifestError
 from pipelines.splits import SplitShares
 from tests.support.formats import write_slide
@@ -22,9 +22,13 @@ from tests.support.formats import write_slide
 SHARES = SplitShares.parse("train=0.7,validation=0.15,test=0.15")
 
 
-def _read(folder: Path, text: str | bytes, **options: SplitShares) -> list[ManifestRow]:
+def _read(folder: Path, text: str | bytes, **options: SplitShares) -> Manifest:
     (folder / "m.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
     return read_manifest(str(folder / "m.csv"), **options)
+
+
+def _slides(location: str) -> list[str]:
+    return list(discover(location).slides)
 
 
 def _names(uris: Sequence[str]) -> list[str]:
@@ -34,7 +38,7 @@ def _names(uris: Sequence[str]) -> list[str]:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("slide,split\na.svs,train\na.svs,test\n", "a.svs stands in lines 2 and 3"),
+        ("slide,split\na.svs,train\na.svs,test\n", "a.svs is in lines 2 and 3"),
         (
             "slide,case,split\na.svs,p1,train\nb.svs,p1,test\n",
             "case p1, which is in split 'train' in line 2 and in 'test' in line 3",
@@ -43,19 +47,16 @@ def _names(uris: Sequence[str]) -> list[str]:
             "slide,case,split\na.svs,P1,train\nb.svs,p1,test\n",
             "case p1, which is in split 'train' in line 2 and in 'test' in line 3",
         ),
-        ("slide\na.svs\n./a.svs\n", "a.svs stands in lines 2 and 3"),
-        ("slide\na.svs\nb/.././a.svs\n", "a.svs stands in lines 2 and 3"),
+        ("slide\na.svs\n./a.svs\n", "a.svs is in lines 2 and 3"),
+        ("slide\na.svs\nb/.././a.svs\n", "a.svs is in lines 2 and 3"),
         ("slide,mpp\na.svs,0.25\nb.svs,forty\n", "b.svs has the mpp 'forty' in line 3"),
-        (
-            "slide;mpp\na.svs;0,25\n",
-            "the mpp '0,25' in line 2; give a number of micrometres, such as 0.25",
-        ),
+        ("slide;mpp\na.svs;1,2,5\n", "the mpp '1,2,5' in line 2; give a number of micrometres"),
         ("slide,mpp\na.svs,250\n", "the mpp 250 in line 2, outside 0.05 to"),
-        ("slide,mpp\na.svs,nan\n", "the mpp nan in line 2"),
+        ("slide,mpp\na.svs,inf\n", "the mpp inf in line 2"),
         ("slide,mpp\na.svs,-1\n", "the mpp -1 in line 2"),
         ("slide,mpp\n,0.5\n", "names no slide in line 2"),
         ("slide,lable\na.svs,3+3\n", "unknown column 'lable' in line 1"),
-        ("path\na.svs\n", "unknown column 'path' in line 1"),
+        ("path\na.svs\n", "the unknown column 'path' and no column 'slide' in line 1"),
         ("slide,mpp,mpp\na.svs,1,2\n", "repeated column 'mpp'"),
         ("case\np1\n", "no column 'slide'"),
         ("", "no column 'slide'"),
@@ -67,11 +68,17 @@ def _names(uris: Sequence[str]) -> list[str]:
         ('slide,case\n"a\n.svs",p1\n', "m.csv has a line break within a cell in line 2"),
         (
             'slide,label\na.svs,"3+3\n"\nb.svs,"3\n4"\n\nc.svs,x\nc.svs,y\n',
-            "c.svs stands in lines 7 and 8",
+            "c.svs is in lines 7 and 8",
         ),
         ("slide\nnothing-*.svs\n", "matches no slide in line 2"),
         ("slide,annotation\na*.svs,a.geojson\n", "stands for several slides in line 2"),
-        ("slide\na.svs\n".encode("utf-16"), "is not UTF-8"),
+        ("slide\na.svs\n".encode("utf-16-le"), "is not UTF-8"),
+        ("slide\nä.svs\n".encode("cp1252"), "is not UTF-8 text; save it as CSV UTF-8"),
+        ("slide,\na.svs,p1\n", "a cell in line 2 whose column has no name"),
+        ("lable,slyde,mpp,mpp\nx,y,1,2\n", "the unknown column 'lable', 'slyde' and the repeated"),
+        ("slide\nP1\\a.svs\n", "is a path of Windows in line 2; write it with /"),
+        ("slide,annotation_origin\na.svs,crop\n", "annotation_origin 'crop' in line 2; use bounds"),
+        ("slide,case\nNA,p1\n", "names no slide in line 2"),
     ],
 )
 def test_mistakes_are_told_with_their_lines(
@@ -92,7 +99,7 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
     told = str(raised.value)
     assert [f"in line {line}" in told for line in (2, 3, 12, 13)] == [False, True, True, False]
     assert "and 13 more" in told
-    with pytest.raises(ManifestError, match="has 2 mistakes") as raised:
+    with pytest.raises(ManifestError, match="has 3 mistakes") as raised:
         _read(tmp_path, "slide,case,split,mpp\na.svs,p,train,x\na.svs,p,train,1\nb.svs,p,test,1\n")
     assert "line 2" in str(raised.value)
     assert "line 4" in str(raised.value)
@@ -111,7 +118,7 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
 )
 def test_usual_ways_of_writing_a_table(tmp_path: Path, text: str) -> None:
     root = f"file://{tmp_path}"
-    assert _read(tmp_path, text) == [
+    assert list(_read(tmp_path, text)) == [
         ManifestRow(line=2, uri=f"{root}/a.svs", mpp=0.25, case="p1", label="3+4"),
         ManifestRow(line=4, uri=f"{root}/sub/b.svs", case="p2"),
     ]
@@ -197,36 +204,40 @@ def _tree(root: str) -> None:
 def _check_places(root: str) -> None:
     _tree(root)
     everything = ["B.SVS", "a.svs", "deep/d%20%5B2%5D.ndpi", "deep/er/c.tiff", "series"]
-    assert _names(find_slides(root)) == everything
-    assert _names(find_slides(f"{root}/")) == everything
-    assert _names(find_slides(f"{root}/*.svs")) == ["B.SVS", "a.svs"]
-    assert _names(find_slides(f"{root}/**/*.tiff")) == ["deep/er/c.tiff"]
-    assert _names(find_slides(f"{root}/**/*.svs")) == ["B.SVS", "a.svs"]
-    assert _names(find_slides(f"{root}/deep/*")) == ["deep/d%20%5B2%5D.ndpi"]
-    assert _names(find_slides(f"{root}/deep/d [2]*")) == ["deep/d%20%5B2%5D.ndpi"]
-    assert (
-        _names(find_slides(f"{root}/ser*")) == _names(find_slides(f"{root}/*/*.dcm")) == ["series"]
-    )
-    assert _names(find_slides(f"{root}/a.svs")) == ["a.svs"]
-    assert _names(find_slides(f"{root.rpartition('/')[0]}/*/a.svs")) == ["a.svs"]
-    assert find_slides(f"{root}/nowhere") == find_slides(f"{root}/*.txt") == []
+    assert _names(_slides(root)) == everything
+    assert _names(_slides(f"{root}/")) == everything
+    assert _names(_slides(f"{root}/*.svs")) == ["B.SVS", "a.svs"]
+    assert _names(_slides(f"{root}/**/*.tiff")) == ["deep/er/c.tiff"]
+    assert _names(_slides(f"{root}/**/*.svs")) == ["B.SVS", "a.svs"]
+    assert _names(_slides(f"{root}/deep/*")) == ["deep/d%20%5B2%5D.ndpi"]
+    assert _names(_slides(f"{root}/deep/d [2]*")) == ["deep/d%20%5B2%5D.ndpi"]
+    assert _names(_slides(f"{root}/ser*")) == _names(_slides(f"{root}/*/*.dcm")) == ["series"]
+    assert _names(_slides(f"{root}/a.svs")) == ["a.svs"]
+    assert _names(_slides(f"{root.rpartition('/')[0]}/*/a.svs")) == ["a.svs"]
+    assert _slides(f"{root}/nowhere") == _slides(f"{root}/*.txt") == []
     rows = read_manifest(f"{root}/**")
-    assert [at.case for at in rows] == ["B.SVS", "a.svs", "d [2].ndpi", "c.tiff", "series"]
+    assert [at.case for at in rows] == [
+        "B.SVS",
+        "a.svs",
+        "deep/d [2].ndpi",
+        "deep/er/c.tiff",
+        "series",
+    ]
     assert {at.line for at in rows} == {0}
-    with pytest.raises(ManifestError, match="has no slide"):
+    with pytest.raises(ManifestError, match=r"has no slide|is not there"):
         read_manifest(f"{root}/nowhere")
 
 
 def test_folders_and_patterns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _check_places(str(tmp_path / "slides"))
     monkeypatch.chdir(tmp_path)
-    assert _names(find_slides("slides/*.svs")) == ["B.SVS", "a.svs"]
+    assert _names(_slides("slides/*.svs")) == ["B.SVS", "a.svs"]
 
 
 def test_prefixes_and_patterns_on_s3(s3_bucket: str) -> None:
     _check_places(f"{s3_bucket}/slides")
     storage.write_bytes(f"{s3_bucket}/slides-of-others/z.svs", b"x")
-    assert "z.svs" not in "".join(find_slides(f"{s3_bucket}/slides"))
+    assert "z.svs" not in "".join(_slides(f"{s3_bucket}/slides"))
     storage.write_bytes(f"{s3_bucket}/m.csv", b"slide,label\nslides/*.svs,3+3\n")
     assert [at.uri for at in read_manifest(f"{s3_bucket}/m.csv")] == [
         f"{s3_bucket}/slides/B.SVS",
@@ -241,11 +252,113 @@ def test_a_pattern_in_a_row_stands_for_its_slides(tmp_path: Path) -> None:
     )
     assert [(at.line, at.case, at.split, at.label) for at in rows] == [
         *([(2, "p1", "train", "3+3")] * 2),
-        (3, "d [2].ndpi", "test", "benign"),
-        (3, "c.tiff", "test", "benign"),
+        (3, "slides/deep/d [2].ndpi", "test", "benign"),
+        (3, "slides/deep/er/c.tiff", "test", "benign"),
     ]
-    with pytest.raises(ManifestError, match=r"a\.svs stands in lines 2 and 3"):
+    with pytest.raises(ManifestError, match=r"a\.svs is in lines 2 and 3"):
         _read(tmp_path, "slide\nslides/*.svs\nslides/a.svs\n")
+
+
+@pytest.mark.parametrize(
+    "nothing", ["NA", "nan", "NaN", "N/A", "#N/A", "NULL", "None", "<NA>", "", "  "]
+)
+def test_what_programs_write_for_nothing_is_nothing(tmp_path: Path, nothing: str) -> None:
+    header = "slide,mpp,case,split,label,annotation"
+    cells = ",".join([nothing] * 5)
+    rows = _read(tmp_path, f"{header}\na.svs,{cells}\nb.svs,{cells}\n")
+    assert list(rows) == [
+        ManifestRow(line=line, uri=f"file://{tmp_path}/{name}", case=name)
+        for line, name in ((2, "a.svs"), (3, "b.svs"))
+    ]
+    with pytest.raises(ManifestError, match="no case in line 2"):
+        _read(tmp_path, f"slide,case\na.svs,{nothing}\n", shares=SHARES)
+
+
+def test_slides_of_one_name_in_two_folders_are_two_cases(tmp_path: Path) -> None:
+    rows = _read(tmp_path, "slide,split\nP1/HE.svs,train\nP2/HE.svs,test\n")
+    assert [row.case for row in rows] == ["P1/HE.svs", "P2/HE.svs"]
+    for name in ("P1", "P2"):
+        storage.write_bytes(storage.join(str(tmp_path), name, "HE.svs"), b"x")
+    assert [row.case for row in read_manifest(str(tmp_path / "P*" / "*"))] == [
+        "P1/HE.svs",
+        "P2/HE.svs",
+    ]
+
+
+def test_slides_outside_the_folder_are_cases_that_name_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "lists").mkdir()
+    rows = _read(tmp_path / "lists", "slide\n../Jane/HE.svs\n../Joe/HE.svs\ns3://b/Jim/HE.svs\n")
+    cases = [row.case for row in rows]
+    assert len(set(cases)) == 3
+    assert all(case.startswith("HE.svs-") for case in cases)
+    assert not any(name in "".join(cases) for name in ("Jane", "Joe", "Jim"))
+
+
+@pytest.mark.parametrize("spellings", [("P1", "p1"), ("Fä", "Fa\u0308")], ids=ascii)
+def test_spellings_of_a_case_are_one_case(tmp_path: Path, spellings: tuple[str, str]) -> None:
+    """Cross-validation parts cases letter by letter."""
+    first, second = spellings
+    rows = _read(tmp_path, f"slide,case\na.svs,{first}\nb.svs,{second}\n")
+    assert {row.case for row in rows} == {first}
+
+
+def test_a_home_folder_in_a_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    rows = _read(tmp_path, "slide,annotation\n~/a.svs,~/a.geojson\n~b.svs,\n")
+    assert [row.uri for row in rows] == [
+        f"file://{tmp_path}/home/a.svs",
+        f"file://{tmp_path}/~b.svs",
+    ]
+    assert rows[0].annotation == f"file://{tmp_path}/home/a.geojson"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "slide\tmpp\na.svs\t0,25\n".encode("utf-16"),
+        "sep=;\r\nslide;mpp\r\na.svs;0,25\r\n",
+        "Slide;MPP;;\na.svs;0.25;;\n",
+        "slide,mpp\na.svs,0.25,,\n",
+        "slide,annotation_origin,mpp\na.svs,,0.25\n",
+    ],
+    ids=["UTF-16", "sep=", "capitals and empty columns", "empty cells behind", "origin"],
+)
+def test_tables_of_spreadsheets(tmp_path: Path, text: str | bytes) -> None:
+    (row,) = _read(tmp_path, text)
+    assert (row.uri, row.mpp, row.annotation_origin) == (f"file://{tmp_path}/a.svs", 0.25, "bounds")
+
+
+def test_mistakes_of_all_kinds_are_reported_together(tmp_path: Path) -> None:
+    text = (
+        "slide,case,mpp,annotation_origin\n"
+        "a.svs,p1,x,here\n"  # two in one line
+        "b.svs,p1\n"  # too few cells
+        ",p2,0.5,\n"  # no slide
+        "a.svs,p1,1,\n"  # twice
+        'c.svs,"p3\n'  # ends the table
+    )
+    with pytest.raises(ManifestError, match="has 6 mistakes") as raised:
+        _read(tmp_path, text)
+    for said in (
+        "the mpp 'x' in line 2",
+        "annotation_origin 'here' in line 2",
+        "2 cells in line 3",
+        "names no slide in line 4",
+        "a.svs is in lines 2 and 5",
+        "from line 6 on",
+    ):
+        assert said in str(raised.value)
+
+
+def test_a_spreadsheet_says_how_to_save_it(tmp_path: Path) -> None:
+    (tmp_path / "m.xlsx").write_bytes(b"PK")
+    with pytest.raises(ManifestError, match=r"m\.xlsx is a spreadsheet; save it as CSV UTF-8"):
+        read_manifest(str(tmp_path / "m.xlsx"))
+
+
+def test_origins_of_annotations(tmp_path: Path) -> None:
+    rows = _read(tmp_path, "slide,annotation_origin\na.svs,slide\nb.svs,bounds\nc.svs,\n")
+    assert [row.annotation_origin for row in rows] == ["slide", "bounds", "bounds"]
 
 
 def test_splits_follow_the_case(tmp_path: Path) -> None:
@@ -275,7 +388,7 @@ def test_splits_are_only_assigned_where_that_is_safe(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match="no case in line 3"):
         _read(tmp_path, "slide,case\na.svs,p1\nb.svs,\n", shares=SHARES)
     _tree(str(tmp_path / "slides"))
-    with pytest.raises(ManifestError, match="tells no case"):
+    with pytest.raises(ManifestError, match="names no case"):
         read_manifest(str(tmp_path / "slides"), shares=SHARES)
 
 

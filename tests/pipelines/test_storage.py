@@ -20,7 +20,7 @@ from obstore.exceptions import GenericError
 
 from pipelines import storage
 from pipelines.completion import slide_version
-from pipelines.discovery import find_slides
+from pipelines.discovery import discover
 from pipelines.grid import PatchSpec
 from pipelines.index import index_slide
 from pipelines.patches import decode_patches, fetch_shards
@@ -99,7 +99,7 @@ def test_a_prefix_is_one_slide_with_or_without_its_slash(s3_bucket: str, tmp_pat
     prefix = f"{s3_bucket}/series/1.2.840"
     for file in series.iterdir():
         storage.write_file(f"{prefix}/{file.name}", file)
-    assert find_slides(f"{s3_bucket}/series") == [prefix]
+    assert discover(f"{s3_bucket}/series").slides == (prefix,)
     with (
         open_slide(prefix) as slide,
         open_slide(f"{prefix}/") as same,

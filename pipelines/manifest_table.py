@@ -1,0 +1,197 @@
+"""The cells of a manifest, as people's tables have them: CSV of any spreadsheet, or Parquet.
+
+CSV is UTF-8 or UTF-16 with a byte-order mark, with commas, semicolons or tabs, and line ends of any system.
+Column names may be in capitals; columns without name or cell are left out. What other programs write for
+nothing (`NA`, `nan`, `NULL`, ...) is nothing. This module does not know what the columns mean.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet
+
+from pipelines import storage
+from pipelines.slides.errors import ManifestError
+
+SUFFIXES = (".csv", ".tsv", ".txt", ".parquet")
+"""Of manifests."""
+SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
+"""Of tables that have to be saved as another kind first."""
+NOTHING = frozenset(
+    {
+        "NA",
+        "N/A",
+        "n/a",
+        "#N/A",
+        "NaN",
+        "nan",
+        "NAN",
+        "NULL",
+        "null",
+        "None",
+        "<NA>",
+    }
+)
+"""What R, pandas, Excel and databases write for a cell that holds nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One row of a table.
+
+    Attributes:
+        line: in the file, the header being line 1; of Parquet, as if it were CSV.
+        cells: text by column, without spaces around it; empty for nothing.
+    """
+
+    line: int
+    cells: dict[str, str]
+
+
+@dataclass(kw_only=True)
+class Table:
+    """A table as it could be read.
+
+    Attributes:
+        columns: that have a name, in small letters.
+        rows: that are not blank.
+        problems: rows that can't be read.
+    """
+
+    columns: tuple[str, ...] = ()
+    rows: list[Row] = field(default_factory=list)
+    problems: list[ManifestError] = field(default_factory=list)
+
+
+def read_table(uri: str, known: Sequence[str]) -> Table:
+    """Read a table.
+
+    Args:
+        uri: of the file.
+        known: columns that it may have; it must have the first.
+
+    Raises:
+        ManifestError: the file can't be read, or has other columns.
+    """
+    name = storage.object_name(uri)
+    try:
+        data = storage.read_bytes(uri)
+    except storage.ObjectNotFound:
+        raise ManifestError(name, "is not there", "check the path of the manifest") from None
+    except storage.StorageError as error:  # its text holds the path
+        raise ManifestError(name, error.reason, error.remedy) from None
+    problems: list[ManifestError] = []
+    lines = _parquet_lines(name, data) if uri.lower().endswith(".parquet") else None
+    lines = lines or _csv_lines(name, data, problems)
+    line, header = next(lines, (1, []))
+    columns = tuple(_text(cell).lower() for cell in header)
+    _check_columns(name, line, columns, known)
+    table = Table(columns=tuple(filter(None, columns)), problems=problems)
+    for line, cells in lines:
+        try:
+            table.rows.append(Row(line=line, cells=_named(name, line, columns, cells)))
+        except ManifestError as error:
+            problems.append(error)
+    return table
+
+
+def _check_columns(name: str, line: int, columns: Sequence[str], known: Sequence[str]) -> None:
+    wrong = []
+    if unknown := [column for column in columns if column and column not in known]:
+        wrong.append(f"the unknown column {', '.join(map(repr, unknown))}")
+    if repeated := sorted({at for at in columns if at and columns.count(at) > 1}):
+        wrong.append(f"the repeated column {', '.join(map(repr, repeated))}")
+    if known[0] not in columns:
+        wrong.append(f"no column {known[0]!r}")
+    if wrong:
+        remedy = f"use the columns {', '.join(known)}, each once"
+        raise ManifestError(name, f"has {' and '.join(wrong)} in line {line}", remedy)
+
+
+def _named(name: str, line: int, columns: Sequence[str], cells: Sequence[Any]) -> dict[str, str]:
+    """Cells by column.
+
+    Raises:
+        ManifestError: there are more or fewer cells than columns, or a cell has no column or line breaks.
+    """
+    texts = [_text(cell) for cell in cells]
+    while len(texts) > len(columns) and not texts[-1]:
+        texts.pop()  # spreadsheets end lines with empty cells
+    if len(texts) != len(columns):
+        cause = f"has {len(texts)} cells in line {line} for {len(columns)} columns"
+        remedy = "quote cells that hold the separator, and leave none out"
+        raise ManifestError(name, cause, remedy)
+    named = dict(zip(columns, texts, strict=True))
+    if any(text and not column for column, text in zip(columns, texts, strict=True)):
+        cause = f"has a cell in line {line} whose column has no name"
+        raise ManifestError(name, cause, "name the column, or delete it")
+    named.pop("", None)
+    if any(ord(letter) < 32 for text in named.values() for letter in text):
+        cause = f"has a line break within a cell in line {line}"
+        raise ManifestError(name, cause, "put each slide on one line")
+    return named
+
+
+def _text(value: Any) -> str:
+    """A cell as text. Tables of numbers with gaps hold NaN for nothing, and whole numbers as 12.0."""
+    if value is None or value != value:  # noqa: PLR0124 - NaN alone differs from itself
+        return ""
+    whole = isinstance(value, float) and value.is_integer()
+    text = str(int(value) if whole else value).strip()
+    return "" if text in NOTHING else text
+
+
+def _decoded(name: str, data: bytes) -> str:
+    utf_16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        text = data.decode("utf-16" if utf_16 else "utf-8-sig")
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:  # UTF-16 without its mark reads as UTF-8 with zeros between
+        remedy = "save it as CSV UTF-8, or as Parquet"
+        raise ManifestError(name, "is not UTF-8 text", remedy)
+    return text
+
+
+def _csv_lines(
+    name: str, data: bytes, problems: list[ManifestError]
+) -> Iterator[tuple[int, list[Any]]]:
+    """Line number and cells of each row that is not blank; where quotation goes wrong, the rest is lost."""
+    text = _decoded(name, data)
+    first = next((line for line in text.splitlines() if line.strip()), "")
+    told = re.fullmatch(r"sep=(.)", first.strip())  # as Excel writes it, and hides it
+    separators = [told[1]] if told else [mark for mark in (",", ";", "\t") if mark in first]
+    lines = io.StringIO(text, newline="")
+    reader = csv.reader(lines, delimiter=(separators or [","])[0], strict=True)
+    # A quoted cell can hold line ends: a row begins behind the last line of the row before.
+    behind = 0
+    try:
+        for cells in reader:
+            hidden = told and "".join(cells).strip() in ("sep=", first.strip())
+            if any(cell.strip() for cell in cells) and not hidden:
+                yield behind + 1, cells
+            behind = reader.line_num
+    except csv.Error as error:
+        cause = f"can't be read as a table from line {behind + 1} on ({error})"
+        remedy = "close each quotation mark, or save the table as Parquet"
+        problems.append(ManifestError(name, cause, remedy))
+
+
+def _parquet_lines(name: str, data: bytes) -> Iterator[tuple[int, list[Any]]]:
+    try:
+        table = pa.parquet.read_table(io.BytesIO(data))
+    except pa.ArrowException as error:
+        cause = f"can't be read as Parquet ({error})"
+        raise ManifestError(name, cause, "write it again") from error
+    yield 1, table.column_names
+    columns = [column.to_pylist() for column in table.columns]
+    for line, values in enumerate(zip(*columns, strict=True), start=2):
+        yield line, list(values)

@@ -1,0 +1,170 @@
+"""Folders as they are: odd names, links that go round, what systems leave behind, formats of others."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import boto3
+import pytest
+
+from pipelines import storage
+from pipelines.discovery import discover, summary
+from pipelines.manifest import read_manifest
+from pipelines.slides.errors import ManifestError
+from pipelines.slides.opening import open_slide
+from pipelines.storage import StorageError
+from tests.pipelines.test_wrong_slides import svs
+
+
+def _touch(folder: Path, *names: str) -> None:
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+
+
+def _names(folder: Path) -> list[str]:
+    return [
+        storage.relative_name(storage.as_uri(folder), uri) for uri in discover(str(folder)).slides
+    ]
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        "._a.svs",
+        ".hidden.svs",
+        ".Trash/b.svs",
+        "$RECYCLE.BIN/b.svs",
+        "__MACOSX/x/b.svs",
+        "Thumbs.db",
+        ".DS_Store",
+        "b.svs.part",
+        "lost+found/b.svs",
+        "line\nbreak.txt",
+    ],
+)
+def test_what_is_no_slide_of_people_is_passed_over(tmp_path: Path, odd: str) -> None:
+    _touch(tmp_path, "a.svs", odd)
+    assert _names(tmp_path) == ["a.svs"]
+    assert discover(str(tmp_path)).passed_over == ()
+    assert discover(str(tmp_path / "**" / "*.svs")).slides == discover(str(tmp_path)).slides
+
+
+def test_a_folder_that_is_hidden_itself_is_looked_through(tmp_path: Path) -> None:
+    _touch(tmp_path, ".cache/a.svs")
+    assert _names(tmp_path / ".cache") == ["a.svs"]
+
+
+def test_links_that_go_round_end(tmp_path: Path) -> None:
+    _touch(tmp_path, "a.svs", "below/b.svs")
+    (tmp_path / "up").symlink_to(".")
+    (tmp_path / "below" / "up").symlink_to("..")
+    (tmp_path / "self").symlink_to("self")
+    (tmp_path / "self.svs").symlink_to("self.svs")
+    (tmp_path / "gone.svs").symlink_to("nowhere")
+    assert _names(tmp_path) == ["a.svs", "below/b.svs"]
+
+
+def test_a_folder_that_is_linked_in_is_looked_through_once(tmp_path: Path) -> None:
+    _touch(tmp_path, "elsewhere/b.svs", "slides/a.svs")
+    for name in ("first", "second"):
+        (tmp_path / "slides" / name).symlink_to("../elsewhere")
+    assert _names(tmp_path / "slides") == ["a.svs", "first/b.svs"]
+
+
+def test_names_that_are_not_utf_8(tmp_path: Path) -> None:
+    """Neither a slide nor another file of such a name stops the listing, and the slide opens."""
+    path = svs(tmp_path)
+    path.rename(tmp_path / os.fsdecode(b"W\xe4rme.svs"))
+    (tmp_path / "a.svs").write_bytes(b"x")
+    (tmp_path / os.fsdecode(b"notes\xe4.txt")).write_bytes(b"x")
+    found = discover(str(tmp_path)).slides
+    assert found == (f"file://{tmp_path}/W%E4rme.svs", f"file://{tmp_path}/a.svs")
+    with open_slide(found[0]) as slide:
+        assert slide.name == "W\N{REPLACEMENT CHARACTER}rme.svs"
+    assert [row.case for row in read_manifest(str(tmp_path))][1] == "a.svs"
+
+
+@pytest.mark.parametrize(
+    "name", ["a\nb.svs", "a #3? 100%.svs", 'a "b".svs', "a\tb.svs", "a\x1b[2J.svs", "a%20b.svs"]
+)
+def test_slides_of_any_name_open_and_are_shown_on_one_line(tmp_path: Path, name: str) -> None:
+    svs(tmp_path).rename(tmp_path / name)
+    [uri] = discover(str(tmp_path)).slides
+    assert uri.isascii()
+    with open_slide(uri) as slide:
+        assert slide.name.isprintable()
+    [row] = read_manifest(str(tmp_path))
+    assert row.case.isprintable()
+
+
+def test_a_space_behind_a_suffix_makes_no_other_format(tmp_path: Path) -> None:
+    _touch(tmp_path, "a.svs ")
+    assert len(discover(str(tmp_path)).slides) == 1
+
+
+def test_formats_that_are_not_read_are_reported_by_name_and_count(tmp_path: Path) -> None:
+    _touch(tmp_path, "a.svs", *(f"z{k}.czi" for k in range(5)), "b.vsi", "_b_/stack1/frame.ets")
+    manifest = read_manifest(str(tmp_path))
+    assert len(manifest) == 1
+    told = summary(manifest.passed_over)
+    assert "z0.czi, z1.czi, z2.czi and 2 more: Zeiss CZI can't be read" in told
+    assert "b.vsi: Olympus VSI can't be read; convert it to OME-TIFF or DICOM" in told
+    (tmp_path / "m.csv").write_text("slide\n*\n")
+    assert len(read_manifest(str(tmp_path / "m.csv")).passed_over) == 6
+
+
+def test_a_folder_with_formats_that_are_not_read_alone_says_so(tmp_path: Path) -> None:
+    _touch(tmp_path, "b.vsi", "notes.txt")
+    with pytest.raises(ManifestError, match=r"has no slide that can be read \(b\.vsi: Olympus VSI"):
+        read_manifest(str(tmp_path))
+    (tmp_path / "m.csv").write_text("slide\nb*\n")
+    with pytest.raises(
+        ManifestError, match=r"matches no slide in line 2 that can be read \(b\.vsi"
+    ):
+        read_manifest(str(tmp_path / "m.csv"))
+
+
+def test_a_path_that_is_missing_is_not_an_empty_folder(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match="nowhere is not there; check the path"):
+        read_manifest(str(tmp_path / "nowhere"))
+    with pytest.raises(StorageError, match="is an empty path"):
+        read_manifest("")
+
+
+def test_one_slide_of_any_suffix_is_a_cohort_of_one(tmp_path: Path) -> None:
+    """As caches of data sets name files: whether it is a slide, opening says."""
+    for name in ("a.svs", "1.dcm", "blob"):
+        _touch(tmp_path, name)
+        assert discover(str(tmp_path / name)).slides == (f"file://{tmp_path}/{name}",)
+
+
+def test_a_folder_that_may_not_be_read_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _touch(tmp_path, "a.svs", "private/b.svs")
+    scan = os.scandir
+
+    def refuse(path: Path) -> object:  # tests may run as root, to whom all folders are open
+        if Path(path).name == "private":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    found = discover(str(tmp_path))
+    assert found.slides == (f"file://{tmp_path}/a.svs",)
+    assert summary(found.passed_over).startswith("private: folders that may not be read")
+    with pytest.raises(StorageError, match=r"can't be listed \(Permission denied\)"):
+        storage.list_uris(str(tmp_path))
+    with pytest.raises(StorageError, match=r"can't be listed \(Permission denied\)"):
+        discover(str(tmp_path / "private"))
+
+
+def test_a_key_that_no_uri_names_is_named(s3_bucket: str) -> None:
+    boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"]).put_object(
+        Bucket=s3_bucket.removeprefix("s3://"), Key="odd//a.svs", Body=b"x"
+    )
+    with pytest.raises(StorageError, match=r"odd//a\.svs.*rename that object"):
+        discover(f"{s3_bucket}/odd")
