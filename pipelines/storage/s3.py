@@ -171,6 +171,8 @@ def begin(uri: str, count: int) -> tuple[bytes, dict[str, Any]]:
 
 def exists(uri: str) -> bool:
     """Whether the object is there; call within `failures`."""
+    if not locate(uri)[1]:  # the bucket
+        return False
     try:
         head(uri)
     except FileNotFoundError as error:

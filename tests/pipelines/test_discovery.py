@@ -162,6 +162,12 @@ def test_a_folder_that_may_not_be_read_is_reported(
         discover(str(tmp_path / "private"))
 
 
+def test_a_whole_bucket(s3_bucket: str) -> None:
+    storage.write_bytes(f"{s3_bucket}/folder/a.svs", b"x")
+    for location in (s3_bucket, f"{s3_bucket}/"):
+        assert discover(location).slides == (f"{s3_bucket}/folder/a.svs",)
+
+
 def test_a_key_that_no_uri_names_is_named(s3_bucket: str) -> None:
     boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"]).put_object(
         Bucket=s3_bucket.removeprefix("s3://"), Key="odd//a.svs", Body=b"x"
