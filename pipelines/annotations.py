@@ -43,9 +43,6 @@ PATTERNS: Final = ("benign", "gleason_3", "gleason_4", "gleason_5")
 UNLABELLED: Final = -1
 """Label of a patch that no region covers enough."""
 
-ORIGINS: Final = ("bounds", "slide")
-"""What coordinates of annotations are relative to: the scanned area, as QuPath has it, or level 0."""
-
 MAX_LISTED = 3
 """Features that a summary names for each reason; it counts the others."""
 
@@ -115,7 +112,8 @@ class AnnotationFrame:
     """What the coordinates of a slide's annotations mean.
 
     Attributes:
-        origin: one of ORIGINS.
+        origin: what coordinates are relative to: `bounds`, the scanned area, as QuPath has it, or
+            `slide`, level 0.
         x, y: top-left corner of the scanned area in level-0 pixels.
         width, height: of the scanned area; 0 if unknown.
     """

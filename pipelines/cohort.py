@@ -1,15 +1,14 @@
-"""A prepared cohort on disk or in a bucket: which slides it holds and where their shards lie.
+"""A prepared cohort on disk or in a bucket: which slides it holds and where their shards are.
 
 OUT/cohort.parquet                                     one row a slide
 OUT/{organisation}/{slide_id}/{spec_hash}/shards.parquet
 OUT/{organisation}/{slide_id}/{spec_hash}/overview.png
-OUT/{organisation}/prepared/{key}.json                 one record a finished slide, see `pipelines.completion`
-OUT/report.json                                        what the last run did, every failure with its traceback
+OUT/{organisation}/prepared/{key}.json                 one record a finished slide: `completion`
+OUT/report.json                                        what the last run did, all failures
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipelines import addresses, storage
+from pipelines import storage
 from pipelines.columns import column, schema_of, to_table
 from pipelines.grid import PatchSpec
 
@@ -37,9 +36,12 @@ class CohortSlide:
         icc: digest of its ICC profile, empty if it has none.
         case: pseudonymous group id.
         split, label, annotation: of the manifest, empty if it has none.
+        annotation_origin: what coordinates of the annotation are relative to, see `manifest.ORIGINS`.
         spec: JSON of the PatchSpec.
         mpp: micrometres per pixel of level 0.
         width, height: pixels of level 0.
+        bounds_x, bounds_y, bounds_width, bounds_height: the scanned area in pixels of level 0, all of
+            it if the file names none.
         n_patches: patches in all shards.
         shards_sha256: of the shard table's bytes.
     """
@@ -54,10 +56,15 @@ class CohortSlide:
     split: str = column(pa.string(), nullable=True)
     label: str = column(pa.string(), nullable=True)
     annotation: str = column(pa.string(), nullable=True)
+    annotation_origin: str = column(pa.string(), nullable=True)
     spec: str = column(pa.string(), nullable=True)
     mpp: float = column(pa.float64(), nullable=True)
     width: int = column(pa.int32(), nullable=True)
     height: int = column(pa.int32(), nullable=True)
+    bounds_x: int = column(pa.int32(), nullable=True)
+    bounds_y: int = column(pa.int32(), nullable=True)
+    bounds_width: int = column(pa.int32(), nullable=True)
+    bounds_height: int = column(pa.int32(), nullable=True)
     n_patches: int = column(pa.int64(), nullable=True)
     shards_sha256: str = column(pa.string(), nullable=True)
 
@@ -83,7 +90,11 @@ def to_parquet(table: pa.Table) -> bytes:
 
 
 def from_parquet(data: bytes, schema: pa.Schema) -> pa.Table:
-    """The inverse of `to_parquet`."""
+    """The inverse of `to_parquet`.
+
+    Raises:
+        ValueError: it is not Parquet (`pyarrow.ArrowInvalid`), or of another schema.
+    """
     return pq.read_table(io.BytesIO(data)).cast(schema)
 
 
@@ -95,48 +106,25 @@ def load_cohort(out: str, *, split: str | None = None) -> pa.Table:
         split: only slides of this split; None for all.
 
     Raises:
-        CohortError: nothing was prepared there, or the split has no slide.
+        CohortError: nothing usable was prepared there, or the split has no slide.
+        StorageError: the store does not give it.
     """
     try:
         table = from_parquet(storage.read_bytes(storage.join(out, "cohort.parquet")), SCHEMA)
-    except FileNotFoundError as error:
-        raise CohortError(
-            f"{out} holds no prepared cohort; run `acinus prepare MANIFEST --out {out}`"
-        ) from error
+    except storage.ObjectNotFound:
+        remedy = f"run `acinus prepare MANIFEST --out {out}`"
+        raise CohortError(f"{out} holds no prepared cohort; {remedy}") from None
+    except ValueError as error:
+        cause = "is damaged or of another version"
+        raise CohortError(f"{out}/cohort.parquet {cause}; prepare the cohort again") from error
     if not len(table):
-        raise CohortError(
-            f"{out} holds no slide: all failed to be prepared; {out}/report.json tells why"
-        )
+        cause = "holds no slide: all failed to be prepared"
+        raise CohortError(f"{out} {cause}; see {out}/report.json")
     chosen = table if split is None else table.filter(pc.equal(table["split"], split))
     if not len(chosen):
         known = ", ".join(sorted(set(table["split"].to_pylist()))) or "none"
         raise CohortError(f"{out} has no slide of split {split!r}; its splits are: {known}")
     return chosen
-
-
-def load_shards(out: str, *, split: str | None = None) -> pa.Table:
-    """Shard rows (`pipelines.shards.SCHEMA`) of all slides of a prepared cohort, in the cohort's order.
-
-    Raises:
-        CohortError: see `load_cohort`; or another `prepare` into the same place has not come to its end.
-    """
-    from pipelines import shards
-
-    tables = []
-    for row in load_cohort(out, split=split).to_pylist():
-        address = addresses.shard_table(
-            row["organisation_id"],
-            row["slide_id"],
-            PatchSpec.from_dict(json.loads(row["spec"])).hash,
-        )
-        content = storage.read_bytes(storage.join(out, *address.split("/")))
-        if hashlib.sha256(content).hexdigest() != row["shards_sha256"]:
-            cause = f"{out} is half of another preparation: the shards of slide {row['slide_id']} are not those of the cohort"
-            raise CohortError(
-                f"{cause}; let `acinus prepare --resume` come to its end, and keep one folder a preparation"
-            )
-        tables.append(from_parquet(content, shards.SCHEMA))
-    return pa.concat_tables(tables)
 
 
 def cohort_spec(out: str) -> PatchSpec:

@@ -96,7 +96,7 @@ def discover(location: str) -> Discovery:
     return Discovery(slides=tuple(sorted(slides)), passed_over=tuple(passed_over), root=root)
 
 
-def summary(passed_over: tuple[PassedOver, ...]) -> str:
+def passed_over_summary(passed_over: tuple[PassedOver, ...]) -> str:
     """What was passed over, by reason, in one line; empty if nothing was."""
     parts = []
     for reason, count in Counter(file.reason for file in passed_over).most_common():

@@ -25,6 +25,7 @@ from pipelines.overview import overview_picture
 from pipelines.quality import Artefacts, SlideQuality, artefacts, assess, patch_quality
 from pipelines.shards import shard_rows, shards_of
 from pipelines.slides.errors import BrokenSlide
+from pipelines.slides.geometry import Point, Rectangle
 from pipelines.slides.slide import Slide
 from pipelines.stain import fit_slide_stain, sample_patches
 from pipelines.tissue import tissue_mask
@@ -47,6 +48,7 @@ class SlideRecord:
         icc: first 16 hex digits of its ICC profile's SHA-256, empty if it has none.
         mpp: micrometres per pixel of level 0.
         width, height: pixels of level 0.
+        bounds_x, bounds_y, bounds_width, bounds_height: the scanned area; see `Slide.bounds`.
         n_patches: patches in all shards.
         remarks: what of the file was not read or not believed; see `Slide.remarks`.
         shards_sha256: of the shard table's bytes.
@@ -60,6 +62,10 @@ class SlideRecord:
     mpp: float
     width: int
     height: int
+    bounds_x: int
+    bounds_y: int
+    bounds_width: int
+    bounds_height: int
     n_patches: int
     remarks: tuple[str, ...]
     shards_sha256: str
@@ -142,6 +148,7 @@ def index_slide(
 
 
 def _record(slide: Slide, thumbnail: NDArray[np.uint8], shards: pa.Table) -> SlideRecord:
+    bounds = slide.bounds or Rectangle(Point(0, 0), slide.size)
     return SlideRecord(
         slide_id=slide.identity,
         vendor=slide.vendor,
@@ -150,6 +157,10 @@ def _record(slide: Slide, thumbnail: NDArray[np.uint8], shards: pa.Table) -> Sli
         mpp=slide.mpp,
         width=slide.size.width,
         height=slide.size.height,
+        bounds_x=bounds.origin.x,
+        bounds_y=bounds.origin.y,
+        bounds_width=bounds.size.width,
+        bounds_height=bounds.size.height,
         n_patches=sum(shards["n_patches"].to_pylist()),
         remarks=(),
         # Not of what is read back: a copy of the slide, prepared at the same time, has the same address.

@@ -24,13 +24,14 @@ from dataclasses import dataclass, replace
 from typing import overload
 
 from pipelines import storage
-from pipelines.annotations import ORIGINS
-from pipelines.discovery import PassedOver, discover, is_pattern, summary
+from pipelines.discovery import PassedOver, discover, is_pattern, passed_over_summary
 from pipelines.manifest_table import SPREADSHEETS, SUFFIXES, Row, Table, read_table
 from pipelines.slides.errors import ManifestError
 from pipelines.slides.resolution import PLAUSIBLE_MPP
 from pipelines.splits import SplitShares
 
+ORIGINS = ("bounds", "slide")
+"""What coordinates of annotations are relative to (`annotations.AnnotationFrame`); the default first."""
 COLUMNS = ("slide", "mpp", "case", "split", "label", "annotation", "annotation_origin")
 MAX_REPORTED = 10
 """Unusable rows that one error names; it counts the others."""
@@ -49,7 +50,7 @@ class ManifestRow:
         split: name of the split, empty if none.
         label: label of the whole slide, empty if none.
         annotation: URI of region annotations, empty if none.
-        annotation_origin: what their coordinates are relative to, one of `annotations.ORIGINS`.
+        annotation_origin: what their coordinates are relative to, one of `ORIGINS`.
     """
 
     line: int
@@ -132,7 +133,7 @@ def _no_slide(uri: str, passed_over: tuple[PassedOver, ...]) -> ManifestError:
         return ManifestError(name, "is not there", "check the path")
     cause = "has no slide"
     if passed_over:
-        cause += f" that can be read ({summary(passed_over)})"
+        cause += f" that can be read ({passed_over_summary(passed_over)})"
     remedy = "give a manifest (.csv, .parquet), or a folder or pattern with slides"
     return ManifestError(name, cause, remedy)
 
@@ -176,7 +177,7 @@ def _checked_rows(
         if not found.slides:
             cause = f"matches no slide in line {line.line}"
             if found.passed_over:
-                cause += f" that can be read ({summary(found.passed_over)})"
+                cause += f" that can be read ({passed_over_summary(found.passed_over)})"
             remedy = "correct the pattern or delete the line"
             problems.append(ManifestError(storage.object_name(row.uri), cause, remedy))
     return rows, passed_over

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field, replace
 
 from pipelines import storage
 from pipelines.cohort import CohortSlide
+from pipelines.discovery import PassedOver
 from pipelines.grid import SIDE, PatchSpec
 from pipelines.manifest import ManifestRow
 from pipelines.read_counts import ReadCounts
@@ -148,11 +149,15 @@ RunSlides = Callable[[Sequence[ManifestRow], PrepareConfig], Iterator[tuple[int,
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareReport:
-    """What a run did, in the order of the manifest; `failed` is empty if every slide succeeded."""
+    """What a run did, in the order of the manifest; `failed` is empty if every slide succeeded.
+
+    `passed_over`: files that look like slides of formats that are not read, and unreadable folders.
+    """
 
     out: str
     prepared: list[SlideOutcome]
     failed: list[SlideOutcome]
+    passed_over: tuple[PassedOver, ...] = ()
 
     @property
     def n_patches(self) -> int:
@@ -206,6 +211,7 @@ class PrepareReport:
             "patches": self.n_patches,
             "splits": self.splits,
             "errors": self.errors,
+            "passed_over": [asdict(file) for file in self.passed_over],
             "failed": [asdict(outcome) for outcome in self.failed],
             "prepared": [asdict(outcome) for outcome in self.prepared],
         }

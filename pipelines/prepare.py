@@ -49,7 +49,8 @@ def prepare(
         OutputError: `out` can't be written, a full disk for example. What is finished stays there
             and can be resumed.
     """
-    rows = read_manifest(config.manifest, shares=config.shares)
+    manifest = read_manifest(config.manifest, shares=config.shares)
+    rows = manifest.rows
     finished: dict[int, SlideOutcome] = {}
     for k, outcome in run_slides(rows, config):
         finished[k] = outcome
@@ -60,6 +61,7 @@ def prepare(
         out=config.out,
         prepared=[outcome for outcome in outcomes if outcome.row is not None],
         failed=[outcome for outcome in outcomes if outcome.row is None],
+        passed_over=manifest.passed_over,
     )
     table = cohort.table_of([outcome.row for outcome in outcomes if outcome.row is not None])
     with writing(config.out):

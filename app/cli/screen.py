@@ -21,6 +21,7 @@ from rich.table import Table
 
 from app.cli.remedies import remedy
 from pipelines import addresses
+from pipelines.discovery import passed_over_summary
 from pipelines.grid import PatchSpec
 
 if TYPE_CHECKING:  # what one command prints must not load the libraries of the others
@@ -83,6 +84,8 @@ def print_cohort(report: PrepareReport) -> None:
         counted = "1 slide was" if report.staged == 1 else f"{report.staged} slides were"
         rows["staged"] = f"{counted} copied whole: the format can't be read in place"
     rows["failed"] = f"{len(report.failed)} slides"
+    if report.passed_over:
+        rows["passed over"] = passed_over_summary(report.passed_over)
     rows["report"] = f"{report.out}/report.json"
     if report.prepared:
         rows["pictures"] = f"overview.png of each slide, the first: {_first_picture(report)}"

@@ -12,7 +12,8 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from app.cli.application import build
-from pipelines.cohort import cohort_spec, load_cohort, load_shards
+from pipelines.cohort import cohort_spec, load_cohort
+from pipelines.cohort_shards import load_shards
 from pipelines.patches import decode_patches, fetch_shards
 from pipelines.synthetic.tissue import generate_tile
 from tests.support.icc_profile import matrix_profile

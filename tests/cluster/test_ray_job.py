@@ -24,7 +24,8 @@ import httpx
 import pytest
 import yaml
 
-from pipelines.cohort import load_cohort, load_shards
+from pipelines.cohort import load_cohort
+from pipelines.cohort_shards import load_shards
 from pipelines.synthetic.synthesise import SynthConfig, synthesise
 
 HOST = "127.0.0.7"

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from pipelines import completion, storage
-from pipelines.cohort import CohortError, load_cohort, load_shards
+from pipelines.cohort import CohortError, load_cohort
+from pipelines.cohort_shards import load_shards
 from pipelines.completion import completion_key, slide_version
 from pipelines.grid import PatchSpec
 from pipelines.manifest import read_manifest
@@ -196,7 +197,7 @@ def test_one_file_of_a_series_stands_for_all(
 def test_all_failed_is_not_an_empty_cohort(tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_text("slide\ngone.svs\n")
     prepare(PrepareConfig(manifest=str(tmp_path / "m.csv"), out=str(tmp_path / "out")))
-    with pytest.raises(CohortError, match=r"all failed to be prepared; .*report\.json tells why"):
+    with pytest.raises(CohortError, match=r"all failed to be prepared; .*see .*report\.json"):
         load_cohort(str(tmp_path / "out"))
 
 

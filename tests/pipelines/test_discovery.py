@@ -9,7 +9,7 @@ import boto3
 import pytest
 
 from pipelines import storage
-from pipelines.discovery import discover, summary
+from pipelines.discovery import discover, passed_over_summary
 from pipelines.manifest import read_manifest
 from pipelines.slides.errors import ManifestError
 from pipelines.slides.opening import open_slide
@@ -109,7 +109,7 @@ def test_formats_that_are_not_read_are_reported_by_name_and_count(tmp_path: Path
     _touch(tmp_path, "a.svs", *(f"z{k}.czi" for k in range(5)), "b.vsi", "_b_/stack1/frame.ets")
     manifest = read_manifest(str(tmp_path))
     assert len(manifest) == 1
-    told = summary(manifest.passed_over)
+    told = passed_over_summary(manifest.passed_over)
     assert "z0.czi, z1.czi, z2.czi and 2 more: Zeiss CZI can't be read" in told
     assert "b.vsi: Olympus VSI can't be read; convert it to OME-TIFF or DICOM" in told
     (tmp_path / "m.csv").write_text("slide\n*\n")
@@ -155,7 +155,9 @@ def test_a_folder_that_may_not_be_read_is_reported(
     monkeypatch.setattr(os, "scandir", refuse)
     found = discover(str(tmp_path))
     assert found.slides == (f"file://{tmp_path}/a.svs",)
-    assert summary(found.passed_over).startswith("private: folders that may not be read")
+    assert passed_over_summary(found.passed_over).startswith(
+        "private: folders that may not be read"
+    )
     with pytest.raises(StorageError, match=r"can't be listed \(Permission denied\)"):
         storage.list_uris(str(tmp_path))
     with pytest.raises(StorageError, match=r"can't be listed \(Permission denied\)"):

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines import addresses, cohort, storage
+from pipelines import addresses, cohort, cohort_shards, storage
 from pipelines.grid import PatchSpec
 from pipelines.prepare import PrepareConfig, prepare
 from pipelines.slides.errors import NoTissue
@@ -43,7 +43,7 @@ def test_good_slides_survive_bad_ones(cohort_folder: Path, tmp_path: Path) -> No
     assert len(seen) == 4
     table = cohort.load_cohort(str(tmp_path / "out"), split="train")
     assert table["label"].to_pylist() == ["benign", "3+3"]
-    shards = cohort.load_shards(str(tmp_path / "out"))
+    shards = cohort_shards.load_shards(str(tmp_path / "out"))
     assert (
         sum(shards["n_patches"].to_pylist())
         == report.n_patches

@@ -97,10 +97,15 @@ def _cohort_row(k: int, label: str, split: str, annotation: str) -> dict[str, An
         "split": split,
         "label": label,
         "annotation": annotation,
+        "annotation_origin": "bounds",
         "spec": json.dumps(SPEC.to_dict(), sort_keys=True),
         "mpp": SPEC.mpp,
         "width": COLUMNS * SPEC.size,
         "height": 12 * SPEC.size,
+        "bounds_x": 0,
+        "bounds_y": 0,
+        "bounds_width": COLUMNS * SPEC.size,
+        "bounds_height": 12 * SPEC.size,
         "n_patches": 12 * COLUMNS,
     }
 

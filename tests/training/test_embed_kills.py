@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from pipelines import patch_source, storage
-from pipelines.cohort import load_shards
+from pipelines.cohort_shards import load_shards
 from pipelines.grid import PatchSpec
 from pipelines.prepare import PrepareConfig, prepare
 from tests.support.process_tree import killing

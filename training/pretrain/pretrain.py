@@ -34,11 +34,12 @@ from ray.train.torch import TorchTrainer, get_device
 from torch import distributed
 
 from pipelines import storage
-from pipelines.cohort import cohort_spec, load_shards
+from pipelines.cohort import cohort_spec
+from pipelines.cohort_shards import load_shards
 from pipelines.grid import PatchSpec
 from pipelines.patch_source import read_patches
-from pipelines.read_counts import ReadCounts
 from pipelines.ray_session import ensure_ray
+from pipelines.read_counts import ReadCounts
 from training.background import Background
 from training.data_facts import DataFacts
 from training.encoder import encoder

@@ -21,12 +21,14 @@ from pipelines import storage
 from pipelines.annotations import (
     PATTERNS,
     UNLABELLED,
+    AnnotationFrame,
     Annotations,
     patch_labels,
     read_annotations,
     share_with_patches,
 )
-from pipelines.cohort import load_cohort, load_shards
+from pipelines.cohort import load_cohort
+from pipelines.cohort_shards import load_shards
 from pipelines.read_counts import ReadCounts
 from pipelines.shards import shards_of
 from pipelines.slides.errors import ManifestError, SlideError
@@ -214,7 +216,9 @@ def _load(
         raise ManifestError(
             name, f"has an unusable label ({error})", "correct it in the manifest and prepare again"
         ) from error
-    drawn = read_annotations(row["annotation"]) if row["annotation"] else Annotations()
+    drawn = Annotations()
+    if row["annotation"]:
+        drawn = read_annotations(row["annotation"], AnnotationFrame.of_row(row))
     embedded = embed_shards(shards, encoder, data, on_shard=on_shard)
     bag = load_bag(shards, encoder.key, data)
     [shard] = shards_of(shards.slice(0, 1))
