@@ -106,11 +106,11 @@ def test_a_space_behind_a_suffix_makes_no_other_format(tmp_path: Path) -> None:
 
 
 def test_formats_that_are_not_read_are_reported_by_name_and_count(tmp_path: Path) -> None:
-    _touch(tmp_path, "a.svs", *(f"z{k}.czi" for k in range(5)), "b.vsi", "_b_/stack1/frame.ets")
+    _touch(tmp_path, "a.svs", *(f"z{k}.zvi" for k in range(5)), "b.vsi", "_b_/stack1/frame.ets")
     manifest = read_manifest(str(tmp_path))
     assert len(manifest) == 1
     told = passed_over_summary(manifest.passed_over)
-    assert "z0.czi, z1.czi, z2.czi and 2 more: Zeiss CZI can't be read" in told
+    assert "z0.zvi, z1.zvi, z2.zvi and 2 more: Zeiss ZVI can't be read" in told
     assert "b.vsi: Olympus VSI can't be read; convert it to OME-TIFF or DICOM" in told
     (tmp_path / "m.csv").write_text("slide\n*\n")
     assert len(read_manifest(str(tmp_path / "m.csv")).passed_over) == 6
