@@ -1,6 +1,7 @@
 """Fixtures of the whole suite: one local Ray for all tests of a process that need one.
 
-`make test` runs the suite in two processes (pytest-xdist), a test file at a time, each with fixtures and a Ray of its own.
+`make test` runs the suite in two processes (pytest-xdist), a test file at a time, each with
+fixtures and a Ray of its own.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 ROOT = Path(__file__).parent
 SLOWEST_FIRST = ("journeys", "cluster", "test_house.py", "app", "training")
-"""Files and folders whose tests take minutes: started last, they would leave the other process idle."""
+"""Files and folders whose tests take minutes: started last, they would leave the other process
+idle."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -56,7 +58,8 @@ def ray_session() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def cohort_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small generated cohort: 4 slides (the last of split `test`), annotations and `manifest.csv`."""
+    """A small generated cohort: 4 slides (the last of split `test`), annotations and
+    `manifest.csv`."""
     from pipelines.synthetic.synthesise import SynthConfig, synthesise
 
     folder = tmp_path_factory.mktemp("cohort")

@@ -1,4 +1,5 @@
-"""What every benchmark reports: the processor next to each ratio, in the table, the JSON and the page."""
+"""What every benchmark reports: the processor next to each ratio, in the table, the JSON and the
+page."""
 
 from __future__ import annotations
 

@@ -29,7 +29,8 @@ ROOMS = [
 ]
 """Folders with one file to open first."""
 COMMANDS = ("app/cli/", "cluster/stacks.py")
-"""Commands import what they need when they run, so that help and a missing tool are reported quickly."""
+"""Commands import what they need when they run, so that help and a missing tool are reported
+quickly."""
 # What tools and runs leave behind. Only used without git, which says what belongs to the project.
 LEFT_BEHIND = {"__pycache__", "build", "cdk.out", "demo-output", "dist", "node_modules"}
 
@@ -203,9 +204,9 @@ WORDS = {
     r"begun": "started",
     r"save (for|where|that|what|when|in)": "except",
     r"for ever": "forever",
-    r"(?<!here )(is|are|was|were) no (?!longer|more|less|fewer|other|such|secret)[a-z]+": "is not a",
+    r"(?<!here )(is|are|was|were) no (?!longer|more|less|fewer|other|such)[a-z]+": "is not a",
     r"tells? (no|nothing|its|their|what|how|whether|where|which|of)": "has, reports, says",
-    r"(is|are|was|were|be|been|as|Where no \w+ is) told|told (what|how|where|that|in|by|to)": "given",
+    r"(is|are|was|were|be|been|as) told|told (what|how|where|that|in|by|to)": "given, reported",
     r"held against": "compared with",
     r"answers (whether|what|how|with)": "returns",
     r"laid": "placed",

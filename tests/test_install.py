@@ -1,4 +1,5 @@
-"""`.ci/install`, with stand-ins for Python and uv: what it refuses and how, what it calls, and that it does nothing twice."""
+"""`.ci/install`, with stand-ins for Python and uv: what it refuses and how, what it calls, and that
+it does nothing twice."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-# An interpreter whose version is right, that makes environments of itself and writes down how pip is called.
+# An interpreter whose version is right, that makes environments of itself and writes down how pip
+# is called.
 GOOD = """#!/bin/bash
 case "$*" in
     *"import ensurepip"*) exit ${WITHOUT_ENSUREPIP:-0} ;;
@@ -85,7 +87,8 @@ def calls(project: Path) -> list[str]:
         (
             OLD,
             {},
-            "Python 3.11 or later is needed and none is on PATH (Python 3.9.2); install one or set PYTHON",
+            "Python 3.11 or later is needed and none is on PATH (Python 3.9.2); "
+            "install one or set PYTHON",
         ),
         (OLD, {"PYTHON": "python3"}, "python3 is not Python 3.11 or later (Python 3.9.2)"),
         (

@@ -55,7 +55,7 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """The options every benchmark takes."""
+    """The options of every benchmark."""
 
     json: Path | None
     quick: bool
@@ -71,7 +71,7 @@ def arguments(description: str) -> Arguments:
 
 
 def cpu_rate(work: Callable[[], int]) -> float:
-    """Units of work per second of CPU time of all threads: the store reads in threads of its own."""
+    """Units of work per second of CPU time, all threads counted: the store reads in its own."""
     start = time.process_time()
     done = work()
     return done / (time.process_time() - start)
@@ -164,5 +164,5 @@ def print_rows(benchmark: str, rows: Sequence[Row], *, machine: str) -> None:
 
 
 def number(value: float) -> str:
-    """A value with three digits at least, and thousands apart."""
+    """A value with at least three digits, and separators of thousands."""
     return f"{value:,.3g}" if abs(value) < 100 else f"{value:,.0f}"

@@ -1,4 +1,5 @@
-"""The machine that a benchmark ran on: rates mean little without the processor and the instructions that it may use."""
+"""The machine of a benchmark: rates mean little without the processor and its vector instructions.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ class Machine:
 
     Attributes:
         processor: model name.
-        isa: widest class of vector instructions of the processor, a value of `ISA_CLASSES` or `unknown`.
+        isa: widest class of vector instructions of the processor, a value of `ISA_CLASSES` or
+            `unknown`.
         isa_limits: those of `ISA_LIMITS` that the environment sets.
         cores: logical processors.
         system: operating system.
@@ -47,7 +49,7 @@ class Machine:
 
 
 def this_machine(cpuinfo: Path = CPUINFO) -> Machine:
-    """The machine of this process: its processor from `cpuinfo` (Linux), else as Python's `platform` names it."""
+    """The machine of this process; the processor is that of `cpuinfo` (Linux) or of `platform`."""
     text = cpuinfo.read_text(encoding="utf-8") if cpuinfo.exists() else ""
     pairs = [line.partition(":") for line in text.splitlines()]
     values = {name.strip(): value.strip() for name, _, value in pairs[::-1]}

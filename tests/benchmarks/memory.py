@@ -2,12 +2,14 @@
 
     python -m tests.benchmarks.memory [--json FILE] [--quick]
 
-`rss-8gb-vs-200mb`: peak resident memory of a process that does a read worker's work on the same number of shards of a slide of
-8 GB and of one of 200 MB; `index-rss-...` that of a process that indexes it whole. `rss-8gb` is the former in bytes beside 1 GB.
-`ray-worker-rss-8gb` is the largest of Ray's own workers, the object store's pages that they touched included.
-`driver-10000-shards`: private memory of the driver (the object store is shared) after 10,000 shards of one run beside that after
-1,000. `spilled`: bytes that the object store wrote to disk while a consumer slower than the source took blocks of more than the
-store holds; then it is made to spill, so that a measure that sees nothing is noticed.
+`rss-8gb-vs-200mb`: peak resident memory of a process that does a read worker's work on the same
+number of shards of a slide of 8 GB and of one of 200 MB; `index-rss-...` that of a process that
+indexes it whole. `rss-8gb` compares the former with 1 GB. `ray-worker-rss-8gb` is the largest of
+Ray's own workers, including the pages of the object store that they touched. `driver-10000-shards`:
+private memory of the driver (the object store is shared) after 10,000 shards of one run, compared
+with after 1,000. `spilled`: bytes that the object store wrote to disk while a slow consumer took
+more blocks than the store can hold. Then the store is made to spill on purpose, to show that the
+measurement sees it.
 """
 
 from __future__ import annotations
@@ -127,11 +129,11 @@ def driver_row(folder: Path, count: int) -> harness.Row:
     """The driver's memory along a run of small shards."""
     small = shards_of(folder / "8gb.tif", side=4)
     shards = small.slice(0, min(count, len(small)))
-    process, seen, at = psutil.Process(), 0, {}
+    process, seen, private = psutil.Process(), 0, {}
     for block in read_patches(shards).iter_batches(batch_size=None, batch_format="pyarrow"):
         for k in (count // 10, count):
             if seen < k <= seen + len(block):
-                at[k] = float(process.memory_full_info().uss)
+                private[k] = float(process.memory_full_info().uss)
         seen += len(block)
     named = {
         "reference": f"after {count // 10:,} shards",
@@ -139,11 +141,14 @@ def driver_row(folder: Path, count: int) -> harness.Row:
         "better": "lower",
         "goal": 1.1,
     }
-    return harness.pairs_row("driver-10000-shards", [at[count]], [at[count // 10]], **named)
+    return harness.pairs_row(
+        "driver-10000-shards", [private[count]], [private[count // 10]], **named
+    )
 
 
 def slow_consumer_rows(folder: Path, blocks: int) -> list[harness.Row]:
-    """A consumer that takes a block every half second, from a source that could fill the store many times over."""
+    """A consumer that takes a block every half second, from a source that could fill the store many
+    times over."""
     shards = shards_of(folder / "8gb.tif", side=32).slice(0, blocks)
     held = []
     for block in read_patches(shards).iter_batches(
@@ -157,15 +162,14 @@ def slow_consumer_rows(folder: Path, blocks: int) -> list[harness.Row]:
         if child.name().startswith("ray::")
     ]
     amount = spilled_bytes()
-    print(
-        f"{sum(held):,} bytes went through a store of {ray.cluster_resources()['object_store_memory']:,.0f}"
-    )
+    capacity = ray.cluster_resources()["object_store_memory"]
+    print(f"{sum(held):,} bytes went through a store of {capacity:,.0f}")
     kept = [
         ray.put(np.zeros(2**26, np.uint8)) for _ in range(8)
     ]  # twice what the store holds: this must be seen
     if not spilled_bytes() > amount:
         raise RuntimeError(
-            f"{len(kept)} objects of 64 MB were not seen to spill: Ray tells of it in another way now"
+            f"{len(kept)} objects of 64 MB did not show as spilled: Ray reports it differently now"
         )
     named = {"unit": "bytes", "better": "lower"}
     return [

@@ -1,19 +1,23 @@
-"""How our reader compares with other slide readers: patches/s of CPU time, pairs of processes on the same slide.
+"""How our reader compares with other slide readers: patches/s of CPU time, pairs of processes on
+the same slide.
 
     make bench-peers
     python -m tests.benchmarks.peers [--json FILE] [--quick]
 
-Each peer runs in an environment of its own (`peer_readers.environments`, installed here when it is not there yet) and in the way
-that its documentation recommends, which its script in `peer_readers/` names. The slide is generated H&E as SVS, one level, 256-px
-JPEG tiles at 4:2:0; patches have 256 px, aligned with the tiles or missing them by 100 px. Peers read row by row, which suits
-their caches; we read shard by shard. Opening the slide is not measured.
+Each peer runs in an environment of its own (`peer_readers.environments`, installed here when it is
+not there yet) and in the way that its documentation recommends, which its script in `peer_readers/`
+names. The slide is generated H&E as SVS, one level, 256-px JPEG tiles at 4:2:0; patches have 256
+px, aligned with the tiles or missing them by 100 px. Peers read row by row, which suits their
+caches; we read shard by shard. Opening the slide is not measured.
 
-- `peers-NAME-aligned`, `-unaligned`: one thread each, patches per second of CPU time. Ours is `fetch_shards` + `decode_patches`.
-  The second table gives the same measurements by the wall clock, and each peer's pixels beside OpenSlide's.
-- `peers-dataloader-*`, `peers-ray-tasks-*`: wall clock on all cores, the slide eight times over. Ours is the same two functions
-  in one thread a core; in the rows with `-stream-` it is our Ray Data source, `read_patches`, with a consumer that decodes.
+- `peers-NAME-aligned`, `-unaligned`: one thread each, patches per second of CPU time. Ours is
+  `fetch_shards` + `decode_patches`. The second table gives the same measurements by the wall clock,
+  and how each peer's pixels differ from OpenSlide's.
+- `peers-dataloader-*`, `peers-ray-tasks-*`: wall clock on all cores, the slide eight times over.
+  Ours is the same two functions in one thread a core. In the rows with `-stream-` it is our Ray
+  Data source, `read_patches`, with a consumer that decodes.
 
-Wall-clock figures are only worth something on a machine that does nothing else.
+Wall-clock rates are valid only on a machine that does nothing else.
 """
 
 from __future__ import annotations
@@ -42,16 +46,17 @@ from tests.benchmarks import harness
 from tests.benchmarks.peer_readers import environments
 from tests.benchmarks.peer_readers.environments import Environment, InstallError
 from tests.benchmarks.peer_readers.protocol import Measurement, Pixels
-from tests.benchmarks.peer_readers.shards import places_of
+from tests.benchmarks.peer_readers.shards import corners_of
 from tests.benchmarks.reader import MPP, OFFSET, TILE, shards_of, write_slide
 
 ROOT = Path(__file__).parents[2]
 SIDE = 32
 """Tiles along a side of the slide."""
 PASSES = 8
-"""How often readers on all cores read the slide for one measurement: Ray's start of a dataset is then a small part of it."""
+"""How often readers on all cores read the slide for one measurement: Ray's start of a dataset is
+then a small part of it."""
 PATIENCE = 300
-"""Seconds after which a reader that does not answer is given up."""
+"""Seconds after which a reader that does not answer is killed."""
 
 ALIGNMENTS = {"aligned": 0, "unaligned": OFFSET}
 Clock = Literal["cpu", "wall"]
@@ -128,7 +133,7 @@ ON_ALL_CORES = (
 
 
 class ReaderError(Exception):
-    """A reader's last words."""
+    """A reader failed; holds the last line that it printed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +141,7 @@ class Work:
     """What a reader is given: files as `protocol` describes them."""
 
     slide: Path
-    places: Path
+    corners: Path
     expected: Path
 
 
@@ -158,7 +163,7 @@ class Running:
         """
         python = reader.environment.python if reader.environment else sys.executable
         options = reader.options[list(ALIGNMENTS).index(alignment)]
-        arguments = (str(work.slide), str(work.places), str(work.expected), *options)
+        arguments = (str(work.slide), str(work.corners), str(work.expected), *options)
         errors = work.slide.with_name(f"{reader.name}.log")
         with errors.open("w") as log:
             process = subprocess.Popen(
@@ -210,11 +215,13 @@ class Running:
     def _last_words(self) -> str:
         self._process.wait()
         lines = self._errors.read_text().strip().splitlines()
-        return f"{self._reader.title}: {lines[-1] if lines else f'exit code {self._process.returncode}'}"
+        last = lines[-1] if lines else f"exit code {self._process.returncode}"
+        return f"{self._reader.title}: {last}"
 
 
 def write_svs(path: Path) -> None:
-    """The generated slide as Aperio's scanners write it: fastslide has a cache for SVS, and none for generic TIFF."""
+    """The generated slide as Aperio's scanners write it: fastslide has a cache for SVS, and none
+    for generic TIFF."""
     generic = path.with_name("generic.tif")
     write_slide(generic, subsampling=(2, 2), side=SIDE)
     content = generic.read_bytes()
@@ -231,46 +238,50 @@ def write_svs(path: Path) -> None:
             compression="jpeg",
             subsampling=(2, 2),
             tile=(TILE, TILE),
-            description=f"Aperio Image Library\r\n{page.shape[1]}x{page.shape[0]} ({TILE}x{TILE}) JPEG|AppMag = 40|MPP = {MPP}",
+            description=(
+                f"Aperio Image Library\r\n{page.shape[1]}x{page.shape[0]} ({TILE}x{TILE}) "
+                f"JPEG|AppMag = 40|MPP = {MPP}"
+            ),
             metadata=None,
         )
     generic.unlink()
 
 
-class Places:
+class Corners:
     """The patches of the slide at one alignment, in our order and in the peers'."""
 
     def __init__(self, slide: Path, *, offset: int) -> None:
         self._slide, self._offset = slide, offset
-        self.by_shards = places_of(shards_of(slide, size=TILE, offset=offset))
+        self.by_shards = corners_of(shards_of(slide, size=TILE, offset=offset))
         self.by_rows = self.by_shards[np.lexsort((self.by_shards[:, 0], self.by_shards[:, 1]))]
 
     def work(self, *, ours: bool, passes: int) -> Work:
         """Files for a reader, in the slide's folder."""
-        places = self.by_shards if ours else self.by_rows
+        corners = self.by_shards if ours else self.by_rows
         name = f"{self._offset}-{'shards' if ours else 'rows'}"
         paths = (
             self._slide.with_name(f"{name}-{passes}.npy"),
             self._slide.with_name(f"{name}-expected.npy"),
         )
-        np.save(paths[0], np.tile(places, (passes, 1)))
+        np.save(paths[0], np.tile(corners, (passes, 1)))
         if not paths[1].exists():
-            np.save(paths[1], self._read(places))
-        return Work(slide=self._slide, places=paths[0], expected=paths[1])
+            np.save(paths[1], self._read(corners))
+        return Work(slide=self._slide, corners=paths[0], expected=paths[1])
 
-    def _read(self, places: NDArray[np.int64]) -> NDArray[np.uint8]:
+    def _read(self, corners: NDArray[np.int64]) -> NDArray[np.uint8]:
         with openslide.OpenSlide(self._slide) as slide:
             return np.stack(
                 [
-                    np.asarray(slide.read_region(tuple(place), 0, (TILE, TILE)))[..., :3]
-                    for place in places.tolist()
+                    np.asarray(slide.read_region(tuple(corner), 0, (TILE, TILE)))[..., :3]
+                    for corner in corners.tolist()
                 ]
             )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Note:
-    """What the harness's row has no place for: a peer's pixels, and its wall-clock rate; or why it could not be measured."""
+    """What the harness's row does not hold: a peer's pixels and its wall-clock rate, or why it
+    could not be measured."""
 
     case: str
     reader: str
@@ -299,16 +310,16 @@ class Pair:
         by = "-stream" if self.ours is STREAM else ""
         return f"peers-{self.peer.name}{by}-{self.alignment}"
 
-    def compare(self, places: Places, *, pairs: int) -> tuple[harness.Row, Note]:
+    def compare(self, corners: Corners, *, pairs: int) -> tuple[harness.Row, Note]:
         """Measure ours and the peer in turn."""
         passes = 1 if self.clock == "cpu" else PASSES
         unit = "patches/s/core" if self.clock == "cpu" else f"patches/s, {os.cpu_count()} cores"
         with (
             Running.start(
-                self.ours, places.work(ours=True, passes=passes), alignment=self.alignment
+                self.ours, corners.work(ours=True, passes=passes), alignment=self.alignment
             ) as ours,
             Running.start(
-                self.peer, places.work(ours=False, passes=passes), alignment=self.alignment
+                self.peer, corners.work(ours=False, passes=passes), alignment=self.alignment
             ) as peer,
         ):
             if ours.pixels.greatest:
@@ -336,8 +347,8 @@ class Pair:
 
 
 def print_notes(notes: Sequence[Note], sizes: dict[str, int]) -> None:
-    """The second table, and what the environments take."""
-    table = Table(title="peers: pixels beside OpenSlide's, and the wall clock")
+    """The second table, and the size of the environments."""
+    table = Table(title="peers: pixels compared with OpenSlide's, and the wall clock")
     for column in (
         "case",
         "reader",
@@ -381,14 +392,14 @@ def main() -> None:
         slide = Path(folder) / "slide.svs"
         write_svs(slide)
         for alignment, offset in ALIGNMENTS.items():
-            places = Places(slide, offset=offset)
+            corners = Corners(slide, offset=offset)
             for ours, peer in compared:
                 pair = Pair(ours=ours, peer=peer, alignment=alignment)
                 print(pair.case, flush=True)
                 try:
                     if peer.environment and peer.environment.name in missing:
                         raise ReaderError(missing[peer.environment.name])
-                    row, note = pair.compare(places, pairs=pairs)
+                    row, note = pair.compare(corners, pairs=pairs)
                     rows.append(row)
                 except ReaderError as error:
                     note = Note(case=pair.case, reader=peer.title, failure=str(error))

@@ -1,4 +1,5 @@
-"""The README's pictures, all of generated tissue: a slide as `acinus prepare` shows it, artefacts, and stains of three scanners.
+"""The README's pictures, all of generated tissue: a slide as `acinus prepare` shows it, artefacts,
+and stains of three scanners.
 
     python -m tests.benchmarks.pictures [--json FOLDER] [--to FOLDER]
 
@@ -47,7 +48,7 @@ SHOWN = ("", "macenko", "reinhard")
 
 
 def slide_picture() -> Image.Image:
-    """What lies beside a prepared slide's shards as `overview.png`: the tissue on an ink-free, generated biopsy."""
+    """A prepared slide's `overview.png`: the tissue of a generated biopsy without ink."""
     with tempfile.TemporaryDirectory() as folder:
         synthesise(SynthConfig(out=folder, slides=5, test_slides=0, core_length=9, seed=3))
         with open_slide(str(sorted(Path(folder).rglob("*.svs"))[3])) as slide:
@@ -64,7 +65,10 @@ def artefacts_picture() -> Image.Image:
 
 
 def stain_picture() -> Figure:
-    """The same tissue by three scanners, a row a method, with fingerprints' swatches and the distance of colours to scanner A."""
+    """The same tissue by three scanners, a row per method.
+
+    With the colours of each fingerprint, and their distance to scanner A.
+    """
     figure = Figure(figsize=(13, 6.2), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(SHOWN) + 1, len(SCANNERS), height_ratios=(4, 4, 4, 1))
@@ -74,9 +78,10 @@ def stain_picture() -> Figure:
             write_svs(path, _scanned(densities), SvsMetadata(mpp=MPP))
         for row, method in zip(axes, SHOWN, strict=False):
             seen = [_as_models_see(path, method) for path in paths]
-            for at, scanner, (patches, found) in zip(row, SCANNERS, seen, strict=True):
-                title = f"{method or scanner}: colour distance to A {colour_distance(seen[0][1], found):.1f}"
-                _image(at, np.concatenate(list(patches[PATCHES]), axis=1), title)
+            for panel, scanner, (patches, found) in zip(row, SCANNERS, seen, strict=True):
+                distance = colour_distance(seen[0][1], found)
+                title = f"{method or scanner}: colour distance to A {distance:.1f}"
+                _image(panel, np.concatenate(list(patches[PATCHES]), axis=1), title)
                 if not method:
                     _swatches(axes[-1, list(SCANNERS).index(scanner)], found)
     return figure

@@ -1,4 +1,5 @@
-"""What a driver of Ray Data costs by itself: read tasks that fetch nothing, planned by one driver or by two of one cluster."""
+"""What a driver of Ray Data costs alone: read tasks that fetch nothing, planned by one driver
+or by two of one cluster."""
 
 from __future__ import annotations
 
@@ -34,7 +35,7 @@ def _idle(task: pa.Table) -> Iterator[pa.Table]:
 
 
 def planned(shards: pa.Table, tasks: int) -> float:
-    """Read tasks a second that this driver plans, hands out and takes in, when the tasks themselves do nothing."""
+    """Read tasks a second that this driver plans, starts and collects when the tasks do nothing."""
     source = IdleShards([shards.slice(k % len(shards), 1) for k in range(tasks)])
     start = time.perf_counter()
     dataset = read_datasource(source, override_num_blocks=tasks)

@@ -1,13 +1,15 @@
-"""How well artefacts and tissue are found: intersection over union with masks that people drew, and with drawn slides.
+"""How well artefacts and tissue are found: intersection over union with masks that people drew, and
+with drawn slides.
 
     python -m tests.benchmarks.quality [--json FILE] [--quick] [--pictures FOLDER]
 
-The masks of `histoqc-*` come with HistoQC. Their scale is not told: 20 um a pixel is assumed, 10 for the one that is drawn finer.
-The rules' constants were set with these four pictures in view, for want of others, so that their figures are optimistic. The
-mask of red ink leaves faint strokes out: `-with-faint` shows what finding them costs there. `drawn-*` and `tissue-*` are drawn
-with known masks; `pale-0.12` is a stain of 12 % of the usual depth. `focus-*` is the area under the curve that tells sharp
-patches, deep and pale, from blurred ones; `patch-quality` is what measuring costs. `--pictures` writes masks over thumbnails, and
-patches before and after stain normalisation, as PNG.
+The masks of `histoqc-*` come with HistoQC. Their scale is unknown: 20 um a pixel is assumed, 10 for
+the one that is drawn finer. The rules' constants were set on these four pictures, as there were no
+others: their metrics are optimistic. The mask of red ink leaves faint strokes out: `-with-faint`
+shows what finding them costs there. `drawn-*` and `tissue-*` are drawn with known masks;
+`pale-0.12` is a stain of 12 % of the usual depth. `focus-*` is the area under the curve that
+separates sharp patches, deep and pale, from blurred ones; `patch-quality` is what measuring costs.
+`--pictures` writes masks over thumbnails, and patches before and after stain normalisation, as PNG.
 """
 
 from __future__ import annotations
@@ -225,7 +227,7 @@ def cost_row(patches: NDArray[np.uint8], *, pairs: int) -> harness.Row:
 
 
 def stain_panel(pictures: list[NDArray[np.uint8]]) -> Image.Image:
-    """A column a picture: its middle as scanned, then by each method, fitted to the whole picture."""
+    """A column per picture: its middle as scanned, then by each method fitted to the picture."""
     columns = []
     for picture in pictures:
         top, left = (picture.shape[0] - 224) // 2, (picture.shape[1] - 224) // 2

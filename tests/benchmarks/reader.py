@@ -1,12 +1,14 @@
-"""How near the reader comes to the decoder: patches/s of CPU time beside raw libjpeg-turbo and openslide-python.
+"""How near the reader comes to the decoder: patches/s of CPU time compared with raw libjpeg-turbo
+and openslide-python.
 
     python -m tests.benchmarks.reader [--json FILE] [--quick]
 
-The slide is generated H&E in a temporary folder, 256-px tiles save where the case says otherwise. Raw libjpeg-turbo decodes each
-tile into one buffer and does nothing else; its rate is given in patches of the case's area, so that 224- and 512-px patches
-compare. `scaled-N` are patches at 1/N of a slide that has one level only, by DCT scaling, beside decoding whole and averaging
-areas; the difference between the two in grey levels is printed. Ours is `fetch_shards` + `decode_patches`: index look-up, file
-reading and batch assembly included.
+The slide is generated H&E in a temporary folder, with 256-px tiles unless the case says otherwise.
+Raw libjpeg-turbo decodes each tile into one buffer and does nothing else; its rate is given in
+patches of the case's area, so that 224- and 512-px patches compare. `scaled-N` are patches at 1/N
+of a slide that has one level only, by DCT scaling, compared with decoding whole and averaging
+areas; the difference between the two in grey levels is printed. Ours is `fetch_shards` +
+`decode_patches`: index look-up, file reading and batch assembly included.
 """
 
 from __future__ import annotations
@@ -63,7 +65,8 @@ def write_slide(path: Path, *, subsampling: tuple[int, int], side: int, tile: in
 
 
 def shards_of(path: Path, *, size: int, offset: int, mpp: float = MPP) -> pa.Table:
-    """All whole patches of the slide, shifted by `offset` pixels, in shards of the default side, scaled to the size."""
+    """All whole patches of the slide, shifted by `offset` pixels, in shards of the default side,
+    scaled to the size."""
     with open_slide(str(path)) as slide:
         spec = PatchSpec(size=size, mpp=mpp, min_tissue=0.0)
         grid = patch_grid(slide, np.ones((64, 64), bool), spec)
@@ -78,7 +81,8 @@ def shards_of(path: Path, *, size: int, offset: int, mpp: float = MPP) -> pa.Tab
 
 
 def ours(shards: pa.Table) -> Callable[[], float]:
-    """Our rate: one shard after the other, as a read task and its consumer would, into one buffer as raw and OpenSlide."""
+    """Our rate: one shard after the other, as a read task and its consumer would, into one buffer
+    as raw and OpenSlide."""
     size = shards["patch_size"][0].as_py()
     out = np.empty((max(shards["n_patches"].to_pylist()), size, size, 3), np.uint8)
 
@@ -136,7 +140,7 @@ def averaged(shards: pa.Table, path: Path) -> Callable[[], np.ndarray]:
 
 
 def scaled_row(path: Path, scale: int, pairs: int) -> tuple[harness.Row, dict[str, float]]:
-    """DCT scaling beside decoding whole and averaging: rates, and how far apart the pixels are."""
+    """DCT scaling compared with decoding whole and averaging: rates, and differences of pixels."""
     shards = shards_of(path, size=256, offset=0, mpp=MPP * scale).slice(0, 1)
     assert shards["scale"].to_pylist() == [scale]
     whole = averaged(shards, path)
@@ -152,22 +156,22 @@ def scaled_row(path: Path, scale: int, pairs: int) -> tuple[harness.Row, dict[st
     return row, {
         "mean": float(apart.mean()),
         "99th percentile": float(np.percentile(apart, 99)),
-        "most": float(apart.max()),
+        "max": float(apart.max()),
     }
 
 
 def by_openslide(path: Path, shards: pa.Table, *, size: int) -> Callable[[], float]:
     """openslide-python's rate: one `read_region` a patch, RGB into a batch."""
-    places = [
+    corners = [
         (x, y) for row in shards.to_pylist() for x, y in zip(row["x"], row["y"], strict=True)
     ][::7]
-    batch = np.empty((len(places), size, size, 3), np.uint8)
+    batch = np.empty((len(corners), size, size, 3), np.uint8)
 
     def work() -> int:
         with openslide.OpenSlide(path) as handle:
-            for k, place in enumerate(places):
-                batch[k] = np.asarray(handle.read_region(place, 0, (size, size)))[..., :3]
-        return len(places)
+            for k, corner in enumerate(corners):
+                batch[k] = np.asarray(handle.read_region(corner, 0, (size, size)))[..., :3]
+        return len(corners)
 
     return lambda: harness.cpu_rate(work)
 
@@ -182,13 +186,14 @@ CASES = (
     ("aligned-256-420-tiles-240", 256, 0, (2, 2), 240, None, None),
     ("aligned-256-420-tiles-512", 256, 0, (2, 2), 512, None, None),
 )
-"""Case, patch size, offset, chroma subsampling, tile, goal against libjpeg-turbo, goal against OpenSlide."""
+"""Case, patch size, offset, chroma subsampling, tile, goal against libjpeg-turbo, goal against
+OpenSlide."""
 
 
 LIMITS = {
-    "aligned": "decoding; beside it, fetching, and writing to memory where the raw rate writes to one buffer in the cache",
-    "unaligned": "decoding 6 % of the tiles twice at the edges of shards, and one copy of each patch's pixels",
-    "aligned-224": "decoding: at the edges of shards tiles belong to two shards, and no patch is a whole tile",
+    "aligned": "decoding, then fetching and writing to memory (the raw rate writes to the cache)",
+    "unaligned": "decoding 6 % of the tiles twice at edges of shards, and copying each patch once",
+    "aligned-224": "decoding: tiles at edges belong to two shards, and no patch is a whole tile",
     "scaled": "reading the coefficients of every tile, which scaling does not spare",
     "openslide": "our own decoding: its rate is bounded by the raw one",
 }

@@ -1,12 +1,14 @@
-"""Reading from S3 beside reading from the local disk: rates, bytes, requests, and the time to a slide's first patch.
+"""Reading from S3 compared with the local disk: rates, bytes, requests, time to the first patch.
 
     python -m tests.benchmarks.remote [--json FILE] [--quick]
 
-A real S3 server on loopback behind a proxy that makes every answer 20 ms late. This process is pinned to one core for both rates,
-server and proxy to the others. `rate`: patches a second of wall clock, `stream_patches` over the same shards, 224-px patches.
-`bytes`: everything fetched for it, the opening included, as a share of the bytes of tiles and index. The slide of 8 GB is a valid
-BigTIFF with a hole; its `requests-to-open` and `bytes-to-open` are those of `open_slide`, and `first-patch-8gb` is seconds from
-its URI to its first decoded shard, with thumbnail, quality, tissue and the shard table of the whole slide in between.
+A real S3 server on loopback behind a proxy that makes every answer 20 ms late. This process is
+pinned to one core for both rates, server and proxy to the others. `rate`: patches a second of wall
+clock, `stream_patches` over the same shards, 224-px patches. `bytes`: everything fetched for it,
+the opening included, as a share of the bytes of tiles and index. The slide of 8 GB is a valid
+BigTIFF with a hole; its `requests-to-open` and `bytes-to-open` are those of `open_slide`, and
+`first-patch-8gb` is seconds from its URI to its first decoded shard, with thumbnail, quality,
+tissue and the shard table of the whole slide in between.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import os
 import tempfile
 import time
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -36,8 +39,8 @@ LATENCY = 0.020
 SPEC = PatchSpec(size=SIZE, mpp=MPP)
 
 
-def at(shards: pa.Table, uri: str) -> pa.Table:
-    """The same shards of a slide that lies elsewhere."""
+def moved(shards: pa.Table, uri: str) -> pa.Table:
+    """The same shards of a copy of the slide at another URI."""
     for name in ("slide_uri", "tile_uri"):
         shards = shards.set_column(
             shards.column_names.index(name),
@@ -56,12 +59,12 @@ def rate(shards: pa.Table) -> float:
 
 
 def index_bytes(slide: TiledSlide) -> int:
-    """Bytes of the tile index: 8 an offset, 4 to 8 a length, as the file has them; the lesser is taken."""
+    """Bytes of the tile index: 8 per offset, and 4 (the file may have 8) per length."""
     return sum(12 * len(index.offsets) for index in slide.indexes)
 
 
 def bytes_row(uri: str, shards: pa.Table) -> harness.Row:
-    """What is fetched to open the slide and to read all its patches, beside what must be."""
+    """What is fetched to open the slide and read all its patches, compared with what must be."""
     with storage.metered() as opening, open_slide(uri) as slide:
         assert isinstance(slide, TiledSlide)
         index = index_bytes(slide)
@@ -69,9 +72,8 @@ def bytes_row(uri: str, shards: pa.Table) -> harness.Row:
     got = sum(fetched["bytes_fetched"].to_pylist()) + opening.fetched
     needed = sum(fetched["bytes_needed"].to_pylist()) + index
     requests = sum(fetched["requests"].to_pylist()) + opening.requests
-    print(
-        f"{requests} requests for {len(shards)} shards and {sum(shards['n_patches'].to_pylist())} patches"
-    )
+    patches = sum(shards["n_patches"].to_pylist())
+    print(f"{requests} requests for {len(shards)} shards and {patches} patches")
     named = {"reference": "tiles + index", "unit": "bytes", "goal": 1.10, "better": "lower"}
     return harness.pairs_row("bytes", [got], [needed], **named)
 
@@ -80,17 +82,18 @@ def opening_rows(uri: str) -> list[harness.Row]:
     """Requests and bytes of `open_slide`."""
     with storage.metered() as meter, open_slide(uri) as slide:
         assert isinstance(slide, TiledSlide)
-        most = 1.1 * index_bytes(slide) + 1e6
+        limit = 1.1 * index_bytes(slide) + 1e6
     share = {"unit": "requests", "reference": "10 requests", "goal": 1.0, "better": "lower"}
     size = {"unit": "bytes", "reference": "1.1 x index + 1 MB", "goal": 1.0, "better": "lower"}
     return [
         harness.pairs_row("requests-to-open", [meter.requests], [10], **share),
-        harness.pairs_row("bytes-to-open", [meter.fetched], [most], **size),
+        harness.pairs_row("bytes-to-open", [meter.fetched], [limit], **size),
     ]
 
 
 def first_patch(uri: str) -> float:
-    """Seconds from the URI to the first patches, with all that `prepare` does in between, save writing."""
+    """Seconds from the URI to the first patches, with all that `prepare` does in between except
+    writing."""
     storage.forget_stores()
     start = time.perf_counter()
     with open_slide(uri) as slide:
@@ -100,7 +103,7 @@ def first_patch(uri: str) -> float:
 
 
 LIMITS = {
-    "rate": "the CPU that HTTP takes on the reader's one core; latency hides behind decoding",
+    "rate": "the CPU that HTTP uses on the reader's one core; latency hides behind decoding",
     "bytes": "gaps of at most 4 kB between tiles that are fetched in one request",
     "requests-to-open": "following the chain of directories, one after the other",
     "first-patch-8gb": "fetching and checking the tile index of the whole slide, and its thumbnail",
@@ -123,10 +126,10 @@ def main() -> None:
         )
         os.sched_setaffinity(0, cores[:1])
         storage.forget_stores()
-        remote, huge = at(local, "s3://slides/slide.tif"), "s3://slides/huge.tif"
+        remote, huge = moved(local, "s3://slides/slide.tif"), "s3://slides/huge.tif"
         named = {"reference": "local disk", "unit": "patches/s", "goal": 0.8, "pairs": pairs}
         rows = [
-            harness.compare("rate", lambda: rate(remote), lambda: rate(local), **named),  # type: ignore[arg-type]
+            harness.compare("rate", partial(rate, remote), partial(rate, local), **named),
             bytes_row("s3://slides/slide.tif", remote),
             *opening_rows(huge),
         ]

@@ -1,7 +1,9 @@
-"""A real S3 server on loopback, and a proxy before it that delays every answer, as a bucket in the same region does.
+"""A real S3 server on loopback, and a proxy before it that delays every answer, as a bucket in the
+same region does.
 
-rclone's `serve s3` reads a folder, range requests included; the proxy passes bytes on late, without limiting their rate. It mends
-one thing: rclone answers a range with status 200, where S3, and whoever checks, says 206.
+rclone's `serve s3` reads a folder, range requests included; the proxy passes bytes on late, without
+limiting their rate. It fixes one thing: rclone answers a range with status 200, S3 with 206, and
+clients check it.
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ def served(
 
     Args:
         folder: what is served.
-        latency: seconds between a request and its answer, beside the server's own.
+        latency: seconds added between a request and its answer.
         cores: processors that server and proxy are kept to; None for all.
 
     Yields:
@@ -52,9 +54,11 @@ def served(
     server, proxy = free_port(), free_port()
     rclone = shutil.which("rclone", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     assert rclone, "rclone is missing: install the test extra"
-    serve = f"serve s3 --auth-key {','.join(CREDENTIALS)} --addr 127.0.0.1:{server} --vfs-cache-mode off --read-only".split()
+    options = ["--vfs-cache-mode", "off", "--read-only", "--config", os.devnull]
+    keys, address = ",".join(CREDENTIALS), f"127.0.0.1:{server}"
+
     commands = [
-        [rclone, *serve, "--config", os.devnull, str(folder)],
+        [rclone, "serve", "s3", "--auth-key", keys, "--addr", address, *options, str(folder)],
         [
             sys.executable,
             "-c",
@@ -80,7 +84,7 @@ def served(
 
 
 def _as_partial(data: bytes) -> bytes:
-    """A response begins a chunk, since no client asks twice before it is answered."""
+    """A response starts a chunk: no client sends a request before the last one is answered."""
     if (
         data.startswith(b"HTTP/1.1 200 OK")
         and b"\r\nContent-Range:" in data.partition(b"\r\n\r\n")[0]

@@ -1,10 +1,12 @@
-"""What stain normalisation costs and how exact it is: a slide's fit applied to patches, against fitting every patch.
+"""What stain normalisation costs and how exact it is: a slide's fit applied to patches, against
+fitting every patch.
 
     python -m tests.benchmarks.stain [--json FILE] [--quick]
 
-`apply-*` are patches of 224 px per second of CPU time, against fitting and applying on every patch by the same code, and against
-torchstain. `within-a-level-*` is the share of all 16.7 million colours, channel by channel, that differ by at most one level from
-the float64 oracle; `exact-*` of those that do not differ. `fit-*` is a slide's fit, in fits per second.
+`apply-*` are patches of 224 px per second of CPU time, against fitting and applying on every patch
+by the same code, and against torchstain. `within-a-level-*` is the share of all 16.7 million
+colours, channel by channel, that differ by at most one level from the float64 oracle; `exact-*` of
+those that do not differ. `fit-*` is a slide's fit, in fits per second.
 """
 
 from __future__ import annotations

@@ -1,13 +1,17 @@
-"""What Ray costs: Ray Data from shards to a consumer that decodes and touches every batch, beside the plain threaded reader.
+"""What Ray costs: Ray Data from shards to a consumer that decodes and touches every batch, compared
+with the plain threaded reader.
 
     python -m tests.benchmarks.stream [--json FILE] [--quick]
 
-Several generated H&E slides, 224-px patches on 256-px tiles, two cores. Plain: two threads, each `stream_patches` over half of
-the shards. Ray: `read_patches`, whose read tasks fetch encoded tiles; the consumer is this process, two threads that decode, as a
-training worker's prefetch does. `wall` counts everything that Ray runs. `cpu-data-path` compares CPU seconds a patch of the plain
-reader with those of read workers and consumer alone. `wall-pixels` lets the read tasks decode and ship pixels instead.
+Several generated H&E slides, 224-px patches on 256-px tiles, two cores. Plain: two threads, each
+`stream_patches` over half of the shards. Ray: `read_patches`, whose read tasks fetch encoded tiles;
+the consumer is this process, two threads that decode, as the prefetch of a training worker does.
+`wall` counts everything that Ray runs. `cpu-data-path` compares CPU seconds a patch of the plain
+reader with those of read workers and consumer alone. `wall-pixels` lets the read tasks decode and
+ship pixels instead.
 
-Beside the rows: where CPU time goes, process by process, and how many tasks a second one driver and two drivers can plan.
+It also prints where CPU time goes, process by process, and how many tasks a second one driver and
+two drivers can plan.
 """
 
 from __future__ import annotations
@@ -72,13 +76,15 @@ def plain(shards: pa.Table) -> int:
 
 
 def consume(
-    blocks: Iterator[pa.Table], most: int, decode: Callable[[pa.Table, np.ndarray], np.ndarray]
+    blocks: Iterator[pa.Table],
+    max_patches: int,
+    decode: Callable[[pa.Table, np.ndarray], np.ndarray],
 ) -> int:
     """Patches that two threads make of blocks, a shard at a time, at most four shards waiting."""
     waiting: Queue[pa.Table | None] = Queue(2 * THREADS)
 
     def work(_: int) -> int:
-        out = np.empty((most, SIZE, SIZE, 3), np.uint8)
+        out = np.empty((max_patches, SIZE, SIZE, 3), np.uint8)
         done = 0
         while (row := waiting.get()) is not None:
             patch = decode(row, out)
@@ -109,7 +115,8 @@ def through_ray(shards: pa.Table) -> int:
 
 
 def as_pixels(block: pa.Table) -> pa.Table:
-    """What the other transport ships: the read task decodes. Without a copy: `pa.array` never lets go of a memoryview."""
+    """What the other transport ships: the read task decodes. Without a copy: `pa.array` never lets
+    go of a memoryview."""
     patch = decode_patches(block)["patch"]
     bounds = np.cumsum([0, *block["n_patches"].to_pylist()], dtype=np.int64) * patch[0].size
     buffers = [None, pa.py_buffer(bounds), pa.py_buffer(patch)]
@@ -158,7 +165,10 @@ def kind(process: psutil.Process) -> str:
 
 
 class CpuWatch(threading.Thread):
-    """Sees the CPU seconds of this process and all below it, once a second, so that those of workers that end are not lost."""
+    """Records the CPU seconds of this process and all below it, once a second.
+
+    So those of workers that end are not lost.
+    """
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -184,7 +194,8 @@ class CpuWatch(threading.Thread):
         self.join()
         found: dict[str, float] = {}
         for key, seconds in (self._seen | self._look()).items():
-            # A worker changes its title with its task: what it spent before counts for what it was then.
+            # A worker changes its title with its task: what it spent before counts for what it was
+            # then.
             found[key[0]] = found.get(key[0], 0.0) + seconds - self._before.get(key, 0.0)
         return found
 
@@ -200,7 +211,7 @@ def measured(work: Callable[[pa.Table], int], shards: pa.Table) -> Cost:
 
 
 def parts(shards: pa.Table) -> dict[str, float]:
-    """CPU microseconds a patch of the two plain functions, each by itself."""
+    """CPU microseconds a patch of the two plain functions, each alone."""
     rows = [shards.slice(k, 1) for k in range(min(8, len(shards)))]
     out = np.empty((max(shards["n_patches"].to_pylist()), SIZE, SIZE, 3), np.uint8)
     start = time.process_time()
@@ -232,7 +243,7 @@ def account(costs: dict[str, list[Cost]], alone: dict[str, float]) -> dict[str, 
     for name in [*names, "wall x cores"]:
         table.add_row(name, *(f"{values[name]:,.1f}" for values in found.values()))
     for name, value in alone.items():
-        table.add_row(f"{name} by itself", f"{value:,.1f}")
+        table.add_row(f"{name} alone", f"{value:,.1f}")
     Console(width=140).print(table)
     return {**found, "alone": alone}
 
@@ -254,7 +265,7 @@ def rows_of(costs: dict[str, list[Cost]]) -> list[harness.Row]:
     path = ("read workers", "consumer and driver")
     wall = {name: [run.patches / run.wall for run in runs] for name, runs in costs.items()}
     cpu = {
-        name: [run.patches / sum(run.cpu.get(at, 0.0) for at in path) for run in runs]
+        name: [run.patches / sum(run.cpu.get(process, 0.0) for process in path) for run in runs]
         for name, runs in costs.items()
     }
     named = {"reference": "plain threaded reader"}
@@ -280,9 +291,9 @@ def rows_of(costs: dict[str, list[Cost]]) -> list[harness.Row]:
 
 
 LIMITS = {
-    "wall": "decoding in the consumer; Ray adds the read tasks' processes and a copy of each block into its store",
-    "cpu-data-path": "the read tasks: starting each, fetching, and putting its block into the object store",
-    "wall-pixels": "the object store: a block of pixels is ten times as large, and its memory is zeroed, written and read",
+    "wall": "decoding in the consumer; Ray adds processes of read tasks and a copy of each block",
+    "cpu-data-path": "the read tasks: starting, fetching, putting blocks into the object store",
+    "wall-pixels": "the object store: blocks of pixels are ten times as large, and zeroed first",
     "plan": "the driver's own thread; two drivers on the same two cores take time from each other",
 }
 
@@ -311,9 +322,8 @@ def main() -> None:
         extra=extra,
     )
     for name, rate in (("one driver plans", one), ("two drivers plan", two)):
-        print(
-            f"{name} {rate:,.0f} tasks/s, which at {PATCHES_PER_TASK} patches a task is {rate * PATCHES_PER_TASK:,.0f} patches/s"
-        )
+        patches = f"{PATCHES_PER_TASK} patches a task: {rate * PATCHES_PER_TASK:,.0f} patches/s"
+        print(f"{name} {rate:,.0f} tasks/s, with {patches}")
 
 
 if __name__ == "__main__":

@@ -21,8 +21,8 @@ from tests.fuzz.specimens import FUZZED
 
 ROOT = Path(__file__).parents[2]
 HANG_SECONDS = 30.0
-"""Wall-clock seconds after which a worker is killed; the machine may be shared, so this is more than
-`MAX_SECONDS` of CPU."""
+"""Wall-clock seconds after which a worker is killed; the machine may be shared, so this is more
+than `MAX_SECONDS` of CPU."""
 
 
 def work() -> None:

@@ -1,4 +1,5 @@
-"""Fixtures of several test files: an S3 endpoint, and the small slides of every format, each written once."""
+"""Fixtures of several test files: an S3 endpoint, and the small slides of every format, each
+written once."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ from tests.support.formats import write_slide
 
 @pytest.fixture(scope="module")
 def s3_bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """URI of an empty bucket on a real HTTP endpoint; copies of what can't be read in place go to a folder of the test."""
+    """URI of an empty bucket on a real HTTP endpoint; copies of what can't be read in place go to a
+    folder of the test."""
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     _, port = server.get_host_and_port()
@@ -56,8 +58,8 @@ def small_slide(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pat
 
 
 def upload(path: Path, bucket: str) -> str:
-    """Put a slide with all its files into the bucket; answers what to open."""
+    """Put a slide with all its files into the bucket; returns the URI to open."""
     prefix = f"{bucket}/{uuid.uuid4().hex}"
-    for file in sorted(at for at in path.parent.rglob("*") if at.is_file()):
+    for file in sorted(found for found in path.parent.rglob("*") if found.is_file()):
         storage.write_file(f"{prefix}/{file.relative_to(path.parent).as_posix()}", file)
     return f"{prefix}/{path.name}" + ("/" if path.is_dir() else "")

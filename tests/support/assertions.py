@@ -16,7 +16,8 @@ def functions(tree: ast.AST) -> Iterator[Function]:
 
 
 def asserting(trees: Iterable[ast.AST]) -> set[str]:
-    """Names of functions that assert something, by themselves or through a function of the same trees."""
+    """Names of functions that assert something, by themselves or through a function of the same
+    trees."""
     every = [function for tree in trees for function in functions(tree)]
     names: set[str] = set()
     while True:
@@ -38,13 +39,15 @@ def tests(tree: ast.Module) -> Iterator[Function]:
 
 
 def constant_assertions(tree: ast.AST) -> Iterator[ast.Assert]:
-    """Assertions of what is true whatever the code does: a constant, `... or text`, a value that equals itself.
+    """Assertions of what is true whatever the code does: a constant, `... or text`, a value that
+    equals itself.
 
-    An operand of `or` has to be a comparison, a negation or a call: any other value is true as soon as it is not empty.
+    An operand of `or` has to be a comparison, a negation or a call: any other value is true as soon
+    as it is not empty.
     """
     for node in ast.walk(tree):
         if isinstance(node, ast.Assert) and (
-            _is_true(node.test) or any(map(_is_weak, ast.walk(node.test)))
+            _is_true(node.test) or any(map(_is_weak, _conditions(node.test)))
         ):
             yield node
 
@@ -82,7 +85,8 @@ def module_constants(tree: ast.Module) -> dict[str, ast.expr]:
 
 
 def _asserts(node: ast.AST, names: set[str]) -> bool:
-    """Whether a node is an assertion, expects an error or a warning, or calls a function that asserts."""
+    """Whether a node is an assertion, expects an error or a warning, or calls a function that
+    asserts."""
     if isinstance(node, ast.Assert):
         return True
     if not isinstance(node, ast.Call):
@@ -107,11 +111,20 @@ def _is_true(node: ast.expr) -> bool:
     return isinstance(node, ALWAYS_TRUE)
 
 
-def _is_weak(node: ast.AST) -> bool:
-    """Whether a part of an assertion is true of nearly everything."""
+def _conditions(node: ast.expr) -> Iterator[ast.expr]:
+    """An assertion's expression and the operands of its `and`, `or` and `not`."""
+    yield node
     match node:
-        case ast.BoolOp(op=ast.Or(), values=[*_, ast.Constant(value=None | "" | 0)]):
-            return False  # a default: `name or ""`
+        case ast.BoolOp(values=values):
+            for value in values:
+                yield from _conditions(value)
+        case ast.UnaryOp(op=ast.Not(), operand=operand):
+            yield from _conditions(operand)
+
+
+def _is_weak(node: ast.expr) -> bool:
+    """Whether a condition is true of nearly everything."""
+    match node:
         case ast.BoolOp(op=ast.Or(), values=values):
             return any(
                 isinstance(value, (ast.Name, ast.Attribute, ast.Subscript)) for value in values

@@ -1,4 +1,4 @@
-"""Real slides, tiles and tables for tests: where they lie, and the mark for tests that need them."""
+"""Real slides, tiles and tables for tests: their folder, and the mark for tests that need them."""
 
 from __future__ import annotations
 

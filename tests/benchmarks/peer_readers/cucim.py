@@ -1,9 +1,11 @@
-"""cuCIM on the CPU: `CuImage.read_region` with the `per_process` cache, which its guide recommends for sequential reading.
+"""cuCIM on the CPU: `CuImage.read_region` with the `per_process` cache, which its guide recommends
+for sequential reading.
 
-The cache is set by a configuration file: set by `CuImage.cache(...)`, release 26.10 keeps nothing in it (measured, unaligned:
-1,000 patches/s, with the file 3,500). It is smaller than the decoded slide, or a second reading would come from it alone. One
-place a call: a list of places with one worker measured no better. Its newer plugin, cuslide2, was slower on the CPU (2,100
-aligned, 980 unaligned).
+The cache is set by a configuration file: set by `CuImage.cache(...)`, release 26.10 keeps nothing
+in it (measured, unaligned: 1,000 patches/s, with the file 3,500). It is smaller than the decoded
+slide, or a second reading would come from it alone. One corner a call: a list of corners with one
+worker measured no better. Its newer plugin, cuslide2, was slower on the CPU (2,100 aligned, 980
+unaligned).
 """
 
 from __future__ import annotations
@@ -22,15 +24,15 @@ CACHE_MIB = 64
 
 
 def open_slide(
-    path: Path, places: NDArray[np.int64], size: int, _options: list[str]
+    path: Path, corners: NDArray[np.int64], size: int, _options: list[str]
 ) -> protocol.Read:
     from cucim import CuImage
 
     slide = CuImage(str(path))
 
     def read(out: NDArray[np.uint8]) -> None:
-        for k, place in enumerate(places.tolist()):
-            out[k] = np.asarray(slide.read_region(tuple(place), (size, size), level=0))
+        for k, corner in enumerate(corners.tolist()):
+            out[k] = np.asarray(slide.read_region(tuple(corner), (size, size), level=0))
 
     return read
 

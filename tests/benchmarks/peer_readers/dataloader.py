@@ -1,7 +1,8 @@
 """OpenSlide in a map-style torch Dataset, read by a DataLoader with one worker a core.
 
-As OpenSlide's users write it: each worker opens the slide once, when it is first asked (a handle must not cross a fork); an
-item is one `read_region`; the default collation makes batches of 32. Workers persist and are started before the clock is.
+As OpenSlide's users write it: each worker opens the slide once, when it is first asked (a handle
+must not cross a fork); an item is one `read_region`; the default collation makes batches of 32.
+Workers persist and are started before the clock is.
 """
 
 from __future__ import annotations
@@ -23,33 +24,33 @@ BATCH = 32
 class Patches(Dataset):
     """Patch k of a slide as uint8 [size, size, 3]."""
 
-    def __init__(self, slide: Path, places: NDArray[np.int64], size: int) -> None:
-        self._path, self._places, self._size = slide, places.tolist(), size
+    def __init__(self, slide: Path, corners: NDArray[np.int64], size: int) -> None:
+        self._path, self._corners, self._size = slide, corners.tolist(), size
         self._slide: openslide.OpenSlide | None = None
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._corners)
 
     def __getitem__(self, k: int) -> torch.Tensor:
         self._slide = self._slide or openslide.OpenSlide(self._path)
-        region = self._slide.read_region(self._places[k], 0, (self._size, self._size))
+        region = self._slide.read_region(self._corners[k], 0, (self._size, self._size))
         return torch.from_numpy(np.array(region.convert("RGB")))
 
 
 def open_slide(
-    slide: Path, places: NDArray[np.int64], size: int, _options: list[str]
+    slide: Path, corners: NDArray[np.int64], size: int, _options: list[str]
 ) -> protocol.Read:
     workers = os.cpu_count() or 1
     order = (
         [0] * BATCH * workers
     )  # a short first pass starts the workers and opens the slide in each
-    patches = Patches(slide, places, size)
+    patches = Patches(slide, corners, size)
     loader = DataLoader(
         patches, batch_size=BATCH, sampler=order, num_workers=workers, persistent_workers=True
     )
     for _ in loader:
         pass
-    order[:] = range(len(places))
+    order[:] = range(len(corners))
 
     def read(out: NDArray[np.uint8]) -> None:
         start = 0

@@ -1,7 +1,7 @@
 """Where peers are installed: each in an environment of its own under `.bench/`, never in ours.
 
-The versions are those that were measured; pip's own configuration decides where they come from. An environment whose packages
-have not changed since it was made is left as it is.
+The versions are those that were measured; pip's own configuration decides where they come from. An
+environment whose packages have not changed since it was made is left as it is.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ FOLDER = Path(__file__).parents[3] / ".bench"
 
 
 class InstallError(Exception):
-    """pip's last words on an environment that it could not make."""
+    """pip could not make an environment; holds its last line."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,8 @@ class Environment:
     Attributes:
         name: its folder below `.bench/`.
         packages: what pip installs, with versions.
-        alone: what it installs afterwards without dependencies, where those are not all needed or can't all be had.
+        alone: what it installs afterwards without dependencies, where those are not all needed or
+            can't all be had.
     """
 
     name: str
@@ -41,7 +42,7 @@ class Environment:
 
     @property
     def megabytes(self) -> int:
-        """What it takes on disk."""
+        """Its size on disk."""
         return (
             sum(
                 path.lstat().st_size
@@ -102,49 +103,40 @@ CUCIM = Environment(
     packages=("click==8.5.1", "lazy-loader==0.6", "numpy==2.4.6", "packaging==26.3"),
     alone=("cucim-cu12==26.10.0",),
 )
-# What its slide readers import, in versions that it allows, without its models (torchvision, timm, transformers) and notebooks.
-# Only torch is newer than it allows, the release that we have; the readers do not compute with it.
+# What its slide readers import, in versions that it allows, without its models (torchvision, timm,
+# transformers) and notebooks. Only torch is newer than it allows, the release that we have; the
+# readers do not compute with it.
 TIATOOLBOX = Environment(
     name="tiatoolbox",
     packages=(
-        *(
-            "aiohttp==3.14.1",
-            "dask==2026.7.0",
-            "defusedxml==0.7.1",
-            "filelock==3.28.0",
-            "glymur==0.14.7",
-        ),
-        *(
-            "imagecodecs==2026.1.14",
-            "joblib==1.5.2",
-            "matplotlib==3.11.0",
-            "numpy==2.4.3",
-            "opencv-python-headless==4.14.0.94",
-        ),
-        *(
-            "openslide-bin==4.0.1.1",
-            "openslide-python==1.4.3",
-            "pandas==3.0.2",
-            "pillow==12.1.1",
-            "psutil==7.2.2",
-            "pydicom==3.0.1",
-        ),
-        *(
-            "pyyaml==6.0.2",
-            "requests==2.34.1",
-            "s3fs==2026.4.0",
-            "scikit-image==0.26.0",
-            "scipy==1.17.0",
-            "shapely==2.1.2",
-        ),
-        *(
-            "simpleitk==2.5.4",
-            "tifffile==2026.2.24",
-            "torch==2.13.0",
-            "tqdm==4.68.4",
-            "wsidicom==0.33.1",
-            "zarr==3.1.6",
-        ),
+        "aiohttp==3.14.1",
+        "dask==2026.7.0",
+        "defusedxml==0.7.1",
+        "filelock==3.28.0",
+        "glymur==0.14.7",
+        "imagecodecs==2026.1.14",
+        "joblib==1.5.2",
+        "matplotlib==3.11.0",
+        "numpy==2.4.3",
+        "opencv-python-headless==4.14.0.94",
+        "openslide-bin==4.0.1.1",
+        "openslide-python==1.4.3",
+        "pandas==3.0.2",
+        "pillow==12.1.1",
+        "psutil==7.2.2",
+        "pydicom==3.0.1",
+        "pyyaml==6.0.2",
+        "requests==2.34.1",
+        "s3fs==2026.4.0",
+        "scikit-image==0.26.0",
+        "scipy==1.17.0",
+        "shapely==2.1.2",
+        "simpleitk==2.5.4",
+        "tifffile==2026.2.24",
+        "torch==2.13.0",
+        "tqdm==4.68.4",
+        "wsidicom==0.33.1",
+        "zarr==3.1.6",
     ),
     alone=("tiatoolbox==2.1.3",),
 )

@@ -1,7 +1,9 @@
-"""LazySlide: its tiles' dataset, `wsidata.dataset.TileImagesDataset`, over a tile table with our places.
+"""LazySlide: its tiles' dataset, `wsidata.dataset.TileImagesDataset`, over a tile table with our
+corners.
 
-Option: wsidata's reader. `openslide` is what it takes by default; `fastslide` was the fastest of those it can use. The dataset
-itself, item by item, measured above `wsi.iter.tile_images` and above a DataLoader without workers.
+Option: wsidata's reader. `openslide` is its default; `fastslide` was the fastest of those it can
+use. The dataset itself, item by item, was faster than `wsi.iter.tile_images` and than a DataLoader
+without workers.
 """
 
 from __future__ import annotations
@@ -19,11 +21,11 @@ from tests.benchmarks.peer_readers import protocol
 
 
 def open_slide(
-    path: Path, places: NDArray[np.int64], size: int, options: list[str]
+    path: Path, corners: NDArray[np.int64], size: int, options: list[str]
 ) -> protocol.Read:
     wsi = open_wsi(path, reader=options[0], store=None)
     add_tiles(
-        wsi, "tiles", places, TileSpec.from_wsidata(wsi, size), np.zeros(len(places), np.int64)
+        wsi, "tiles", corners, TileSpec.from_wsidata(wsi, size), np.zeros(len(corners), np.int64)
     )
     dataset = TileImagesDataset(wsi, "tiles")
 

@@ -1,4 +1,5 @@
-"""Ours without Ray: `fetch_shards` + `decode_patches`, shard by shard. Option: the number of threads."""
+"""Ours without Ray: `fetch_shards` + `decode_patches`, shard by shard. Option: the number of
+threads."""
 
 from __future__ import annotations
 
@@ -14,16 +15,16 @@ from tests.benchmarks.peer_readers.shards import Batches, repeated_shards
 
 
 def open_slide(
-    slide: Path, places: NDArray[np.int64], size: int, options: list[str]
+    slide: Path, corners: NDArray[np.int64], size: int, options: list[str]
 ) -> protocol.Read:
     threads = int(options[0])
-    shards, starts = repeated_shards(slide, places, size)
+    shards, starts = repeated_shards(slide, corners, size)
     counts = shards["n_patches"].to_pylist()
     batches = Batches(shards, threads=threads, size=size)
 
     def read(out: NDArray[np.uint8]) -> None:
         def read_shard(k: int) -> None:
-            with batches.place(out, starts[k], counts[k]) as batch:
+            with batches.target(out, starts[k], counts[k]) as batch:
                 decode_patches(fetch_shards(shards.slice(k, 1)), out=batch)
 
         if threads == 1:

@@ -1,8 +1,9 @@
-"""The pattern of today's Ray tiling libraries, written by us: a dataset with one row a patch, its place; tasks that open the
-slide with OpenSlide for every batch of rows and read patch by patch; pixels travel through the object store to the consumer.
+"""The pattern of today's Ray tiling libraries, written by us: a dataset with one row a patch, its
+corner; tasks that open the slide with OpenSlide for every batch of rows and read patch by patch;
+pixels travel through the object store to the consumer.
 
-A batch is 128 patches, 24 MiB: a block's own costs are then small beside reading. RGBA is made RGB in the task, which spares the
-store a quarter.
+A batch is 128 patches, 24 MiB: a block's own costs are then small compared with reading. RGBA is
+made RGB in the task, which spares the store a quarter.
 """
 
 from __future__ import annotations
@@ -27,15 +28,15 @@ def read_batch(
     """Read the patches at `x`, `y` of one batch."""
     patches = np.empty((len(batch["x"]), size, size, 3), np.uint8)
     with openslide.OpenSlide(path) as slide:
-        for k, place in enumerate(zip(batch["x"].tolist(), batch["y"].tolist(), strict=True)):
-            patches[k] = np.asarray(slide.read_region(place, 0, (size, size)))[..., :3]
+        for k, corner in enumerate(zip(batch["x"].tolist(), batch["y"].tolist(), strict=True)):
+            patches[k] = np.asarray(slide.read_region(corner, 0, (size, size)))[..., :3]
     return {"patch": patches}
 
 
 def open_slide(
-    slide: Path, places: NDArray[np.int64], size: int, _options: list[str]
+    slide: Path, corners: NDArray[np.int64], size: int, _options: list[str]
 ) -> protocol.Read:
-    rows = pa.table({"x": places[:, 0], "y": places[:, 1]})
+    rows = pa.table({"x": corners[:, 0], "y": corners[:, 1]})
     tables = [rows.slice(start, BATCH) for start in range(0, len(rows), BATCH)]
 
     def read(out: NDArray[np.uint8]) -> None:

@@ -1,4 +1,4 @@
-"""Our shards for the places of a benchmark."""
+"""Our shards for the corners of a benchmark."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from tests.benchmarks.reader import shards_of
 
 
-def places_of(shards: pa.Table) -> NDArray[np.int64]:
-    """Top-left corners x, y of the shards' patches in level-0 pixels, int64 [M, 2], in shard order."""
+def corners_of(shards: pa.Table) -> NDArray[np.int64]:
+    """Top-left corners x, y of all patches in level-0 pixels, int64 [M, 2], in shard order."""
     return np.column_stack(
         [
             np.concatenate([np.array(row, np.int64) for row in shards[name].to_pylist()])
@@ -25,14 +25,15 @@ def places_of(shards: pa.Table) -> NDArray[np.int64]:
 
 
 def repeated_shards(
-    slide: Path, places: NDArray[np.int64], size: int
+    slide: Path, corners: NDArray[np.int64], size: int
 ) -> tuple[pa.Table, list[int]]:
-    """The shards of the places, repeated as often as the places are, and where each shard starts among the places."""
-    shards = shards_of(slide, size=size, offset=int(places[0, 0]))
+    """The shards of the corners, repeated as often as the corners are, and where each shard starts
+    among the corners."""
+    shards = shards_of(slide, size=size, offset=int(corners[0, 0]))
     once = sum(shards["n_patches"].to_pylist())
-    shards = pa.concat_tables([shards] * (len(places) // once))
-    if not np.array_equal(places_of(shards), places):
-        raise ValueError("the places are not those of our shards, in shard order")
+    shards = pa.concat_tables([shards] * (len(corners) // once))
+    if not np.array_equal(corners_of(shards), corners):
+        raise ValueError("the corners are not those of our shards, in shard order")
     counts = np.array(shards["n_patches"].to_pylist(), np.int64)
     return shards, (np.cumsum(counts) - counts).tolist()
 
@@ -40,7 +41,8 @@ def repeated_shards(
 class Batches:
     """What shards are decoded into, so that no two threads write to the same memory.
 
-    Shards among the first N places go into `out` itself, to be compared; the others into one batch a thread, again and again.
+    Shards among the first N corners go into `out` itself, to be compared; the others into one batch
+    a thread, again and again.
     """
 
     def __init__(self, shards: pa.Table, *, threads: int, size: int) -> None:
@@ -50,8 +52,8 @@ class Batches:
             self._free.put(np.ones(shape, np.uint8))
 
     @contextmanager
-    def place(self, out: NDArray[np.uint8], start: int, count: int) -> Iterator[NDArray[np.uint8]]:
-        """Where `count` patches from place `start` on go."""
+    def target(self, out: NDArray[np.uint8], start: int, count: int) -> Iterator[NDArray[np.uint8]]:
+        """The memory for `count` patches from patch `start` on."""
         if start < len(out):
             yield out[start : start + count]
             return

@@ -1,4 +1,5 @@
-"""Ours with Ray: `read_patches` fetches encoded tiles in read tasks; the consumer runs `decode_patches` in one thread a core."""
+"""Ours with Ray: `read_patches` fetches encoded tiles in read tasks; the consumer runs
+`decode_patches` in one thread a core."""
 
 from __future__ import annotations
 
@@ -18,15 +19,15 @@ from tests.benchmarks.peer_readers.shards import Batches, repeated_shards
 
 
 def open_slide(
-    slide: Path, places: NDArray[np.int64], size: int, _options: list[str]
+    slide: Path, corners: NDArray[np.int64], size: int, _options: list[str]
 ) -> protocol.Read:
     threads = os.cpu_count() or 1
-    shards, _ = repeated_shards(slide, places, size)
+    shards, _ = repeated_shards(slide, corners, size)
     batches = Batches(shards, threads=threads, size=size)
 
     def read(out: NDArray[np.uint8]) -> None:
         def decode(row: pa.Table, start: int, count: int) -> None:
-            with batches.place(out, start, count) as batch:
+            with batches.target(out, start, count) as batch:
                 decode_patches(row, out=batch)
 
         start, decoding = 0, []

@@ -1,7 +1,8 @@
 """TIAToolbox: `read_rect` at level 0, the call of its `SlidingWindowPatchExtractor`.
 
-By `TIFFWSIReader`, which reads SVS as well: `WSIReader.open` gives an SVS to OpenSlide, at half the rate (measured: 1,100
-aligned and 900 unaligned against 470). Baseline mpp and power are given, or it looks for them.
+By `TIFFWSIReader`, which reads SVS as well: `WSIReader.open` gives an SVS to OpenSlide, at half the
+rate (measured: 1,100 aligned and 900 unaligned against 470). Baseline mpp and power are given, or
+it looks for them.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from tests.benchmarks.peer_readers import protocol
 
 
 def open_slide(
-    path: Path, places: NDArray[np.int64], size: int, _options: list[str]
+    path: Path, corners: NDArray[np.int64], size: int, _options: list[str]
 ) -> protocol.Read:
     slide = TIFFWSIReader(path, mpp=(0.25, 0.25), power=40)
 
     def read(out: NDArray[np.uint8]) -> None:
-        for k, place in enumerate(places.tolist()):
-            out[k] = slide.read_rect(tuple(place), (size, size), resolution=0, units="level")
+        for k, corner in enumerate(corners.tolist()):
+            out[k] = slide.read_rect(tuple(corner), (size, size), resolution=0, units="level")
 
     return read
 

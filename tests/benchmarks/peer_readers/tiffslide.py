@@ -1,5 +1,5 @@
-"""tiffslide, the drop-in for openslide-python on tifffile: `read_region` with `as_array=True`, which its README gives for arrays
-(it spares the way over a PIL image)."""
+"""tiffslide, the drop-in for openslide-python on tifffile: `read_region` with `as_array=True`,
+which its README gives for arrays (it spares the way over a PIL image)."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from tests.benchmarks.peer_readers import protocol
 
 
 def open_slide(
-    path: Path, places: NDArray[np.int64], size: int, _options: list[str]
+    path: Path, corners: NDArray[np.int64], size: int, _options: list[str]
 ) -> protocol.Read:
     slide = TiffSlide(path)
 
     def read(out: NDArray[np.uint8]) -> None:
-        for k, place in enumerate(places.tolist()):
-            out[k] = slide.read_region(tuple(place), 0, (size, size), as_array=True)
+        for k, corner in enumerate(corners.tolist()):
+            out[k] = slide.read_region(tuple(corner), 0, (size, size), as_array=True)
 
     return read
 
