@@ -14,6 +14,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.fields import require
 from pipelines.slides.errors import NoTissue, UnsupportedSlide
 from pipelines.slides.geometry import Level
 from pipelines.slides.resolution import PLAUSIBLE_MPP
@@ -57,25 +58,25 @@ class PatchSpec:
 
     def __post_init__(self) -> None:
         low, high = PLAUSIBLE_MPP
-        _require(
+        require(
             "size", self.size, MIN_SIZE <= self.size <= MAX_SIZE, f"{MIN_SIZE} to {MAX_SIZE} pixels"
         )
-        _require(
+        require(
             "mpp of a patch", self.mpp, low <= self.mpp <= high, f"{low:g} to {high:g} um per pixel"
         )
-        _require(
+        require(
             "overlap",
             self.overlap,
             0 <= self.overlap < self.size,
             f"0 to {self.size - 1} pixels: less than the size of {self.size}",
         )
-        _require(
+        require(
             "min_tissue",
             self.min_tissue,
             0 <= self.min_tissue <= 1,
             "a share of 0 to 1: 0.25 is 25 %",
         )
-        _require(
+        require(
             "stain", self.stain, self.stain in STAINS, f"one of {', '.join(STAINS[1:])}, or empty"
         )
 
@@ -92,11 +93,6 @@ class PatchSpec:
     def from_dict(cls, values: dict[str, Any]) -> Self:
         """The inverse of `to_dict`."""
         return cls(**values)
-
-
-def _require(name: str, value: object, holds: bool, allowed: str) -> None:
-    if not holds:  # NaN never holds
-        raise ValueError(f"{name} is {value!r}; it must be {allowed}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -29,8 +29,9 @@ from pipelines.slides.geometry import Point, Rectangle
 from pipelines.slides.slide import Slide
 from pipelines.stain import fit_slide_stain, sample_patches
 from pipelines.tissue import tissue_mask
+from pipelines.void import filled_tiles
 
-INDEX_VERSION = 1
+INDEX_VERSION = 2
 """Part of every completion record's key (`completion.py`): slides are indexed again where it changed. Raise it together with the
 digests in `tests/pipelines/test_index_version.py` when the same slide gives other shards, quality or fingerprint than before."""
 THUMBNAIL_SIDE = 2048
@@ -127,6 +128,8 @@ def index_slide(
     thumbnail_mpp = mpp * slide.size.width / thumbnail.shape[1]
     found = artefacts(thumbnail, mpp=thumbnail_mpp)
     tissue = tissue_mask(slide.name, thumbnail, mpp=thumbnail_mpp, found=found)
+    found = replace(found, void=found.void | filled_tiles(slide, tissue, found.glass))
+    tissue &= ~found.void
     usable = tissue & ~found.within(spec.size * spec.mpp / 2 / thumbnail_mpp)
     grid = patch_grid(slide, usable, spec)
     sample, glass = _sample(slide, grid, spec, found.glass)
@@ -162,7 +165,7 @@ def _record(slide: Slide, thumbnail: NDArray[np.uint8], shards: pa.Table) -> Sli
         bounds_width=bounds.size.width,
         bounds_height=bounds.size.height,
         n_patches=sum(shards["n_patches"].to_pylist()),
-        remarks=(),
+        remarks=slide.remarks,
         # Not of what is read back: a copy of the slide, prepared at the same time, has the same address.
         shards_sha256=hashlib.sha256(cohort.to_parquet(shards)).hexdigest(),
         thumbnail_sha256=hashlib.sha256(thumbnail.tobytes()).hexdigest(),

@@ -16,6 +16,7 @@ PATCH = (20, 60, 230)
 PEN = (255, 130, 0)
 EDGE = (0, 175, 200)
 BUBBLE = (235, 200, 0)
+VOID = (165, 70, 190)
 COVER = 0.65
 """How much of an artefact's colour covers the thumbnail: what lies below stays visible."""
 BARS_UM = (5000.0, 2000.0, 1000.0, 500.0, 200.0, 100.0, 50.0)
@@ -48,6 +49,7 @@ def overview_picture(
         "pen": (found.pen | found.faint, PEN),
         "coverslip edge": (found.edge, EDGE),
         "bubble": (found.bubble, BUBBLE),
+        "not scanned": (found.void, VOID),
     }
     shown = {name: (mask, colour) for name, (mask, colour) in shown.items() if mask.any()}
     pixels = thumbnail.copy()

@@ -6,7 +6,6 @@ Light on purpose: the process that hands out slides loads this and no library th
 from __future__ import annotations
 
 import json
-import math
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +15,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pipelines import storage
 from pipelines.cohort import CohortSlide
 from pipelines.discovery import PassedOver
+from pipelines.fields import require
 from pipelines.grid import SIDE, PatchSpec
 from pipelines.manifest import ManifestRow
 from pipelines.read_counts import ReadCounts
@@ -64,17 +64,14 @@ class PrepareConfig:
     resume: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("manifest", "out"):
-            if not getattr(self, name).strip():
-                raise ValueError(f"{name} is empty; give a path or URI")
-        if not _is_folder_name(self.organisation):
-            allowed = f"1 to {MAX_ORGANISATION} printable characters without '/' and leading '.'"
-            raise ValueError(f"organisation is {self.organisation!r}; it must have {allowed}")
         low, high = PLAUSIBLE_MPP
-        if self.mpp is not None and not (math.isfinite(self.mpp) and low <= self.mpp <= high):
-            raise ValueError(f"mpp is {self.mpp:g}; it must be {low:g} to {high:g} um per pixel")
-        if self.shard_side < 1:
-            raise ValueError(f"shard_side is {self.shard_side}; it must be at least 1")
+        plausible = self.mpp is None or low <= self.mpp <= high
+        allowed = f"1 to {MAX_ORGANISATION} printable characters without '/' and leading '.'"
+        require("manifest", self.manifest, bool(self.manifest.strip()), "a path or URI")
+        require("out", self.out, bool(self.out.strip()), "a folder or URI")
+        require("organisation", self.organisation, _is_folder_name(self.organisation), allowed)
+        require("mpp", self.mpp, plausible, f"{low:g} to {high:g} um per pixel")
+        require("shard_side", self.shard_side, self.shard_side >= 1, "at least 1")
 
 
 def _is_folder_name(text: str) -> bool:
@@ -175,9 +172,9 @@ class PrepareReport:
         return sum(bool(outcome.row and outcome.row.staged) for outcome in self.prepared)
 
     @property
-    def remarks(self) -> dict[str, tuple[str, ...]]:
-        """Remarks by slide, of those that have any."""
-        return {outcome.slide: outcome.remarks for outcome in self.prepared if outcome.remarks}
+    def remarks(self) -> list[tuple[str, tuple[str, ...]]]:
+        """Names of the prepared slides that have remarks, and what they are."""
+        return [(outcome.slide, outcome.remarks) for outcome in self.prepared if outcome.remarks]
 
     @property
     def reading(self) -> ReadCounts:
@@ -210,6 +207,7 @@ class PrepareReport:
             "reading": {**asdict(self.reading), "amplification": self.reading.amplification},
             "patches": self.n_patches,
             "splits": self.splits,
+            "remarks": [{"slide": slide, "remarks": said} for slide, said in self.remarks],
             "errors": self.errors,
             "passed_over": [asdict(file) for file in self.passed_over],
             "failed": [asdict(outcome) for outcome in self.failed],

@@ -22,6 +22,7 @@ from scipy import ndimage
 from skimage.measure import label, regionprops
 
 from pipelines.glass import absorbance, extremes, glass_colour
+from pipelines.void import black_areas, larger_pieces
 
 Mask = NDArray[np.bool_]
 
@@ -59,8 +60,6 @@ ROUND = 0.9
 """Least share of its convex hull, and of an ellipse of its moments, that a bubble's disc fills."""
 FRINGE = 2.0
 """Pixels round an artefact whose colour JPEG's coarser colour channels mix with it."""
-VOID_LEVEL, VOID_UM = 8, 2000.0
-"""Places filled with black instead of scanned: brightest channel at most the first, area more than a square of that side."""
 
 BLOCK = 8
 """Side in pixels of the squares that a patch's colours are averaged over: 4 um at 0.5 um a pixel, about a nucleus."""
@@ -78,7 +77,9 @@ COARSE = 4
 """What an artefact hides is estimated on every so many-th row and column: 0.1 mm, less than a stroke is wide."""
 LIMITED, POOR = 0.10, 0.50
 """Shares of the tissue from which a slide's use is limited, and from which it is poor."""
-LEAST_TISSUE_MM2 = 0.5
+MISSING_UM = 500.0
+"""Distance from scanned tissue up to which a void hides tissue: half the width of a wide core."""
+MIN_TISSUE_MM2 = 0.5
 """Tissue below this is a fragment: a biopsy core of 10 mm has 5 to 10 mm2."""
 
 
@@ -92,7 +93,7 @@ class Artefacts:
         faint: faint strokes of red ink beside the tissue, which would pass for eosin.
         edge: edges of the coverslip, cracks, the slide's own edge.
         bubble: air bubbles with what lies below them.
-        void: black: not scanned, or outside the slide.
+        void: not scanned; see `pipelines.void`.
     """
 
     glass: tuple[float, float, float] | None
@@ -140,7 +141,8 @@ class SlideQuality:
 
     Attributes:
         tissue_mm2: tissue free of artefacts, square millimetres.
-        pen, edge, bubble: share of the tissue that lies below each, 0 to 1.
+        pen, edge, bubble: share of the tissue that each hides, 0 to 1.
+        missing: share of the tissue that was not scanned, as far as the tissue round it tells.
         void: share of the picture that was not scanned.
         blurred, blank, saturated: share of the sampled patches out of focus, mostly glass, more than a tenth burnt out; 0
             where none was sampled.
@@ -152,6 +154,7 @@ class SlideQuality:
     pen: float
     edge: float
     bubble: float
+    missing: float
     void: float
     blurred: float
     blank: float
@@ -179,8 +182,8 @@ def artefacts(thumbnail: NDArray[np.uint8], *, mpp: float) -> Artefacts:
         thumbnail: uint8 [h, w, 3].
         mpp: micrometres per pixel of the thumbnail.
     """
-    void = _larger(extremes(thumbnail)[1] <= VOID_LEVEL, (VOID_UM / mpp) ** 2)
     glass = glass_colour(thumbnail)
+    void = black_areas(thumbnail, mpp=mpp)
     colours = absorbance(thumbnail, glass)
     total = colours.sum(axis=0)
     grey = _grey(colours) & ~void
@@ -237,6 +240,7 @@ def assess(tissue: Mask, found: Artefacts, patches: PatchQuality, *, mpp: float)
         name: float((_coarse(getattr(found, name)) & whole).sum()) / area_of_all
         for name in ("pen", "edge", "bubble")
     }
+    hidden["missing"] = float((_void_in_tissue(tissue, found, mpp=mpp) & whole).sum()) / area_of_all
     sampled = {
         "blurred": _share(patches.blurred),
         "blank": _share(patches.blank > 0.9),
@@ -247,7 +251,7 @@ def assess(tissue: Mask, found: Artefacts, patches: PatchQuality, *, mpp: float)
     sentences = [
         _SENTENCES[name].format(share) for name, share in shares.items() if share >= LIMITED
     ]
-    if area < LEAST_TISSUE_MM2:
+    if area < MIN_TISSUE_MM2:
         sentences.append(f"There are only {area:.2f} square millimetres of tissue.")
     poor = max(shares.values()) >= POOR or sum(hidden.values()) >= POOR
     return SlideQuality(
@@ -263,6 +267,7 @@ _SENTENCES = {
     "pen": "Pen marks hide {:.0%} of the tissue.",
     "edge": "Edges of the coverslip hide {:.0%} of the tissue.",
     "bubble": "Air bubbles hide {:.0%} of the tissue.",
+    "missing": "{:.0%} of the tissue was not scanned.",
     "blurred": "{:.0%} of the sampled patches are out of focus.",
     "blank": "{:.0%} of the sampled patches show hardly any tissue.",
     "saturated": "{:.0%} of the sampled patches are burnt out.",
@@ -274,8 +279,12 @@ def _coloured_ink(
 ) -> tuple[Mask, Mask, Mask]:
     """Strokes of green or blue, of red, and of faint red ink: cores that are large enough, with the fainter pixels on them."""
     least = (STROKE_UM / mpp) ** 2
-    cool = _grown(_larger(_cool(colours, total, COOL_CORE), least), _cool(colours, total, COOL[0]))
-    warm = _grown(_larger(_warm(colours, total, WARM_CORE), least), _warm(colours, total, WARM))
+    cool = _grown(
+        larger_pieces(_cool(colours, total, COOL_CORE), least), _cool(colours, total, COOL[0])
+    )
+    warm = _grown(
+        larger_pieces(_warm(colours, total, WARM_CORE), least), _warm(colours, total, WARM)
+    )
     return cool, warm, _faint_strokes(colours, total, warm) if warm.any() else warm
 
 
@@ -343,14 +352,6 @@ def _is_bubble(region: Any, *, mpp: float) -> bool:
     return bool(disc.solidity > ROUND and filled / ellipse > ROUND)
 
 
-def _larger(mask: Mask, least: float) -> Mask:
-    """Pieces of more than `least` pixels."""
-    pieces, _ = ndimage.label(mask, np.ones((3, 3)))
-    large = np.bincount(pieces.ravel()) > least
-    large[0] = False
-    return large[pieces]
-
-
 def _grown(seeds: Mask, candidates: Mask) -> Mask:
     """Pieces of the candidates that hold a seed, with the seeds."""
     if not seeds.any():
@@ -388,6 +389,14 @@ def _within(mask: Mask, distance: float) -> Mask:
 
 def _coarse(mask: Mask) -> Mask:
     return mask[::COARSE, ::COARSE]
+
+
+def _void_in_tissue(tissue: Mask, found: Artefacts, *, mpp: float) -> Mask:
+    """Void near scanned tissue, coarse. Beyond that nobody knows what was not scanned."""
+    if not found.void.any():
+        return _coarse(found.void)
+    near = ndimage.distance_transform_edt(~_coarse(tissue)) * COARSE * mpp <= MISSING_UM
+    return np.asarray(near & _coarse(found.void))
 
 
 def _with_hidden(tissue: Mask, found: Artefacts) -> Mask:

@@ -15,7 +15,7 @@ from scipy import ndimage
 from skimage.morphology import remove_small_holes, remove_small_objects
 
 from pipelines.glass import absorbance
-from pipelines.quality import FRINGE, Artefacts, artefacts
+from pipelines.quality import FRINGE, Artefacts, Mask, artefacts
 from pipelines.slides.errors import NoTissue
 
 STAINED = 0.05
@@ -25,6 +25,12 @@ PALE = 0.025
 thumbnails; at 0.03 a stain of 12 % of the usual depth is found by half instead of three quarters."""
 GREY = 0.05
 """Least signal per total absorbance: 0.055 for the bluest H&E; dark places have noise that is large but grey."""
+SEEN = 0.18
+"""Sum of the channels' absorbance from which something is on the glass: pale stroma starts there."""
+ABSORBED = ("blue or green", "pink or purple", "brown or yellow")
+"""What a stain looks like that absorbs red, green or blue most."""
+IHC = 0.1
+"""Share of brown from which a slide looks like immunohistochemistry (DAB)."""
 DARK_BACKGROUND = 60
 """Median brightness (0-255) below which the background can't be glass: brightfield glass is above 180."""
 MIN_PIECE_UM = 150.0
@@ -65,15 +71,35 @@ def tissue_mask(
     mask = ndimage.binary_closing(_pieces(signal), iterations=2)
     mask = remove_small_objects(mask, max_size=max(1, round((MIN_PIECE_UM / mpp) ** 2)))
     if not mask.any():
-        raise NoTissue(
-            slide,
-            "shows no stained tissue",
-            "check that it is an H&E slide and was scanned in focus",
-        )
+        raise _no_tissue(slide, colours, (total > SEEN) & ~hidden, mpp=mpp)
     filled: NDArray[np.bool_] = remove_small_holes(
         mask, max_size=max(1, round((MAX_HOLE_UM / mpp) ** 2))
     )
     return filled & ~hidden
+
+
+def _no_tissue(slide: str, colours: NDArray[np.float32], seen: Mask, *, mpp: float) -> NoTissue:
+    """Why there is no H&E: nothing is stained, or something is in other colours.
+
+    Args:
+        slide: name or identity.
+        colours: absorbance of red, green and blue, float32 [3, h, w].
+        seen: what absorbs anything and is no artefact, bool [h, w].
+        mpp: micrometres per pixel.
+    """
+    seen = remove_small_objects(seen, max_size=max(1, round((MIN_PIECE_UM / mpp) ** 2)))
+    if not seen.any():
+        remedy = "check that it is an H&E slide and was scanned in focus"
+        return NoTissue(slide, "shows no stained tissue", remedy)
+    most = colours[:, seen].argmax(axis=0)
+    shares = {name: float((most == k).mean()) for k, name in enumerate(ABSORBED)}
+    told = ", ".join(f"{share:.0%} {name}" for name, share in shares.items() if share >= 0.01)
+    cause = f"is stained, but not with H&E: of what is seen on it, {told}"
+    if shares["brown or yellow"] >= IHC:
+        cause += ", as in immunohistochemistry"
+    facts = {"seen": round(float(seen.mean()), 3), **{k: round(v, 3) for k, v in shares.items()}}
+    remedy = "give the slide of the same block that is stained with H&E"
+    return NoTissue(slide, cause, remedy, code="not-he", facts=facts)
 
 
 def _pieces(signal: NDArray[np.float32]) -> NDArray[np.bool_]:

@@ -90,6 +90,18 @@ def print_cohort(report: PrepareReport) -> None:
     if report.prepared:
         rows["pictures"] = f"overview.png of each slide, the first: {_first_picture(report)}"
     print_facts("Prepared cohort", rows)
+    _print_remarks(report)
+
+
+def _print_remarks(report: PrepareReport) -> None:
+    """What of the slides' files was not read, by remark: the slides that share it, the first by name."""
+    slides: dict[str, list[str]] = {}
+    for slide, remarks in report.remarks:
+        for remark in remarks:
+            slides.setdefault(remark, []).append(slide)
+    for remark, names in slides.items():
+        more = f" (and {len(names) - 1} more slides)" if len(names) > 1 else ""
+        _print_text(Console(), f"Slide {names[0]} {remark}{more}")
 
 
 def _first_picture(report: PrepareReport) -> str:

@@ -19,6 +19,8 @@ from PIL import Image
 from scipy import ndimage
 
 from pipelines.annotations import PATTERNS, Region, write_regions
+from pipelines.fields import require
+from pipelines.slides.resolution import PLAUSIBLE_MPP
 from pipelines.synthetic.svs import SvsMetadata, write_svs
 from pipelines.synthetic.tissue import MPP, generate_tile
 
@@ -29,6 +31,8 @@ CORE_WIDTH = 2
 """Tiles across a core: 345 um, a thin 18-gauge core."""
 MARGIN = 400
 """Glass around a core, pixels of level 0."""
+MAX_SLIDES, MAX_CORES, MAX_LENGTH = 10_000, 8, 100
+"""Of a cohort, a slide and a core in tiles: one slide then has 3.5 GB of pixels at most."""
 TEST_SHARE = 0.4
 """Share of the real tiles that only test slides show."""
 
@@ -57,6 +61,9 @@ class SynthConfig:
         cores: cores per slide.
         core_length: length of a core in tiles.
         seed: source of all randomness.
+
+    Raises:
+        ValueError: a value that can't be used; names the field, the value and what is allowed.
     """
 
     out: str
@@ -67,6 +74,28 @@ class SynthConfig:
     cores: int = 2
     core_length: int = 14
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        low, high = PLAUSIBLE_MPP
+        local = bool(self.out.strip()) and "://" not in self.out
+        shown = f"0 to {self.slides}: the number of slides"
+        require("out", self.out, local, "a local folder")
+        require("slides", self.slides, 1 <= self.slides <= MAX_SLIDES, f"1 to {MAX_SLIDES}")
+        require("test_slides", self.test_slides, 0 <= self.test_slides <= self.slides, shown)
+        require(
+            "tile_mpp",
+            self.tile_mpp,
+            low <= self.tile_mpp <= high,
+            f"{low:g} to {high:g} um per pixel",
+        )
+        require("cores", self.cores, 1 <= self.cores <= MAX_CORES, f"1 to {MAX_CORES}")
+        require(
+            "core_length",
+            self.core_length,
+            1 <= self.core_length <= MAX_LENGTH,
+            f"1 to {MAX_LENGTH} tiles",
+        )
+        require("seed", self.seed, self.seed >= 0, "at least 0")
 
 
 TileSource = Callable[[str, np.random.Generator], NDArray[np.uint8]]

@@ -8,7 +8,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tifffile
 
 from pipelines import completion, storage
 from pipelines.cohort import CohortError, load_cohort
@@ -19,6 +21,7 @@ from pipelines.manifest import read_manifest
 from pipelines.prepare import OutputError, PrepareConfig, prepare
 from pipelines.prepare_slide import prepare_slide
 from pipelines.slides.errors import SlideNotFound
+from pipelines.synthetic.tissue import generate_tile
 from tests.support.small_cohort import BAD, small_cohort
 
 
@@ -138,6 +141,30 @@ def test_failures_are_tried_again_and_told(tmp_path: Path) -> None:
     assert mended.kept == 10
 
 
+def test_remarks_are_reported_and_kept(tmp_path: Path) -> None:
+    """A file with a second picture: which of them is read is said by this run, and by one that resumes it."""
+    pixels = np.full((280, 520, 3), 243, np.uint8)
+    pixels[20:260, 20:500] = generate_tile("gleason_4", np.random.default_rng(0), side=480)[:240]
+    with tifffile.TiffWriter(tmp_path / "two.tif") as tiff:
+        for picture in (pixels, pixels[:, :300]):
+            tiff.write(
+                picture, tile=(128, 128), compression="jpeg", photometric="rgb", metadata=None
+            )
+    config = PrepareConfig(
+        manifest=str(tmp_path / "two.tif"), out=str(tmp_path / "out"), mpp=0.5, resume=True
+    )
+    (tmp_path / "m.csv").write_text("slide\ntwo.tif\n")
+    config = replace(config, manifest=str(tmp_path / "m.csv"))
+    for kept in (0, 1):
+        report = prepare(config)
+        assert report.kept == kept, report.failed
+        [(slide, [remark])] = report.remarks
+        assert slide == "two.tif"
+        assert "300 x 280" in remark
+        told = json.loads((tmp_path / "out" / "report.json").read_text())
+        assert told["remarks"] == [{"slide": "two.tif", "remarks": [remark]}]
+
+
 def test_of_two_copies_the_first_counts(config: PrepareConfig) -> None:
     first, copy = sorted(Path(config.manifest).parent.glob("*.svs"))
     copy.write_bytes(first.read_bytes())
@@ -159,6 +186,8 @@ def test_a_copy_made_later_is_the_same_slide_too(config: PrepareConfig) -> None:
     with Path(config.manifest).open("a") as stream:
         stream.write("copy.svs,another,validation,3+4\n")
     report = prepare(config)
+    assert len(_only(config.out, "shards.parquet")) == 2, "of the refused copy, nothing stays"
+    assert len(_only(config.out, "overview.png")) == len(_only(config.out, "quality.json")) == 2
     assert [at.slide for at in report.prepared] == ["slide-0000.svs", "slide-0001.svs"]
     assert "copy.svs is the same slide as slide-0001.svs in line 3" in report.failed[0].error
     assert len(load_shards(config.out)) == 2

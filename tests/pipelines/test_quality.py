@@ -265,11 +265,11 @@ def test_no_patch_is_laid_on_ink(inked_slide: Path, tmp_path: Path) -> None:
     overlap = np.minimum(left + 224, 2200) - np.maximum(
         left, 1200
     )  # the lattice has columns with 0.64 and 0.82 of a patch on ink
-    assert indexed.n_patches > 40
+    assert indexed.record.n_patches > 40
     assert (overlap < 0.3 * 224).all()
     assert indexed.quality.pen == pytest.approx(1 / 3, abs=0.04)
     assert indexed.quality.verdict == "limited"
-    address = addresses.quality("org", indexed.slide_id, spec.hash)
+    address = addresses.quality("org", indexed.record.slide_id, spec.hash)
     stored = json.loads(
         storage.read_bytes(storage.join(str(tmp_path / "one"), *address.split("/")))
     )

@@ -129,12 +129,35 @@ def test_real_slides_have_tissue_where_it_is() -> None:
         assert tissue_mask("a", tile, mpp=2.0).mean() > 0.95
 
 
+@pytest.mark.parametrize(
+    ("stain", "cause"),
+    [
+        ((0.65, 0.70, 0.29), None),  # haematoxylin
+        ((0.27, 0.57, 0.78), r"\d\d% brown or yellow, as in immunohistochemistry"),
+        ((0.60, 0.45, 0.40), r"of what is seen on it, \d+% blue or green"),
+    ],
+)
+def test_a_stain_that_is_not_he_is_named(
+    stain: tuple[float, float, float], cause: str | None
+) -> None:
+    """DAB (Ruifrok and Johnston 2001) and a blue dye, drawn as cores."""
+    drawn = cores(width_um=800)
+    depth = -np.log(np.maximum(drawn.light[drawn.tissue], 0.05)).mean(axis=1, keepdims=True)
+    drawn.light[drawn.tissue] = np.exp(-2 * depth * np.array(stain))
+    if cause is None:
+        assert tissue_mask("a", drawn.photograph(), mpp=THUMBNAIL_MPP).any()
+        return
+    with pytest.raises(NoTissue, match=cause) as raised:
+        tissue_mask("a", drawn.photograph(), mpp=THUMBNAIL_MPP)
+    assert raised.value.code == "not-he"
+
+
 @needs_shared_data
 @pytest.mark.parametrize(
     ("name", "cause"),
     [
         ("hamamatsu_test3-DAPI-2-387.ndpi", "fluorescence"),
-        ("OS-2-ndpi.ome.tif", "no stained tissue"),
+        ("OS-2-ndpi.ome.tif", r"not with H&E: .* 21% brown or yellow, as in immunohistochemistry"),
     ],
 )
 def test_real_slides_that_are_not_stained_with_he_are_refused(name: str, cause: str) -> None:
