@@ -8,11 +8,12 @@ wsidicom can read is read from a local disk, to which `staging` brings it.
 from __future__ import annotations
 
 import importlib
+from pathlib import PurePosixPath
 from typing import Any, Final
 
 from pipelines import storage
-from pipelines.slides import staging
-from pipelines.slides.errors import BrokenSlide, SlideNotFound
+from pipelines.slides import formats, staging
+from pipelines.slides.errors import BrokenSlide, SlideNotFound, UnsupportedSlide
 from pipelines.slides.resolution import MppPolicy
 from pipelines.slides.slide import OpenOptions, Slide
 from pipelines.slides.source import SlideFile, find_file, is_dicom, is_tiff
@@ -55,8 +56,9 @@ def open_slide(
         ImplausibleResolution: a given mpp that can only be a unit error. What is wrong with the
             metadata's mpp is raised by `Slide.mpp`, since a slide without one can be looked at.
     """
-    if not uri.strip():
-        raise SlideNotFound("''", "is an empty path", "give the path or URI of a slide")
+    if not uri.strip() or "\0" in uri:
+        cause = "is an empty path" if not uri.strip() else "is not a path"
+        raise SlideNotFound(repr(uri), cause, "give the path or URI of a slide", code="uri")
     uri = storage.as_uri(uri)
     policy = MppPolicy(given=mpp, default=default_mpp, from_objective=mpp_from_objective)
     policy.check(storage.object_name(uri))
@@ -73,6 +75,7 @@ def _open(uri: str, options: OpenOptions) -> Slide:
         )
     if len(file.head) < SMALLEST_HEADER:
         raise BrokenSlide(file.name, f"has only {file.size} bytes", "copy or export it again")
+    _check_suffix(file.name)
     if is_dicom(file.head):
         return _open_dicom(uri.rsplit("/", 1)[0], file, options)
     if is_tiff(file.head):
@@ -81,6 +84,26 @@ def _open(uri: str, options: OpenOptions) -> Slide:
             return slide
     opened: Slide = _reader("openslide").OpenSlideSlide(file, staging.local_copy([file]), options)
     return opened
+
+
+def _check_suffix(name: str) -> None:
+    """Refuse a format that is not read by its name.
+
+    Some are containers that would open all the same: a VSI is a TIFF of overviews, whose slide is
+    in a folder next to it.
+
+    Raises:
+        UnsupportedSlide: the suffix is one of `formats.NOT_READ`.
+    """
+    label = formats.NOT_READ.get(PurePosixPath(name).suffix.lower())
+    if label:
+        raise UnsupportedSlide(
+            name,
+            f"is {label}, which is not read",
+            "export it as SVS or pyramidal TIFF",
+            code="format-not-read",
+            facts={"format": label},
+        )
 
 
 def _open_dicom(folder: str, file: SlideFile | None, options: OpenOptions) -> Slide:

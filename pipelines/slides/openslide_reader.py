@@ -6,14 +6,12 @@ Local files only: a remote slide is staged first (`staging`).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import PurePosixPath
 
 import numpy as np
 import openslide
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipelines.slides import formats
 from pipelines.slides.errors import BrokenSlide, UnsupportedSlide
 from pipelines.slides.geometry import Level, Point, Rectangle, Size
 from pipelines.slides.resolution import COARSEST_SCAN, PLAUSIBLE_MPP, RecordedMpp, positive_number
@@ -99,21 +97,16 @@ def _open(file: SlideFile, copy: LocalCopy) -> openslide.OpenSlide:
         return openslide.OpenSlide(copy.paths[0])
     except openslide.OpenSlideUnsupportedFormatError as error:
         copy.release()
-        raise _unknown(file.name) from error
+        raise UnsupportedSlide(
+            file.name,
+            "is not a whole-slide image that we know",
+            "export it as SVS or pyramidal TIFF",
+        ) from error
     except openslide.OpenSlideError as error:
         copy.release()
         raise BrokenSlide(
             file.name, f"can't be opened ({error})", "copy or export it again"
         ) from error
-
-
-def _unknown(name: str) -> UnsupportedSlide:
-    """The error for a file that no reader knows; by its suffix it may be of a known format."""
-    label = formats.NOT_READ.get(PurePosixPath(name).suffix.lower())
-    cause = f"is {label}, which is not read" if label else "is not a whole-slide image that we know"
-    return UnsupportedSlide(
-        name, cause, "export it as SVS or pyramidal TIFF", facts={"format": label or "unknown"}
-    )
 
 
 def _check_sizes(name: str, sizes: Sequence[Size], properties: Mapping[str, str]) -> None:

@@ -98,6 +98,9 @@ def _not_found(uri: str, error: storage.StorageError) -> SlideNotFound:
         return SlideNotFound(name, "is not there or is not a file", "check the path or URI")
     if isinstance(error, storage.AccessDenied):
         return SlideNotFound(name, "may not be read", "check the URI and the permissions")
+    if isinstance(error, storage.InvalidUri):
+        remedy = "give a local path, or a file:// or s3:// URI"
+        return SlideNotFound(name, "is not a path or URI that can be read", remedy, code="uri")
     cause = f"can't be reached in its store ({type(error).__name__})"
     return SlideNotFound(name, cause, "check the connection and the permissions")
 

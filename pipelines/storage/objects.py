@@ -87,6 +87,8 @@ def read_head(uri: str, count: int) -> Head:
         with disk_failures(uri, "read"):
             if path.is_dir():
                 raise ObjectNotFound(uri, "is a folder, not a file", "check the path")
+            if path.exists() and not path.is_file():  # to open a pipe would wait for a writer
+                raise ObjectNotFound(uri, "is a pipe or device, not a file", "check the path")
             with path.open("rb") as stream:
                 status = os.fstat(stream.fileno())
                 data = stream.read(count)

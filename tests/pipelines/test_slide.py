@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -205,15 +206,41 @@ def test_levels_count_from_zero(name: str, small_slide: Callable[[str], Path]) -
             slide.read_region(Point(0, 0), 0, Size(8, 8), scale=3)
 
 
-@pytest.mark.parametrize("path", ["", "  "])
-def test_an_empty_path_is_not_the_working_directory(path: str) -> None:
-    with pytest.raises(SlideNotFound, match="is an empty path"):
+@pytest.mark.parametrize(
+    ("path", "cause"),
+    [
+        ("", "is an empty path"),
+        ("  ", "is an empty path"),
+        ("a\0.svs", "is not a path"),
+        ("ftp://host/a.svs", "is not a path or URI that can be read"),
+        ("http://host/a.svs", "is not a path or URI that can be read"),
+        ("file://host/a.svs", "is not a path or URI that can be read"),
+        ("s3:///a.svs", "is not a path or URI that can be read"),
+        ("s3://", "no DICOM|not a path"),
+        ("x" * 300 + ".svs", "may not be read|can't be|is not"),
+        ("/dev/zero", "is not a file"),
+    ],
+)
+def test_what_names_no_slide(path: str, cause: str) -> None:
+    """An empty path is not the working directory."""
+    with pytest.raises(SlideNotFound, match=cause):
         open_slide(path)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "loop", "dangling"])
+def test_what_is_no_file_is_refused_at_once(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "slide.svs"
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(path if kind == "loop" else "nowhere")
+    with pytest.raises(SlideNotFound, match=r"slide\.svs "):
+        open_slide(str(path))
 
 
 def test_a_format_that_is_not_read_is_named(tmp_path: Path) -> None:
     path = tmp_path / "slide.vsi"
-    path.write_bytes(b"not known to any reader" * 50)
+    tifffile.imwrite(path, np.zeros((256, 256, 3), np.uint8), tile=(128, 128), photometric="rgb")
     with pytest.raises(UnsupportedSlide, match="is Olympus VSI, which is not read; export it"):
         open_slide(str(path))
 

@@ -261,14 +261,15 @@ def test_the_largest_picture_decides_though_it_is_in_strips(kind: str, tmp_path:
         deidentify(path, tmp_path / "copy.tif")
 
 
-def test_a_macro_larger_than_level_0_is_no_largest_picture(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [0, 9])
+def test_a_macro_larger_than_level_0_is_not_the_slide(kind: int, tmp_path: Path) -> None:
     """A small region cut from an SVS keeps the macro of the whole glass."""
     path = tmp_path / "slide.svs"
     with tifffile.TiffWriter(path) as tiff:
         form = {"photometric": "rgb", "compression": "zlib", "metadata": None}
         text = "Aperio Image Library v12|AppMag = 20|MPP = 0.25"
         tiff.write(scene(PURPLE, 256), tile=(128, 128), description=text, **form)
-        tiff.write(scene(GREEN, 900, 400), subfiletype=9, description="Aperio\nmacro", **form)
+        tiff.write(scene(GREEN, 900, 400), subfiletype=kind, description="Aperio\nmacro", **form)
     with open_slide(str(path)) as slide:
         assert sizes(slide) == [(256, 256)]
         assert slide.remarks == ()
