@@ -1,4 +1,4 @@
-"""DICOM whole-slide images (Supplement 145): a folder or prefix with one series, or one of its files.
+"""DICOM whole-slide images (Supplement 145): a folder or prefix with one series, or one file of it.
 
 A series whose frames can be found by their offsets is read in place, encoded frames straight to the
 decoder (`dicom_index`). The rest (several focal planes or optical paths, concatenations, other
@@ -53,7 +53,8 @@ def find_series(uri: str, *, series_of: SlideFile | None = None) -> Series:
 
     Raises:
         SlideNotFound: no DICOM file is there, or one can't be read from its store or disk.
-        UnsupportedSlide: DICOM but no colour whole-slide image, or several series and none chosen.
+        UnsupportedSlide: DICOM but not a colour whole-slide image, or several series and none is
+            chosen.
         BrokenSlide: damaged instances.
     """
     name = series_of.name if series_of else storage.object_name(uri.rstrip("/"))
@@ -102,7 +103,7 @@ def _instances(name: str, uri: str, series_of: SlideFile | None) -> list[Instanc
 
     Raises:
         SlideNotFound: there is no DICOM file.
-        UnsupportedSlide: the chosen file or all files are no colour whole-slide image, or there
+        UnsupportedSlide: the chosen file or all files are not a colour whole-slide image, or there
             are several series and none is chosen.
     """
     wanted = read_instance(series_of) if series_of else None
@@ -110,10 +111,10 @@ def _instances(name: str, uri: str, series_of: SlideFile | None) -> list[Instanc
         raise UnsupportedSlide(name, wanted.reason, "give the whole-slide image series itself")
     others = [child for child in _children(uri) if series_of is None or child != series_of.uri]
     read = [_neighbour(SlideFile.find(child), wanted) for child in others]
-    found = [at for at in (wanted, *read) if isinstance(at, Instance)]
+    found = [instance for instance in (wanted, *read) if isinstance(instance, Instance)]
     if not found:
-        reasons = [at.reason for at in read if isinstance(at, NotASlide) and at.reason]
-        raise _without_slide(name, reasons)
+        reasons = [other.reason for other in read if isinstance(other, NotASlide)]
+        raise _without_slide(name, [reason for reason in reasons if reason])
     series = wanted.series if wanted else found[0].series
     count = len({instance.series for instance in found})
     if count > 1 and wanted is None:
@@ -176,7 +177,7 @@ def _volumes(name: str, instances: Sequence[Instance]) -> list[Instance]:
     if volumes:
         return sorted(volumes, key=lambda volume: -volume.size.width)
     if not all(instance.kinds for instance in instances):
-        cause = "is DICOM without ImageType, which tells the slide from its label"
+        cause = "is DICOM without ImageType, which distinguishes a slide from its label"
         raise UnsupportedSlide(name, cause, "export it with ImageType VOLUME", code="image-type")
     known = ("LABEL", "OVERVIEW", "THUMBNAIL", "LOCALIZER")
     kinds = {kind for instance in instances for kind in instance.kinds if kind in known}

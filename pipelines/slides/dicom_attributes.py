@@ -1,12 +1,14 @@
-"""Which attributes of a DICOM whole-slide image stay when it is de-identified, and how the values of all others are overwritten.
+"""What stays of a DICOM whole-slide image when it is de-identified; other values are overwritten.
 
-The list holds what reading needs and what describes optics and geometry: of the attributes that DICOM PS3.3 A.32.8 (Supplement
-145) gives a whole-slide image, those that the Basic Profile of PS3.15 Annex E keeps. It names attributes, not words: a kept
-attribute must have the VR that PS3.6 gives it. The value of every other element, private ones included, becomes blank at any
-depth; it keeps its length, so that nothing moves. Every instance UID becomes another one.
+The list of attributes holds what reading needs and what describes optics and geometry: of those
+that DICOM PS3.3 A.32.8 (Supplement 145) gives a whole-slide image, the ones that the Basic Profile
+of PS3.15 Annex E keeps. It names attributes, not words: a kept attribute must have the VR that PS3.6
+gives it. The value of every other element, private ones included, becomes blank at any depth. It
+keeps its length, so that nothing moves. Every instance UID becomes another one.
 
-New UIDs are SHA-256 of the old: files that are cleaned one by one still belong together. There is no secret in that, so whoever
-has an old UID can compute its new one, and so find the copy of a series that he knows already; nothing leads back.
+New UIDs are SHA-256 of the old ones, so that files cleaned one by one still belong together. There
+is no secret in that: whoever has an old UID can compute its new one, and so find the copy of a
+series that he knows already. Nothing leads back.
 """
 
 from __future__ import annotations
@@ -28,124 +30,101 @@ from pipelines.slides.errors import BrokenSlide, UnsupportedSlide
 from pipelines.slides.source import is_dicom
 
 KEPT_KEYWORDS = (
-    *(
-        "FileMetaInformationGroupLength",
-        "FileMetaInformationVersion",
-        "SpecificCharacterSet",
-        "ImageType",
-        "Modality",
-    ),
-    *(
-        "Manufacturer",
-        "ManufacturerModelName",
-        "VolumetricProperties",
-        "PositionReferenceIndicator",
-        "InstanceNumber",
-    ),
-    *("InConcatenationNumber", "InConcatenationTotalNumber", "ConcatenationFrameOffsetNumber"),
+    "FileMetaInformationGroupLength",
+    "FileMetaInformationVersion",
+    "SpecificCharacterSet",
+    "ImageType",
+    "Modality",
+    "Manufacturer",
+    "ManufacturerModelName",
+    "VolumetricProperties",
+    "PositionReferenceIndicator",
+    "InstanceNumber",
+    "InConcatenationNumber",
+    "InConcatenationTotalNumber",
+    "ConcatenationFrameOffsetNumber",
     # pixels
-    *(
-        "SamplesPerPixel",
-        "PhotometricInterpretation",
-        "PlanarConfiguration",
-        "NumberOfFrames",
-        "Rows",
-        "Columns",
-    ),
-    *(
-        "BitsAllocated",
-        "BitsStored",
-        "HighBit",
-        "PixelRepresentation",
-        "PixelPaddingValue",
-        "PixelAspectRatio",
-    ),
-    *(
-        "BurnedInAnnotation",
-        "LossyImageCompression",
-        "LossyImageCompressionRatio",
-        "LossyImageCompressionMethod",
-    ),
-    *("RepresentativeFrameNumber", "PresentationLUTShape", "RescaleIntercept", "RescaleSlope"),
-    *("ExtendedOffsetTable", "ExtendedOffsetTableLengths", "PixelData"),
-    # where they lie
-    *(
-        "DimensionOrganizationSequence",
-        "DimensionOrganizationType",
-        "DimensionIndexSequence",
-        "DimensionIndexPointer",
-    ),
-    *(
-        "FunctionalGroupPointer",
-        "ImagedVolumeWidth",
-        "ImagedVolumeHeight",
-        "ImagedVolumeDepth",
-        "TotalPixelMatrixColumns",
-    ),
-    *(
-        "TotalPixelMatrixRows",
-        "TotalPixelMatrixOriginSequence",
-        "TotalPixelMatrixFocalPlanes",
-        "ImageOrientationSlide",
-    ),
-    *(
-        "XOffsetInSlideCoordinateSystem",
-        "YOffsetInSlideCoordinateSystem",
-        "ZOffsetInSlideCoordinateSystem",
-    ),
-    *(
-        "SpecimenLabelInImage",
-        "FocusMethod",
-        "ExtendedDepthOfField",
-        "NumberOfFocalPlanes",
-        "DistanceBetweenFocalPlanes",
-    ),
-    *(
-        "SharedFunctionalGroupsSequence",
-        "PerFrameFunctionalGroupsSequence",
-        "PixelMeasuresSequence",
-        "PixelSpacing",
-    ),
-    *(
-        "SliceThickness",
-        "SpacingBetweenSlices",
-        "WholeSlideMicroscopyImageFrameTypeSequence",
-        "FrameType",
-    ),
-    *(
-        "PlanePositionSlideSequence",
-        "ColumnPositionInTotalImagePixelMatrix",
-        "RowPositionInTotalImagePixelMatrix",
-    ),
-    *("FrameContentSequence", "DimensionIndexValues", "OpticalPathIdentificationSequence"),
+    "SamplesPerPixel",
+    "PhotometricInterpretation",
+    "PlanarConfiguration",
+    "NumberOfFrames",
+    "Rows",
+    "Columns",
+    "BitsAllocated",
+    "BitsStored",
+    "HighBit",
+    "PixelRepresentation",
+    "PixelPaddingValue",
+    "PixelAspectRatio",
+    "BurnedInAnnotation",
+    "LossyImageCompression",
+    "LossyImageCompressionRatio",
+    "LossyImageCompressionMethod",
+    "RepresentativeFrameNumber",
+    "PresentationLUTShape",
+    "RescaleIntercept",
+    "RescaleSlope",
+    "ExtendedOffsetTable",
+    "ExtendedOffsetTableLengths",
+    "PixelData",
+    # where they are
+    "DimensionOrganizationSequence",
+    "DimensionOrganizationType",
+    "DimensionIndexSequence",
+    "DimensionIndexPointer",
+    "FunctionalGroupPointer",
+    "ImagedVolumeWidth",
+    "ImagedVolumeHeight",
+    "ImagedVolumeDepth",
+    "TotalPixelMatrixColumns",
+    "TotalPixelMatrixRows",
+    "TotalPixelMatrixOriginSequence",
+    "TotalPixelMatrixFocalPlanes",
+    "ImageOrientationSlide",
+    "XOffsetInSlideCoordinateSystem",
+    "YOffsetInSlideCoordinateSystem",
+    "ZOffsetInSlideCoordinateSystem",
+    "SpecimenLabelInImage",
+    "FocusMethod",
+    "ExtendedDepthOfField",
+    "NumberOfFocalPlanes",
+    "DistanceBetweenFocalPlanes",
+    "SharedFunctionalGroupsSequence",
+    "PerFrameFunctionalGroupsSequence",
+    "PixelMeasuresSequence",
+    "PixelSpacing",
+    "SliceThickness",
+    "SpacingBetweenSlices",
+    "WholeSlideMicroscopyImageFrameTypeSequence",
+    "FrameType",
+    "PlanePositionSlideSequence",
+    "ColumnPositionInTotalImagePixelMatrix",
+    "RowPositionInTotalImagePixelMatrix",
+    "FrameContentSequence",
+    "DimensionIndexValues",
+    "OpticalPathIdentificationSequence",
     # optics
-    *(
-        "OpticalPathSequence",
-        "OpticalPathIdentifier",
-        "NumberOfOpticalPaths",
-        "ICCProfile",
-        "ColorSpace",
-    ),
-    *(
-        "ObjectiveLensPower",
-        "ObjectiveLensNumericalAperture",
-        "CondenserLensPower",
-        "IlluminationWaveLength",
-    ),
-    *(
-        "IlluminationTypeCodeSequence",
-        "IlluminationColorCodeSequence",
-        "CodeValue",
-        "CodingSchemeDesignator",
-        "CodeMeaning",
-    ),
+    "OpticalPathSequence",
+    "OpticalPathIdentifier",
+    "NumberOfOpticalPaths",
+    "ICCProfile",
+    "ColorSpace",
+    "ObjectiveLensPower",
+    "ObjectiveLensNumericalAperture",
+    "CondenserLensPower",
+    "IlluminationWaveLength",
+    "IlluminationTypeCodeSequence",
+    "IlluminationColorCodeSequence",
+    "CodeValue",
+    "CodingSchemeDesignator",
+    "CodeMeaning",
 )
 """Attributes that stay; of UIDs, those that DICOM itself defines, such as transfer syntaxes."""
 _KEPT = frozenset(tag_for_keyword(keyword) for keyword in KEPT_KEYWORDS)
 _LONG = frozenset(
     {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"}
 )
-"""VRs whose length takes 4 bytes behind 2 reserved ones (PS3.5 7.1.2)."""
+"""VRs whose length has 4 bytes, after 2 reserved ones (PS3.5 7.1.2)."""
 _TEXT = frozenset(
     {
         b"AE",
@@ -177,15 +156,15 @@ _NOT_LITTLE_ENDIAN = (
     "1.2.840.10008.1.2.4.205",
 )
 """Big endian, and files that are compressed as a whole."""
-FEWEST_DIGITS = 10
+MIN_DIGITS = 10
 """Of a new UID: with fewer, two of one hospital would soon be the same."""
 
 
 def clean_series(source: Path, target: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Copy the files of a series that show the specimen, and overwrite in the copies what is not to stay.
+    """Copy the files of a series that show the specimen, and overwrite what is not to stay.
 
     Args:
-        source: folder; what is no DICOM in it is left out.
+        source: folder; files that are not DICOM are left out.
         target: folder that is made.
 
     Returns:
@@ -205,9 +184,8 @@ def clean_series(source: Path, target: Path) -> tuple[tuple[str, ...], tuple[str
     for number, path in enumerate(files):
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter(
-                    "ignore"
-                )  # pydicom warns of values that violate the standard but can be read
+                # pydicom warns of values that violate the standard but can be read.
+                warnings.simplefilter("ignore")
                 header = pydicom.dcmread(path, stop_before_pixels=True)
                 kind = _kind(header)
                 syntax = str(header.file_meta.TransferSyntaxUID)
@@ -215,7 +193,8 @@ def clean_series(source: Path, target: Path) -> tuple[tuple[str, ...], tuple[str
                 images.append(kind)
                 continue
             if syntax in _NOT_LITTLE_ENDIAN or syntax not in UID_dictionary:
-                cause = f"has the transfer syntax {UID_dictionary.get(syntax, ('unknown',))[0]}, which can't be de-identified yet"
+                label = UID_dictionary.get(syntax, ("unknown",))[0]
+                cause = f"has the transfer syntax {label}, which can't be de-identified yet"
                 raise UnsupportedSlide(
                     source.name, cause, "export it with explicit VR little endian"
                 )
@@ -236,7 +215,7 @@ def _is_dicom(path: Path) -> bool:
 
 
 def _kind(header: pydicom.Dataset) -> str:
-    """What an instance shows besides the specimen, empty for one that stays."""
+    """What an instance shows other than the specimen, empty for one that stays."""
     if header.get("SOPClassUID") != WSI_STORAGE:
         return "other"
     kinds = [str(part) for part in header.get("ImageType") or ()]
@@ -254,15 +233,16 @@ class _Element:
 
     Attributes:
         tag: group and element.
-        vr: two letters; `UN` where the file does not tell and PS3.6 does not know the tag.
-        at: byte where the value begins.
-        end: byte behind it; for a sequence without length and for encapsulated pixels, where the file's part ends.
+        vr: two letters; `UN` if neither the file nor PS3.6 has one for the tag.
+        begin: byte where the value begins.
+        end: byte after it. For a sequence without length and for encapsulated pixels, the end of
+            the part of the file that they are in.
         open: whether the length is undefined.
     """
 
     tag: int
     vr: bytes
-    at: int
+    begin: int
     end: int
     open: bool
 
@@ -280,14 +260,13 @@ class _Element:
 
 
 def _clean_file(slide: str, source: Path, target: Path, *, explicit: bool) -> set[str]:
-    """Copy one file and overwrite in the copy; answers the keywords."""
+    """Copy one file and overwrite in the copy; returns the keywords of what was overwritten."""
     shutil.copyfile(source, target)
     with target.open("r+b") as stream, mmap.mmap(stream.fileno(), 0) as data:
         cleaning = _Cleaning(slide=slide, data=data)
         cleaning.blank_preamble()
-        meta_ends = (
-            132 + 12 + struct.unpack_from("<I", data, 140)[0]
-        )  # the group's length is its first element
+        # The group's length is its first element.
+        meta_ends = 132 + 12 + struct.unpack_from("<I", data, 140)[0]
         if data[132:140] != b"\x02\0\0\0UL\x04\0" or meta_ends > len(data):
             raise ValueError("no length of the file meta information")
         cleaning.clean(132, meta_ends, explicit=True, stays=True)
@@ -315,72 +294,71 @@ class _Cleaning:
             self.data[:128] = bytes(128)
             self.fields.add("preamble")
 
-    def clean(self, at: int, end: int, *, explicit: bool, stays: bool) -> int:
-        """Clean a data set, which ends at `end` or at an item delimiter; answers the byte behind it.
+    def clean(self, position: int, end: int, *, explicit: bool, stays: bool) -> int:
+        """Clean a data set, which ends at `end` or at an item delimiter; returns the byte after it.
 
         Raises:
             ValueError: elements that don't fit into it.
         """
-        while at < end:
-            element = self._element(at, end, explicit=explicit)
+        while position < end:
+            element = self._element(position, end, explicit=explicit)
             if element.tag == _ITEM_END:
-                return element.at
+                return element.begin
             if element.vr == b"SQ" or (element.open and element.tag != _PIXELS):
-                inner = (
-                    explicit and element.vr != b"UN"
-                )  # PS3.5 6.2.2: UN without length is an implicit sequence
-                at = self._clean_items(element, explicit=inner, stays=stays and element.stays)
+                # PS3.5 6.2.2: UN without length is an implicit sequence.
+                inner = explicit and element.vr != b"UN"
+                position = self._clean_items(element, explicit=inner, stays=stays and element.stays)
             elif element.open:
-                at = self._behind_frames(element)
+                position = self._behind_frames(element)
             else:
                 self._clean_value(element, stays=stays)
-                at = element.end
-        return at
+                position = element.end
+        return position
 
-    def _element(self, at: int, end: int, *, explicit: bool) -> _Element:
-        group, number, length = struct.unpack_from("<HHI", self.data, at)
-        tag, begins = group << 16 | number, at + 8
+    def _element(self, position: int, end: int, *, explicit: bool) -> _Element:
+        group, number, length = struct.unpack_from("<HHI", self.data, position)
+        tag, begins = group << 16 | number, position + 8
         if group == 0xFFFE:
             vr = b""
         elif explicit:
-            vr = self.data[at + 4 : at + 6]
+            vr = self.data[position + 4 : position + 6]
             if vr in _LONG:
-                length, begins = struct.unpack_from("<I", self.data, at + 8)[0], at + 12
+                length, begins = struct.unpack_from("<I", self.data, position + 8)[0], position + 12
             else:
                 length >>= 16
         else:
             vr = _listed_vr(tag)
         undefined = length == _UNDEFINED
         if begins > end or (not undefined and begins + length > end):
-            raise ValueError(f"an element at byte {at} that reaches behind its end")
+            raise ValueError(f"an element at byte {position} that reaches beyond its end")
         return _Element(
-            tag=tag, vr=vr, at=begins, end=end if undefined else begins + length, open=undefined
+            tag=tag, vr=vr, begin=begins, end=end if undefined else begins + length, open=undefined
         )
 
     def _clean_items(self, sequence: _Element, *, explicit: bool, stays: bool) -> int:
-        at = sequence.at
-        while at < sequence.end:
-            item = self._element(at, sequence.end, explicit=explicit)
+        position = sequence.begin
+        while position < sequence.end:
+            item = self._element(position, sequence.end, explicit=explicit)
             if item.tag == _SEQUENCE_END:
-                return item.at
+                return item.begin
             if item.tag != _ITEM:
-                raise ValueError(f"no item at byte {at}")
-            at = self.clean(item.at, item.end, explicit=explicit, stays=stays)
-        return at
+                raise ValueError(f"no item at byte {position}")
+            position = self.clean(item.begin, item.end, explicit=explicit, stays=stays)
+        return position
 
     def _behind_frames(self, pixels: _Element) -> int:
         """Encapsulated frames stay."""
-        at = pixels.at
+        position = pixels.begin
         while True:
-            item = self._element(at, pixels.end, explicit=True)
+            item = self._element(position, pixels.end, explicit=True)
             if item.tag == _SEQUENCE_END:
-                return item.at
+                return item.begin
             if item.tag != _ITEM:
-                raise ValueError(f"no frame at byte {at}")
-            at = item.end
+                raise ValueError(f"no frame at byte {position}")
+            position = item.end
 
     def _clean_value(self, element: _Element, *, stays: bool) -> None:
-        old = self.data[element.at : element.end]
+        old = self.data[element.begin : element.end]
         if element.vr == b"UI":
             new = self._new_uids(old)
         elif (stays and element.stays) or not old.strip(b" \0"):
@@ -390,7 +368,7 @@ class _Cleaning:
         else:
             new = (b" " if element.vr in _TEXT else b"\0") * len(old)
         if new != old:
-            self.data[element.at : element.end] = new
+            self.data[element.begin : element.end] = new
             self.fields.add(element.name)
 
     def _new_uids(self, value: bytes) -> bytes:
@@ -407,7 +385,7 @@ class _Cleaning:
         if not uid or uid.decode("ascii", "replace") in UID_dictionary:
             return uid
         digits = min(len(uid) - 5, 39)
-        if digits < FEWEST_DIGITS:
+        if digits < MIN_DIGITS:
             cause = f"has a UID of {len(uid)} characters, too few for another"
             raise UnsupportedSlide(
                 self.slide, cause, "export it with UIDs of an organisation's own root"

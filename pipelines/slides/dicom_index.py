@@ -1,7 +1,7 @@
 """Where the encoded frames of a DICOM whole-slide image are: its header and offset tables.
 
-Spec: DICOM PS3.3 C.8.12.4 (microscopy image), C.7.6.17 (TILED_FULL, TILED_SPARSE), PS3.5 A.4 (encapsulated frames, basic and
-extended offset tables).
+Spec: DICOM PS3.3 C.8.12.4 (microscopy image), C.7.6.17 (TILED_FULL, TILED_SPARSE), PS3.5 A.4
+(encapsulated frames, basic and extended offset tables).
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ class Instance:
 
 @dataclass(frozen=True, kw_only=True)
 class NotASlide:
-    """A file that is no instance of a colour whole-slide image.
+    """A file that is not an instance of a colour whole-slide image.
 
     Attributes:
         reason: why, as the end of a sentence about the file; empty if it is not DICOM at all.
@@ -171,7 +171,7 @@ class BrokenHeader(ValueError):  # noqa: N818 - as in `errors`
 
 
 def read_instance(file: SlideFile) -> Instance | NotASlide:
-    """The header of a file, or why it is no colour whole-slide image.
+    """The header of a file, or why it is not a colour whole-slide image.
 
     Raises:
         BrokenHeader: a DICOM file that breaks off; pydicom would take what there is for all of it.
@@ -211,7 +211,7 @@ def tile_indexes(slide: str, volumes: Sequence[Instance]) -> list[TileIndex] | N
         BrokenSlide: an index that can't be true.
         ValueError: damaged offset tables.
     """
-    sizes = [(at.size.width, at.size.height) for at in volumes]
+    sizes = [(volume.size.width, volume.size.height) for volume in volumes]
     if len(set(sizes)) != len(sizes):
         return None  # a level in several files: concatenation, focal planes or optical paths
     indexes = []
@@ -303,7 +303,10 @@ def _raw_frames(instance: Instance) -> NDArray[np.int64]:
 
 
 def _encapsulated_frames(instance: Instance) -> NDArray[np.int64] | None:
-    """Offset and length of every frame with its item headers, int64 [F, 2]; None if only the whole file has it."""
+    """Offset and length of every frame with its item headers, int64 [F, 2].
+
+    None if a remote file has no offset table: all of it would have to be read.
+    """
     with instance.file.open() as stream:
         stream.seek(instance.pixels_at)
         head = stream.read(20)

@@ -57,7 +57,7 @@ class SlideError(Exception):
         return f"Slide {self.slide} {self.cause}; {self.remedy}."
 
     def of_slide(self, slide: str) -> Self:
-        """The same error under another name of the slide: a file's own name may hold a patient's."""
+        """The same error with another name of the slide: file names may hold a patient's name."""
         return type(self)(slide, self.cause, self.remedy, code=self.code, facts=self.facts)
 
     def __str__(self) -> str:

@@ -1,6 +1,7 @@
-"""Where things are on a slide. Points are pixels of level 0, sizes are pixels of the level they belong to.
+"""Where things are on a slide: points in pixels of level 0, sizes in pixels of their own level.
 
-The two are different types on purpose: adding a size of level 2 to a point of level 0 is the classic silent error.
+The two are different types on purpose: adding a size of level 2 to a point of level 0 is the
+classic silent error.
 """
 
 from __future__ import annotations

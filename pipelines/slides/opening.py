@@ -25,9 +25,9 @@ READERS: Final = {
     "openslide": "pipelines.slides.openslide_reader",
 }
 """Modules of the readers. Each is loaded when the first slide that needs it comes: wsidicom and
-pydicom take 0.9 s to import, and most processes never see a DICOM slide."""
+pydicom need 0.9 s to import, and most processes never see a DICOM slide."""
 SMALLEST_HEADER = 132
-"""Bytes below which nothing is a slide: those that tell DICOM."""
+"""Bytes below which nothing is a slide: DICOM is recognised by the last of them."""
 
 
 def open_slide(

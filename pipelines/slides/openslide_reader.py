@@ -21,7 +21,7 @@ from pipelines.slides.staging import LocalCopy
 from pipelines.slides.tiled import check_size
 
 MAX_OVERVIEW = 2**31
-"""Pixels of the coarsest level beyond which no overview is made: OpenSlide would read for minutes."""
+"""Pixels of the coarsest level beyond which OpenSlide would read for minutes: no overview."""
 _SCANNER = (
     "hamamatsu.Product",
     "leica.device-model",
@@ -92,7 +92,7 @@ class OpenSlideSlide(Slide):
 
 
 def _open(file: SlideFile, copy: LocalCopy) -> openslide.OpenSlide:
-    """OpenSlide's handle; the copy is released where there is none."""
+    """OpenSlide's handle; the copy is released if there is none."""
     try:
         return openslide.OpenSlide(copy.paths[0])
     except openslide.OpenSlideUnsupportedFormatError as error:
@@ -110,10 +110,11 @@ def _open(file: SlideFile, copy: LocalCopy) -> openslide.OpenSlide:
 
 
 def _check_sizes(name: str, sizes: Sequence[Size], properties: Mapping[str, str]) -> None:
-    """OpenSlide ends the process where it finds no memory for a tile.
+    """Refuse what OpenSlide would end the process for: it does so if a tile exceeds the memory.
 
     Raises:
-        BrokenSlide: a level or its tiles are larger than any that scanners write, or there is no level for an overview.
+        BrokenSlide: a level or its tiles are larger than any that scanners write, or there is no
+            level for an overview.
     """
     for k, size in enumerate(sizes):
         sides = [

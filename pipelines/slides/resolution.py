@@ -21,7 +21,7 @@ from pipelines.slides.errors import (
 PLAUSIBLE_MPP = (0.05, 100.0)
 """Micrometres per pixel between an oil-immersion scan and a picture of the whole glass."""
 COARSEST_SCAN = 20.0
-"""Micrometres per pixel beyond which TIFF's resolution tags describe a print (72 dpi and such)."""
+"""Micrometres per pixel beyond which TIFF's resolution tags describe a print (such as 72 dpi)."""
 MAX_ANISOTROPY = 0.02
 """Relative difference of the axes' mpp up to which pixels count as square: at most 4 px in a patch
 of 224. Real scans differ by 0.3 % (Hamamatsu, whose axes are calibrated apart)."""
@@ -48,7 +48,8 @@ UNITS_IN_UM = {
     "inch": 25.4e3,
     "ft": 304.8e3,
 }
-"""Micrometres of OME-XML's units of length (OME 2016-06, `UnitsLength`) and their other spellings."""
+"""Micrometres in units of length: those of OME-XML (OME 2016-06, `UnitsLength`), other
+spellings."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +89,7 @@ class RecordedMpp:
 
 @dataclass(frozen=True, kw_only=True)
 class MppPolicy:
-    """Which mpp a slide gets besides its metadata's.
+    """Which mpp a slide gets, next to what its metadata have.
 
     Attributes:
         given: micrometres per pixel of level 0 of this slide; wins over the metadata.

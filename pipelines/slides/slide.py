@@ -56,7 +56,7 @@ class SlideFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class OpenOptions:
-    """What the caller of `open_slide` knows about a slide besides its file.
+    """What the caller of `open_slide` knows about a slide and its file does not say.
 
     Attributes:
         identity: the slide's identity if ingestion has established it.

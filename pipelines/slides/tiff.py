@@ -124,8 +124,8 @@ def _check_pixels(name: str, page: tifffile.TiffPage) -> None:
     """Refuse pixels that neither this reader nor OpenSlide shows as the colours they are.
 
     Raises:
-        UnsupportedSlide: greyscale, samples that are no 8- or 16-bit integers, further channels, or
-            a compression that is not read. The error's code is `pixels` or `compression`.
+        UnsupportedSlide: greyscale, samples that are not 8- or 16-bit integers, further channels,
+            or a compression that is not read. The error's code is `pixels` or `compression`.
     """
     photometric, samples = int(page.photometric), int(page.samplesperpixel)
     if photometric in (0, 1):
@@ -264,7 +264,7 @@ def _tile_index(file: SlideFile, page: tifffile.TiffPage, codec: str, *, sparse:
 def _without_padding(
     file: SlideFile, indexes: list[TileIndex], k: int, spacings: list[float]
 ) -> TileIndex:
-    """Philips pads levels to whole tiles and gives the padded size: the spacings have the true one."""
+    """The index without the padding to whole tiles, which Philips counts into its levels' sizes."""
     if len(spacings) != len(indexes):
         cause = f"gives {len(spacings)} pixel spacings for {len(indexes)} levels"
         raise BrokenSlide(file.name, cause, "export it again")

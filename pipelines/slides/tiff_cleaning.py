@@ -54,19 +54,17 @@ NUMERIC_TAGS = frozenset(
     }
     | {282, 283, 296}  # resolution: mpp
     | {32997}  # Aperio's ImageDepth
-    | {
-        *range(NDPI_FORMAT, 65427),
-        65432,
-    }  # NDPI: lens, place on the glass, where rows of tiles begin
+    # NDPI: lens, position on the glass, where rows of tiles begin.
+    | {*range(NDPI_FORMAT, 65427), 65432}
 )
-"""TIFF tags that stay where their values are numbers."""
+"""TIFF tags that stay if their values are numbers."""
 BINARY_TAGS = frozenset({347, 34675})
 """JPEG tables and colour profile."""
 MAKER_TAGS = frozenset({271, 272})
 """Maker and model of the scanner, as DICOM's Basic Profile keeps them."""
 
 KEPT_APERIO_FIELDS = ("AppMag", "MPP", "Gamma", "StripeWidth")
-"""Fields of Aperio's description that stay where they are numbers."""
+"""Fields of Aperio's description that stay if they are numbers."""
 _APERIO_FIELDS = frozenset(
     {
         "Barcode",
@@ -78,8 +76,6 @@ _APERIO_FIELDS = frozenset(
         "Filtered",
         "Focus Offset",
         "ICC Profile",
-    }
-    | {
         "ImageID",
         "Left",
         "LineAreaXOffset",
@@ -88,8 +84,6 @@ _APERIO_FIELDS = frozenset(
         "OriginalHeight",
         "OriginalWidth",
         "Originalheight",
-    }
-    | {
         "Parmset",
         "Rack",
         "ScanScope ID",
@@ -103,7 +97,7 @@ _APERIO_FIELDS = frozenset(
         "User",
     }
 )
-"""Aperio's other fields, which a report may name; a name that we don't know may itself be a patient's."""
+"""Aperio's other fields, which a report may name; an unknown one may itself be a patient's name."""
 _APERIO_WORD = re.compile(
     r"Aperio|Image|Library|Leica|Biosystems|v\d[\d.]*|\[?\d+,\d+|\(?\d+x\d+[\])]?|->|-"
     r"|(JPEG|J2K)/\w{3,9}|Q=\d+|label|macro"
@@ -114,20 +108,21 @@ _OME_KEPT = {
     "Objective": ("ID", "NominalMagnification"),
     "Image": ("ID",),
     "Pixels": (
-        *(
-            "ID",
-            "DimensionOrder",
-            "Type",
-            "SizeX",
-            "SizeY",
-            "SizeZ",
-            "SizeC",
-            "SizeT",
-            "SignificantBits",
-            "Interleaved",
-            "BigEndian",
-        ),
-        *("PhysicalSizeX", "PhysicalSizeXUnit", "PhysicalSizeY", "PhysicalSizeYUnit"),
+        "ID",
+        "DimensionOrder",
+        "Type",
+        "SizeX",
+        "SizeY",
+        "SizeZ",
+        "SizeC",
+        "SizeT",
+        "SignificantBits",
+        "Interleaved",
+        "BigEndian",
+        "PhysicalSizeX",
+        "PhysicalSizeXUnit",
+        "PhysicalSizeY",
+        "PhysicalSizeYUnit",
     ),
     "Channel": ("ID", "SamplesPerPixel"),
     "TiffData": (),  # without attributes: all directories in their order, of which some are gone
@@ -192,10 +187,10 @@ class _Plan:
     patches: list[tuple[int, bytes]] = field(default_factory=list)
     fields: set[str] = field(default_factory=set)
 
-    def write(self, at: int, data: bytes) -> None:
+    def write(self, begin: int, data: bytes) -> None:
         """Note bytes that are written anew."""
-        self.patches.append((at, data))
-        self.ranges.append((at, at + len(data)))
+        self.patches.append((begin, data))
+        self.ranges.append((begin, begin + len(data)))
 
 
 def _plan(name: str, size: int, tiff: tifffile.TiffFile) -> tuple[tuple[str, ...], _Plan]:
@@ -313,7 +308,10 @@ def _picture(page: tifffile.TiffPage, names: dict[int, str]) -> str:
 
 
 def _is_reduced(page: tifffile.TiffPage) -> bool:
-    """NewSubfileType says a smaller version of another page and nothing more; Aperio's macro has bit 3 besides."""
+    """NewSubfileType says a reduced version of another page, and no more.
+
+    Aperio's macro has bit 3.
+    """
     return int(page.subfiletype) == 1
 
 
@@ -407,22 +405,25 @@ def _first_directory(tiff: tifffile.TiffFile, offset: int) -> tuple[int, bytes]:
 def _blank_all_but(stream: IO[bytes], size: int, ranges: Iterable[tuple[int, int]]) -> None:
     for begin, end in _gaps(size, ranges):
         stream.seek(begin)
-        for at in range(begin, end, _CHUNK):
-            stream.write(b"\0" * min(_CHUNK, end - at))
+        for offset in range(begin, end, _CHUNK):
+            stream.write(b"\0" * min(_CHUNK, end - offset))
 
 
 def _gaps(size: int, ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    at = 0
+    covered = 0
     for begin, end in sorted(ranges):
-        if min(begin, size) > at:
-            yield at, min(begin, size)
-        at = max(at, end)
-    if at < size:
-        yield at, size
+        if min(begin, size) > covered:
+            yield covered, min(begin, size)
+        covered = max(covered, end)
+    if covered < size:
+        yield covered, size
 
 
 def _clean_description(value: object, base: tifffile.TiffPage) -> tuple[str, list[str]]:
-    """What stays of a description, and the names of what went. Aperio: sizes and optics. OME-XML: geometry. Else: nothing."""
+    """What stays of a description, and the names of what went.
+
+    Of Aperio's, sizes and optics stay; of OME-XML, geometry; of any other, nothing.
+    """
     text = value if isinstance(value, str) else ""
     if text.startswith("Aperio"):
         return _clean_aperio(text)

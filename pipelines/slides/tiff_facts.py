@@ -132,7 +132,7 @@ def _ome_facts(root: ET.Element, base: tifffile.TiffPage, remarks: tuple[str, ..
 
 
 def _ome_images(root: ET.Element, base: tifffile.TiffPage) -> list[ET.Element]:
-    """Images that `base` can be: those of its size; of several, the one that names its directory."""
+    """Images that `base` can be: those of its size; of several, those that name its directory."""
     size = {"SizeX": str(base.imagewidth), "SizeY": str(base.imagelength)}
     fitting = [
         image

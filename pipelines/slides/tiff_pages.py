@@ -1,7 +1,7 @@
-"""Which directories of a TIFF are the slide: the largest picture and its levels, in the file's tree of pages.
+"""Which directories of a TIFF are the slide: the largest picture and its levels.
 
-tifffile parses the directories; here is decided what they are. Knows no pixels and no metadata
-beyond what tells a level from another picture.
+tifffile parses the directories; this module decides what they are. It knows no pixels, and of the
+metadata only what distinguishes a level from another picture.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SAME_SHAPE = 0.02
 """Pages whose width and height shrink alike within this share are levels of one pyramid: small
 levels are rounded to whole pixels."""
 MAX_PAGES = 1000
-"""Directories beyond which a file is not believed: a pyramid has about ten, and loops are endless."""
+"""Directories beyond which a file is not believed: a pyramid has about ten."""
 DAMAGE = (
     tifffile.TiffFileError,
     struct.error,
@@ -186,7 +186,7 @@ def _reduced(
 
 
 def same_pyramid(base: tifffile.TiffPage, page: tifffile.TiffPage) -> bool:
-    """Whether a page has the shape of `base` and is no larger."""
+    """Whether a page has the shape of `base` and is not larger."""
     across, down = base.imagewidth / page.imagewidth, base.imagelength / page.imagelength
     return across >= 1 and abs(across - down) <= SAME_SHAPE * across
 
@@ -212,10 +212,10 @@ def further_pictures(
 
 
 def picture_name(page: tifffile.TiffPage, names: dict[int, str]) -> str:
-    """What the file says that a page shows besides the specimen, empty if it says nothing.
+    """What the file says that a page shows other than the specimen, empty if it says nothing.
 
     Args:
-        page: a page that is no level.
+        page: a page that is not a level.
         names: as `associated_names` gives them.
     """
     if page.index in names:

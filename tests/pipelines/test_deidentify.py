@@ -146,13 +146,13 @@ def test_what_cannot_be_cleaned_is_not_taken(tmp_path: Path) -> None:
         deidentify(odd, tmp_path / "copy")
 
 
-# ---- TIFF, directory by directory ------------------------------------------------------------------------------------------
+# ---- TIFF, directory by directory ----------------------------------------------------------------
 
 
 def image(
     stream: IO[bytes], pixels: Pixels, tags: Tags, *, tiled: bool = True
 ) -> tuple[Directory, list[bytes]]:
-    """Write an image's tiles, or its one strip; answers its directory and the encoded parts."""
+    """Write an image's tiles, or its one strip; returns its directory and the encoded parts."""
     parts = [deflate(part) for part in (tw.tiles_of(pixels, TILE) if tiled else [pixels])]
     offsets = [
         stream.seek(0, 2) and stream.write(part) and stream.tell() - len(part) for part in parts
@@ -186,17 +186,25 @@ def label_pixels(shape: tuple[int, ...]) -> Pixels:
 
 
 OME_XML = (
-    '<?xml version="1.0" encoding="UTF-8"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" Creator="Doe^Jane">'
+    '<?xml version="1.0" encoding="UTF-8"?><OME '
+    'xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" Creator="Doe^Jane">'
     '<Instrument ID="Instrument:Doe^Jane"><Microscope SerialNumber="Doe^Jane"/>'
     '<Objective ID="Objective:0" NominalMagnification="20" SerialNumber="Doe^Jane"/></Instrument>'
-    '<Image ID="Image:Doe^Jane" Name="Doe^Jane.svs"><AcquisitionDate>1999-12-31T23:59:59</AcquisitionDate>'
-    '<Pixels ID="Pixels:0" DimensionOrder="XYCZT" Type="uint8" SizeX="{0}" SizeY="{1}" SizeC="3" SizeZ="1" SizeT="1" '
-    'PhysicalSizeX="0.5" PhysicalSizeXUnit="µm" PhysicalSizeY="0.5" PhysicalSizeYUnit="µm"><Channel ID="Channel:0:0" '
-    'Name="Doe^Jane" SamplesPerPixel="3"/><TiffData IFD="0" PlaneCount="1"><UUID FileName="Doe^Jane.tiff">x</UUID></TiffData>'
-    '</Pixels></Image><Image ID="Image:1" Name="label image"><Pixels ID="Pixels:1" DimensionOrder="XYCZT" Type="uint8" '
-    'SizeX="{2}" SizeY="{3}" SizeC="3" SizeZ="1" SizeT="1" PhysicalSizeX="9" PhysicalSizeXUnit="µm"><Channel ID="Channel:1:0" '
+    '<Image ID="Image:Doe^Jane" Name="Doe^Jane.svs"><AcquisitionDate>'
+    "1999-12-31T23:59:59</AcquisitionDate>"
+    '<Pixels ID="Pixels:0" DimensionOrder="XYCZT" Type="uint8" SizeX="{0}" SizeY="{1}" SizeC="3" '
+    'SizeZ="1" SizeT="1" '
+    'PhysicalSizeX="0.5" PhysicalSizeXUnit="µm" PhysicalSizeY="0.5" PhysicalSizeYUnit="µm">'
+    '<Channel ID="Channel:0:0" '
+    'Name="Doe^Jane" SamplesPerPixel="3"/><TiffData IFD="0" PlaneCount="1"><UUID '
+    'FileName="Doe^Jane.tiff">x</UUID></TiffData>'
+    '</Pixels></Image><Image ID="Image:1" Name="label image"><Pixels ID="Pixels:1" '
+    'DimensionOrder="XYCZT" Type="uint8" '
+    'SizeX="{2}" SizeY="{3}" SizeC="3" SizeZ="1" SizeT="1" PhysicalSizeX="9" '
+    'PhysicalSizeXUnit="µm"><Channel ID="Channel:1:0" '
     'SamplesPerPixel="3"/><TiffData IFD="1" PlaneCount="1"/></Pixels></Image>'
-    '<StructuredAnnotations><CommentAnnotation ID="Annotation:0"><Value>Doe^Jane</Value></CommentAnnotation>'
+    '<StructuredAnnotations><CommentAnnotation ID="Annotation:0"><Value>Doe^Jane</Value>'
+    "</CommentAnnotation>"
     "</StructuredAnnotations></OME>"
 )
 
@@ -339,8 +347,10 @@ def test_tiles_that_lie_behind_the_file_are_refused(tmp_path: Path, offset: int)
 def test_what_aperio_tells_of_optics_stays_and_names_hide_in_none_of_it(tmp_path: Path) -> None:
     source, copy = tmp_path / "slide.svs", tmp_path / "copy.svs"
     text = (
-        "Aperio Image Library v12.0.0 Doe^Jane\r\n701x563 [0,0 701x563] (128x128) JPEG/RGB Q=70 Doe^Jane;Doe^Jane\r\n1x1"
-        "|AppMag = 20|MPP = 0.5|Gamma = Doe^Jane|Doe^Jane = 1|Doe^Jane|ICC Profile = Doe^Jane|StripeWidth = 2040"
+        "Aperio Image Library v12.0.0 Doe^Jane\r\n701x563 [0,0 701x563] (128x128) JPEG/RGB Q=70 "
+        "Doe^Jane;Doe^Jane\r\n1x1"
+        "|AppMag = 20|MPP = 0.5|Gamma = Doe^Jane|Doe^Jane = 1|Doe^Jane|ICC Profile = "
+        "Doe^Jane|StripeWidth = 2040"
     )
     with source.open("wb") as stream:
         stream.write(b"\0" * 8)
@@ -351,11 +361,12 @@ def test_what_aperio_tells_of_optics_stays_and_names_hide_in_none_of_it(tmp_path
     assert NAME not in content(copy)
     with tifffile.TiffFile(copy) as tiff:
         assert tiff.pages[0].description == (
-            "Aperio Image Library v12.0.0\n701x563 [0,0 701x563] (128x128) JPEG/RGB Q=70|AppMag = 20|MPP = 0.5|StripeWidth = 2040"
+            "Aperio Image Library v12.0.0\n701x563 [0,0 701x563] (128x128) JPEG/RGB Q=70|AppMag = "
+            "20|MPP = 0.5|StripeWidth = 2040"
         )
 
 
-# ---- real slides -----------------------------------------------------------------------------------------------------------
+# ---- real slides ---------------------------------------------------------------------------------
 
 
 @needs_shared_data

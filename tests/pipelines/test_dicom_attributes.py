@@ -1,4 +1,5 @@
-"""De-identified DICOM: values that are not listed are gone at any depth, UIDs are others, pixels stay."""
+"""De-identified DICOM: values that are not listed are gone at any depth, UIDs are others, pixels
+stay."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""Every format: the pixels of an independent reader, on the local disk and in S3, as regions, shrunk, and as patches.
+"""Every format: the pixels of an independent reader, as regions, shrunk, and as patches.
 
-The oracle is OpenSlide where it opens the file; wsidicom or the picture that was stored, without loss, elsewhere.
+On the local disk and in S3. The oracle is OpenSlide if it opens the file; else wsidicom or the
+picture that was stored without loss.
 """
 
 from __future__ import annotations
@@ -44,9 +45,11 @@ Pixels = NDArray[np.uint8]
 Find = Callable[[str], Path]
 
 OFF_BY_ONE = {"svs-33003-422", "tiff-rgba", "tiff-rgba-premultiplied", "tiff-rgba-unspecified"}
-"""Where OpenSlide rounds twice: in upsampling chroma, and in taking alpha out of colours that we put over white at once."""
+"""Where OpenSlide rounds twice: in upsampling chroma, and in taking alpha out of colours that we
+put over white at once."""
 STAGED = {"dicom-jpeg-no-table"}
-"""Read in place from a local disk, where all of a file can be walked through; from S3 they are staged."""
+"""Read in place from a local disk, where all of a file can be walked through; from S3 they are
+staged."""
 SPEC = PatchSpec(size=64, mpp=1.0, min_tissue=0.1)
 
 every_format = pytest.mark.parametrize(
@@ -111,7 +114,10 @@ def check_pixels(ours: Pixels, theirs: Pixels, name: str) -> None:
 
 
 def check_near(ours: Pixels, average: Pixels) -> None:
-    """Decoding at 1/2, 1/4 or 1/8 against decoding whole and averaging: by how much they may differ."""
+    """Decoding at 1/2, 1/4 or 1/8 against decoding whole and averaging.
+
+    By how much they may differ.
+    """
     assert np.abs(ours.astype(int) - average).mean() < 1.5
     assert np.abs(ours.mean(axis=(0, 1)) - average.mean(axis=(0, 1))).max() < 0.5
 
@@ -145,7 +151,8 @@ def test_regions_are_the_oracles(name: str, small_slide: Find, data: st.DataObje
     levels = oracle(name, small_slide(name))
     with open_slide(str(small_slide(name))) as slide:
         level = data.draw(st.sampled_from(slide.levels))
-        # Points at which pixels of the level begin: between them OpenSlide interpolates or rounds in its own way.
+        # Points at which pixels of the level begin: between them OpenSlide interpolates
+        # or rounds in its own way.
         x, y = (
             data.draw(st.integers(-200, side + 50))
             for side in (level.size.width, level.size.height)
@@ -175,7 +182,8 @@ def test_shrunk_while_decoded_is_near_the_average(name: str, small_slide: Find) 
             check_near(ours, np.asarray(Image.fromarray(whole).reduce(scale)))
 
 
-# Without 4:2:2: its chroma is shrunk to half the width that there is place for, and small parts differ by more.
+# Without 4:2:2: its chroma is shrunk to half the width that there is room for, and small parts
+# differ by more.
 @pytest.mark.parametrize(
     "name", ["svs-jpeg", "svs-jpeg-rgb", "tiff-jpeg-444", "philips", "ome-jpeg", "dicom-jpeg"]
 )
@@ -184,7 +192,8 @@ def test_shrunk_while_decoded_is_near_the_average(name: str, small_slide: Find) 
 )
 @given(data=st.data())
 def test_any_scale_is_near_the_average(name: str, small_slide: Find, data: st.DataObject) -> None:
-    """Any level, scale, offset and size, over the edges too, against the independent reader's whole level, area-averaged."""
+    """Any level, scale, offset and size, over the edges too, against the independent reader's whole
+    level, area-averaged."""
     levels = oracle(name, small_slide(name))
     with open_slide(str(small_slide(name))) as slide:
         level = data.draw(st.sampled_from(slide.levels))
@@ -240,7 +249,10 @@ def test_s3_shows_the_same(name: str, small_slide: Find, s3_bucket: str) -> None
 
 
 class _Objects(http.server.BaseHTTPRequestHandler):
-    """One local file as an S3 object, by range: endpoints for tests keep objects in memory, where 5 GB have no place."""
+    """One local file as an S3 object, by range.
+
+    Endpoints for tests keep objects in memory, where 5 GB have no place.
+    """
 
     path_of: Path
 

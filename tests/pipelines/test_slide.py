@@ -1,4 +1,5 @@
-"""The direct reader against OpenSlide, pixel for pixel; DICOM against the SVS it was made from; bad files."""
+"""The direct reader against OpenSlide, pixel for pixel; DICOM against the SVS it was made from; bad
+files."""
 
 from __future__ import annotations
 
@@ -66,7 +67,8 @@ def pair(request: pytest.FixtureRequest) -> Iterator[tuple[Slide, openslide.Open
         folder = shared_data()
         if folder is None:
             pytest.skip(
-                "real slides are absent: set ACINUS_SHARED_DATA; the generated equivalent ran instead"
+                "real slides are absent: set ACINUS_SHARED_DATA; the generated equivalent ran "
+                "instead"
             )
         path = folder / "wsi" / "CMU-1-Small-Region.svs"
     else:
@@ -95,7 +97,10 @@ def test_levels_and_resolution_are_openslides(pair: tuple[Slide, openslide.OpenS
 def test_pixels_are_openslides(
     pair: tuple[Slide, openslide.OpenSlide], data: st.DataObject
 ) -> None:
-    """Any offset, size and level, over the edges too, where a pixel of the level begins: there both readers mean the same."""
+    """Any offset, size and level, over the edges too, where a pixel of the level begins.
+
+    There both readers mean the same.
+    """
     slide, handle = pair
     level = data.draw(st.sampled_from(slide.levels))
     x = data.draw(st.integers(-300, level.size.width + 50))
@@ -301,7 +306,10 @@ def test_real_odd_files(name: str, kind: type[SlideError]) -> None:
 def test_a_level_too_large_for_memory_gives_the_same_thumbnail(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In bands it is the same area average; shrunk while decoding, it differs by what DCT scaling differs."""
+    """In bands it is the same area average.
+
+    Shrunk while decoding, it differs by what DCT scaling differs.
+    """
     path = tmp_path / "one-level.svs"
     write_svs(
         path,
@@ -365,7 +373,8 @@ class Plain(Slide):
 def test_thumbnails_take_bounded_memory(
     width: int, height: int, max_side: int, window: int
 ) -> None:
-    """Whatever the shape: no read is much larger than a window, and all together are the average of the whole."""
+    """Whatever the shape: no read is much larger than a window, and all together are the average of
+    the whole."""
     ramps = np.meshgrid(np.arange(width) / 3, np.arange(height) / 3)
     pixels = np.stack([*ramps, ramps[0] / 2], axis=2).astype(np.uint8)
     slide = Plain(Size(width, height), pixels)
@@ -409,7 +418,7 @@ def test_a_tile_is_decoded_few_times_for_a_thumbnail(
 
 
 def test_the_largest_slides_of_one_level_have_a_thumbnail() -> None:
-    """JPEG of 8 GB; a whole glass; not what takes a size bomb."""
+    """JPEG of 8 GB; a whole glass; not a size bomb."""
     for size in (Size(100_000, 100_000), Size(304_000, 104_000)):
         slide = Plain(size, scales=(8, 4, 2, 1))
         assert max(slide.thumbnail(1024).shape) == 1024

@@ -1,4 +1,5 @@
-"""What of a TIFF is the slide: which directories are levels of one image, and which image of OME-XML tells their scale."""
+"""What of a TIFF is the slide: which directories are levels of one image, and which image of
+OME-XML tells their scale."""
 
 from __future__ import annotations
 
@@ -94,7 +95,10 @@ def test_another_image_is_no_level(first: Tags, second: Tags, tmp_path: Path) ->
     [("PGg", "P"), ("PpGg", "Pp"), ("PGgp", "P"), ("GgP", "Gg"), ("pP", "Pp"), ("PMpm", "Pp")],
 )
 def test_of_two_pyramids_one_is_the_slide(pages: str, levels: str, tmp_path: Path) -> None:
-    """Each reduced image follows its full one; OpenSlide takes both for one. Small letters are reduced images, M masks."""
+    """Each reduced image follows its full one; OpenSlide takes both for one.
+
+    Small letters are reduced images, M masks.
+    """
     kinds = {
         "P": (PURPLE, 512, FULL),
         "p": (PURPLE, 256, REDUCED),
@@ -132,7 +136,10 @@ def test_subifds_of_another_ome_image_are_no_levels(tmp_path: Path) -> None:
 def test_pyramids_of_writers_keep_their_levels(
     how: str, ome: bool, marked: bool, tmp_path: Path
 ) -> None:
-    """libvips writes as the first does, with --subifd as the second; Bio-Formats and QuPath as the third."""
+    """libvips writes as the first does, with --subifd as the second.
+
+    Bio-Formats and QuPath as the third.
+    """
     path, levels = tmp_path / "slide.tiff", pyramid(picture())
     with tifffile.TiffWriter(path, ome=ome) as tiff:
         form = {
@@ -160,7 +167,10 @@ def test_pyramids_of_writers_keep_their_levels(
 
 
 def test_philips_levels_are_marked(tmp_path: Path) -> None:
-    """An unmarked directory is no level, so that the XML tells of one too many; OpenSlide refuses it too."""
+    """An unmarked directory is not a level, so that the XML has one too many.
+
+    OpenSlide refuses it too.
+    """
     path = tmp_path / "slide.tiff"
     tiff_slides.write_philips(path, picture())
     with open_slide(str(path)) as slide, openslide.OpenSlide(path) as handle:

@@ -1,6 +1,7 @@
-"""Wrong slides of every kind: one typed error that names slide, cause and remedy, in bounded time and memory.
+"""Wrong slides of every kind: one typed error that names slide, cause and remedy.
 
-Each is used as the pipeline uses slides (`tests.fuzz.cases.use`), in a process of its own with limits.
+In bounded time and memory: each is used as the pipeline uses slides (`tests.fuzz.cases.use`), in a
+process of its own with limits.
 A small part of the fuzz campaign runs here too; `python -m tests.fuzz` is the whole of it.
 """
 
@@ -68,7 +69,7 @@ class Row:
     """A kind of wrong slide.
 
     Attributes:
-        make: writes one into a folder; answers what to open.
+        make: writes one into a folder; returns what to open.
         error: what must be said.
         cause: words of the message.
     """
@@ -78,7 +79,7 @@ class Row:
     cause: str
 
 
-# ---- how wrong slides are made -----------------------------------------------------------------------------------------------
+# ---- how wrong slides are made -------------------------------------------------------------------
 
 
 def file(content: bytes, name: str = "wrong.svs") -> Wrong:
@@ -159,7 +160,7 @@ def deflate_bomb(folder: Path) -> Path:
 
 
 def jpeg2000_bomb(folder: Path) -> Path:
-    """A code stream that claims 16,384 components: openjpeg would take 4 GB for them."""
+    """A code stream that claims 16,384 components: openjpeg would need 4 GB for them."""
 
     def encode(part: tiff_slides.Pixels) -> bytes:
         stream = bytearray(tiff_slides.j2k_rgb(part))
@@ -437,7 +438,7 @@ ROWS: dict[str, Row] = {
         error=MissingResolution,
         cause="no mpp.*give its mpp",
     ),
-    "an mpp that is no number": Row(
+    "an mpp that is not a number": Row(
         make=described("Aperio Image Library|MPP = half"),
         error=MissingResolution,
         cause=r"no usable mpp in its metadata \(half um\)",
@@ -459,7 +460,8 @@ ROWS: dict[str, Row] = {
     "OME-XML that explodes": Row(make=ome(LAUGHS), error=BrokenSlide, cause="can't be read"),
     "OME with an absurd mpp": Row(
         make=ome(
-            '<OME xmlns="o"><Image><Pixels PhysicalSizeX="0.5" PhysicalSizeXUnit="m"/></Image></OME>'
+            '<OME xmlns="o"><Image><Pixels PhysicalSizeX="0.5" PhysicalSizeXUnit="m"/></Image>'
+            "</OME>"
         ),
         error=ImplausibleResolution,
         cause="mpp of 500000",

@@ -1,4 +1,5 @@
-"""Small DICOM whole-slide images: a series of files, one a level, with every codec, offset table and organisation."""
+"""Small DICOM whole-slide images: a series of files, one a level, with every codec, offset table
+and organisation."""
 
 from __future__ import annotations
 
@@ -42,7 +43,8 @@ class DicomSlide:
     Attributes:
         encode: a tile to its bytes; `syntax` and `colour` name the result.
         table: `basic`, `extended` or `none`: how frames are found.
-        sparse: TILED_SPARSE with the position of each frame, in reverse order, and without the first frame of level 0.
+        sparse: TILED_SPARSE with the position of each frame, in reverse order, and without the
+            first frame of level 0.
         fragments: items that a frame is cut into.
     """
 

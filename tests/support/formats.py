@@ -1,6 +1,7 @@
 """Slides in every format, written by ourselves, for tests, fuzzing and benchmarks.
 
-`FORMATS` names the small ones and `write_slide` writes one: generated tissue on glass, from which patches can be cut.
+`FORMATS` names the small ones and `write_slide` writes one: generated tissue on glass, from which
+patches can be cut.
 `write_huge_tiff` writes one beyond 4 GiB.
 """
 
@@ -69,13 +70,18 @@ def picture(width: int = WIDTH, height: int = HEIGHT) -> Pixels:
 
 
 def write_ome_jpeg(path: Path, pixels: Pixels) -> None:
-    """An OME-TIFF with sub-directories, whose tiles are JPEGs in YCbCr that share their tables and don't tell their colours."""
+    """An OME-TIFF with sub-directories, whose tiles are JPEGs in YCbCr that share their tables and
+    don't name their colours."""
     height, width = pixels.shape[:2]
     xml = (
-        '<?xml version="1.0" encoding="UTF-8"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06">'
-        '<Image ID="Image:0"><Pixels ID="Pixels:0" DimensionOrder="XYCZT" Type="uint8" Interleaved="true" '
-        f'SizeX="{width}" SizeY="{height}" SizeC="3" SizeZ="1" SizeT="1" PhysicalSizeX="{MPP}" PhysicalSizeY="{MPP}">'
-        '<Channel ID="Channel:0:0" SamplesPerPixel="3"/><TiffData IFD="0" PlaneCount="1"/></Pixels></Image></OME>'
+        '<?xml version="1.0" encoding="UTF-8"?><OME '
+        'xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06">'
+        '<Image ID="Image:0"><Pixels ID="Pixels:0" DimensionOrder="XYCZT" Type="uint8" '
+        'Interleaved="true" '
+        f'SizeX="{width}" SizeY="{height}" SizeC="3" SizeZ="1" SizeT="1" PhysicalSizeX="{MPP}" '
+        f'PhysicalSizeY="{MPP}">'
+        '<Channel ID="Channel:0:0" SamplesPerPixel="3"/><TiffData IFD="0" PlaneCount="1"/>'
+        "</Pixels></Image></OME>"
     )
     tables: Tags = {tw.JPEG_TABLES: ("undefined", jpeg_tables(jpeg_ycc(pixels[:TILE, :TILE])))}
     TiffSlide(
@@ -129,7 +135,7 @@ FORMATS: dict[str, Format] = {
 
 
 def write_slide(name: str, folder: Path, pixels: Pixels | None = None) -> Path:
-    """Write a small slide of the format `name` into `folder`; answers what to open."""
+    """Write a small slide of the format `name` into `folder`; returns what to open."""
     path = folder / FORMATS[name].file
     FORMATS[name].write(path, picture() if pixels is None else pixels)
     return path
@@ -138,22 +144,26 @@ def write_slide(name: str, folder: Path, pixels: Pixels | None = None) -> Path:
 HUGE_PERIOD = 2048
 """Pixels of level 0 after which the tissue of a huge slide repeats."""
 HUGE_BLOCK = 16
-"""Tiles: tissue and glass of a huge slide begin at multiples of it, so that levels 1 and 2 have no mixed tiles either."""
+"""Tiles: tissue and glass of a huge slide begin at multiples of it, so that levels 1 and 2 have no
+mixed tiles either."""
 HUGE_COPIES = 8
 """Places in a huge file where all its different tiles lie."""
 HUGE_QUALITY = 93
-"""JPEG quality at which a tile of generated tissue takes 24 kB, and one of a huge slide 17 kB on average: as in scans."""
+"""JPEG quality at which a tile of generated tissue has 24 kB, and one of a huge slide 17 kB on
+average: as in scans."""
 
 
 def write_huge_tiff(
     path: Path, *, gigabytes: float, mpp: float = 0.25, tile: int = 256, aperio: bool = False
 ) -> None:
-    """Write a valid BigTIFF of `gigabytes` (10^9 bytes) that takes about 20 MB of disk: most of it is a hole.
+    """Write a valid BigTIFF of `gigabytes` (10^9 bytes) that uses about 20 MB of disk.
 
-    Level 0 has as many JPEG tiles (4:2:0) as would fill the file, with strips of tissue between glass; every level is a quarter
-    as wide as the one before. The 64 different tiles of tissue lie at `HUGE_COPIES` places all over the file, and a tile of the
-    slide is that of the place where it would lie in a file without a hole. Pixels, offsets and index are those of a real file;
-    reads are easier than a real one's, since neighbours share bytes and the disk's cache holds all of them.
+    Most of it is a hole. Level 0 has as many JPEG tiles (4:2:0) as would fill the file, with strips
+    of tissue between glass; every level is a quarter as wide as the one before. The 64 different
+    tiles of tissue are stored `HUGE_COPIES` times all over the file, and a tile of the slide is the
+    copy nearest to where it would be in a file without a hole. Pixels, offsets and index are those
+    of a real file; reads are easier than a real one's, since neighbours share bytes and the disk's
+    cache holds all of them.
 
     Args:
         path: where to; the file system must know holes.
@@ -211,7 +221,10 @@ class _HugeSlide:
         return len(self.here) * HUGE_BLOCK * self.tile
 
     def write_aliased(self, stream: IO[bytes], shrink: int) -> Ranges:
-        """A level whose tiles are all tissue or all glass: each different one is written once, at level 0 `HUGE_COPIES` times."""
+        """A level whose tiles are all tissue or all glass.
+
+        Each different one is written once, at level 0 `HUGE_COPIES` times.
+        """
         texture = self._texture(shrink, self.tile)
         period = len(texture) // self.tile
         glass = np.full((self.tile, self.tile, 3), GLASS, np.uint8)

@@ -43,7 +43,7 @@ def pyramid(pixels: Pixels, levels: int = 3) -> list[Pixels]:
     return found
 
 
-# ---- how a tile is stored --------------------------------------------------------------------------------------------------
+# ---- how a tile is stored ------------------------------------------------------------------------
 
 
 def jpeg_ycc(pixels: Pixels, *, subsampling: str = "420") -> bytes:
@@ -146,7 +146,7 @@ def deflate(pixels: Pixels) -> bytes:
     return zlib.compress(pixels.tobytes())
 
 
-# ---- how a file is laid out ------------------------------------------------------------------------------------------------
+# ---- how a file is laid out ----------------------------------------------------------------------
 
 
 @dataclass(kw_only=True)
@@ -222,7 +222,7 @@ class TiffSlide:
 
 
 def resolution(mpp: float) -> Tags:
-    """Tags that tell the scale of a level."""
+    """Tags with the scale of a level."""
     per_cm = [round(1e7 / mpp), 1000]
     return {
         tw.X_RESOLUTION: ("ratio", per_cm),
@@ -252,7 +252,8 @@ def write_aperio(
     icc: bytes = b"",
     tables: bool = False,
 ) -> None:
-    """An SVS; with `tables` its tiles are abbreviated JPEGs that share their tables, as Aperio's are."""
+    """An SVS; with `tables` its tiles are abbreviated JPEGs that share their tables, as Aperio's
+    are."""
     levels = pyramid(pixels)
     shared: Tags = (
         {tw.JPEG_TABLES: ("undefined", jpeg_tables(encode(pixels[:TILE, :TILE])))} if tables else {}
@@ -277,7 +278,10 @@ def write_aperio(
 
 
 def write_rgba(path: Path, pixels: Pixels, *, extra: int, icc: bytes = b"") -> None:
-    """A TIFF with an alpha channel that falls from left to right; `extra`: 0 unspecified, 1 premultiplied, 2 unassociated."""
+    """A TIFF with an alpha channel that falls from left to right.
+
+    `extra`: 0 unspecified, 1 premultiplied, 2 unassociated.
+    """
     height, width = pixels.shape[:2]
     alpha = np.broadcast_to(np.linspace(255, 0, width).astype(np.uint8), (height, width))[..., None]
     colour = (pixels.astype(np.uint16) * alpha // 255).astype(np.uint8) if extra != 2 else pixels
@@ -294,7 +298,10 @@ def write_rgba(path: Path, pixels: Pixels, *, extra: int, icc: bytes = b"") -> N
 
 
 def ome_xml(images: Sequence[Mapping[str, object]], *, objectives: Sequence[float] = ()) -> str:
-    """OME-XML of several images: attributes of their Pixels, and where given `IFD` of TiffData and the ID of the `Objective`."""
+    """OME-XML of several images.
+
+    Attributes of their Pixels, and where given `IFD` of TiffData and the ID of the `Objective`.
+    """
     lenses = "".join(
         f'<Objective ID="Objective:{k}" NominalMagnification="{at}"/>'
         for k, at in enumerate(objectives)
@@ -319,13 +326,17 @@ def write_ome(path: Path, pixels: Pixels, *, icc: bytes = b"") -> None:
     """An OME-TIFF whose smaller levels are sub-directories."""
     height, width = pixels.shape[:2]
     xml = (
-        '<?xml version="1.0" encoding="UTF-8"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06">'
+        '<?xml version="1.0" encoding="UTF-8"?><OME '
+        'xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06">'
         '<Instrument ID="Instrument:0"><Microscope Manufacturer="Maker" Model="One"/>'
         '<Objective ID="Objective:0" NominalMagnification="20.0"/></Instrument>'
-        '<Image ID="Image:0"><Pixels ID="Pixels:0" DimensionOrder="XYCZT" Type="uint8" Interleaved="true" '
+        '<Image ID="Image:0"><Pixels ID="Pixels:0" DimensionOrder="XYCZT" Type="uint8" '
+        'Interleaved="true" '
         f'SizeX="{width}" SizeY="{height}" SizeC="3" SizeZ="1" SizeT="1" '
-        f'PhysicalSizeX="{MPP}" PhysicalSizeXUnit="µm" PhysicalSizeY="{MPP}" PhysicalSizeYUnit="µm">'
-        '<Channel ID="Channel:0:0" SamplesPerPixel="3"/><TiffData IFD="0" PlaneCount="1"/></Pixels></Image></OME>'
+        f'PhysicalSizeX="{MPP}" PhysicalSizeXUnit="µm" PhysicalSizeY="{MPP}" '
+        'PhysicalSizeYUnit="µm">'
+        '<Channel ID="Channel:0:0" SamplesPerPixel="3"/><TiffData IFD="0" PlaneCount="1"/>'
+        "</Pixels></Image></OME>"
     )
     TiffSlide(
         encode=lambda part: deflate(predicted(part)),
@@ -345,21 +356,26 @@ def write_philips(path: Path, pixels: Pixels, *, icc: bytes = b"") -> None:
         return f'"{MPP / 1000 * 2**k:.6f}" "{MPP / 1000 * 2**k:.6f}"'
 
     def attribute(name: str, value: str) -> str:
-        return f'<Attribute Name="{name}" Group="0x0028" Element="0x0030" PMSVR="IString">{value}</Attribute>'
+        form = 'Group="0x0028" Element="0x0030" PMSVR="IString"'
+        return f'<Attribute Name="{name}" {form}>{value}</Attribute>'
 
     representations = "".join(
-        f'<DataObject ObjectType="PixelDataRepresentation">{attribute("DICOM_PIXEL_SPACING", spacing(k))}'
+        '<DataObject ObjectType="PixelDataRepresentation">'
+        f"{attribute('DICOM_PIXEL_SPACING', spacing(k))}"
         f"{attribute('PIIM_PIXEL_DATA_REPRESENTATION_NUMBER', str(k))}</DataObject>"
         for k in range(len(levels))
     )
     xml = (
         '<?xml version="1.0" encoding="UTF-8" ?><DataObject ObjectType="DPUfsImport">'
         + attribute("DICOM_MANUFACTURER", "PHILIPS")
-        + '<Attribute Name="PIM_DP_SCANNED_IMAGES" Group="0x301D" Element="0x1003" PMSVR="IDataObjectArray"><Array>'
+        + '<Attribute Name="PIM_DP_SCANNED_IMAGES" Group="0x301D" Element="0x1003" '
+        'PMSVR="IDataObjectArray"><Array>'
         + f'<DataObject ObjectType="DPScannedImage">{attribute("PIM_DP_IMAGE_TYPE", "WSI")}'
         + attribute("DICOM_PIXEL_SPACING", spacing(0))
-        + '<Attribute Name="PIIM_PIXEL_DATA_REPRESENTATION_SEQUENCE" Group="0x1001" Element="0x8B01" PMSVR="IDataObjectArray">'
-        + f"<Array>{representations}</Array></Attribute></DataObject></Array></Attribute></DataObject>"
+        + '<Attribute Name="PIIM_PIXEL_DATA_REPRESENTATION_SEQUENCE" Group="0x1001" '
+        'Element="0x8B01" PMSVR="IDataObjectArray">'
+        + f"<Array>{representations}</Array></Attribute></DataObject></Array></Attribute>"
+        "</DataObject>"
     )
     columns = -(-pixels.shape[1] // TILE)
     TiffSlide(
@@ -382,7 +398,8 @@ def _tables(pixels: Pixels) -> Tags:
 
 
 def write_shared_tile(path: Path, *, width: int, height: int, size: int = 0) -> Path:
-    """A TIFF of one level in 4096-px tiles that are all the same 49 kB of black, in a file of at least `size` bytes."""
+    """A TIFF of one level in 4096-px tiles that are all the same 49 kB of black, in a file of at
+    least `size` bytes."""
     data, count = zlib.compress(bytes(4096 * 4096 * 3)), -(-width // 4096) * -(-height // 4096)
     tags: Tags = {
         **{tag: ("long", [value]) for tag, value in ((tw.WIDTH, width), (tw.HEIGHT, height))},

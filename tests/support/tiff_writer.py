@@ -1,4 +1,5 @@
-"""Write TIFF files tag by tag: what no library writes (aliased or absent tiles, Aperio's JPEG 2000, loops) is needed in tests."""
+"""Write TIFF files tag by tag: what no library writes (aliased or absent tiles, Aperio's JPEG 2000,
+loops) is needed in tests."""
 
 from __future__ import annotations
 
@@ -65,7 +66,8 @@ class Directory:
     """One image file directory.
 
     Attributes:
-        tags: type and values of each tag by number; a rational's values are numerator and denominator in turn.
+        tags: type and values of each tag by number; a rational's values are numerator and
+            denominator in turn.
         subs: directories that tag 330 names.
     """
 
@@ -80,7 +82,8 @@ class TiffForm:
     Attributes:
         big: BigTIFF, with 64-bit offsets.
         order: byte order, `<` or `>`.
-        ndpi: offsets have upper halves, as in Hamamatsu's files: behind the header, and behind each directory for all its tags.
+        ndpi: offsets have upper halves, as in Hamamatsu's files: after the header, and after each
+            directory for all its tags.
     """
 
     big: bool = False
@@ -114,7 +117,7 @@ def write_directories(stream: IO[bytes], chain: Sequence[Directory], form: TiffF
 
 
 def _write(stream: IO[bytes], directory: Directory, form: TiffForm) -> tuple[int, int]:
-    """Write one directory; answers where it begins and where its follower is named."""
+    """Write one directory; returns where it begins and where its follower is named."""
     subs = [_write(stream, sub, form)[0] for sub in directory.subs]
     tags = dict(directory.tags) | ({SUB_IFDS: ("ifd", subs)} if subs else {})
     entries = [(tag, *_encoded(*tags[tag], form)) for tag in sorted(tags)]

@@ -1,6 +1,7 @@
-"""Small slides of formats that are read through OpenSlide: NDPI, MIRAX, Leica SCN, Ventana BIF and Trestle.
+"""Small slides of formats that OpenSlide reads: NDPI, MIRAX, Leica SCN, Ventana BIF and Trestle.
 
-Written after OpenSlide's own readers, which are the only public description of most of them. Scanners write more than this.
+Written after OpenSlide's own readers, which are the only public description of most of them.
+Scanners write more than this.
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ def mosaic(pixels: Pixels, overlap: int) -> Pixels:
 
 
 def write_trestle(path: Path, pixels: Pixels) -> None:
-    """Trestle: a tiled TIFF whose tiles overlap as its description says, and whose resolution tag is the mpp itself."""
+    """Trestle: a tiled TIFF whose tiles overlap as its description says, and whose resolution tag
+    is the mpp itself."""
     overlaps = " ".join(str(OVERLAP >> k) for k in range(2) for _ in "xy")
     description = f"Objective Power=20;OverlapsXY={overlaps};Background Color=F3F1F4"
     levels = [mosaic(level, OVERLAP >> k) for k, level in enumerate(pyramid(pixels, 2))]
@@ -71,14 +73,20 @@ def write_scn(path: Path, pixels: Pixels) -> None:
         for k, level in enumerate(levels)
     )
     xml = (
-        '<?xml version="1.0"?><scn xmlns="http://www.leica-microsystems.com/scn/2010/10/01" uuid="urn:uuid:1">'
-        f'<collection name="one" uuid="urn:uuid:2" sizeX="{2 * width * nm}" sizeY="{2 * height * nm}">'
-        '<barcode>YQ==</barcode><image name="image" uuid="urn:uuid:3"><creationDate>2020-01-01</creationDate>'
+        '<?xml version="1.0"?><scn xmlns="http://www.leica-microsystems.com/scn/2010/10/01" '
+        'uuid="urn:uuid:1">'
+        f'<collection name="one" uuid="urn:uuid:2" sizeX="{2 * width * nm}" '
+        f'sizeY="{2 * height * nm}">'
+        '<barcode>YQ==</barcode><image name="image" uuid="urn:uuid:3"><creationDate>'
+        "2020-01-01</creationDate>"
         '<device model="Leica SCN400" version="1"/>'
         f'<pixels sizeX="{width}" sizeY="{height}">{dimensions}</pixels>'
-        f'<view sizeX="{width * nm}" sizeY="{height * nm}" offsetX="{100 * nm}" offsetY="{200 * nm}" spacingZ="0"/>'
-        "<scanSettings><objectiveSettings><objective>20</objective></objectiveSettings><illuminationSettings>"
-        "<numericalAperture>0.4</numericalAperture><illuminationSource>brightfield</illuminationSource>"
+        f'<view sizeX="{width * nm}" sizeY="{height * nm}" offsetX="{100 * nm}" '
+        f'offsetY="{200 * nm}" spacingZ="0"/>'
+        "<scanSettings><objectiveSettings><objective>20</objective></objectiveSettings>"
+        "<illuminationSettings>"
+        "<numericalAperture>0.4</numericalAperture><illuminationSource>"
+        "brightfield</illuminationSource>"
         "</illuminationSettings></scanSettings></image></collection></scn>"
     )
     base: Tags = {tw.DESCRIPTION: ("ascii", xml)} | resolution(MPP)
@@ -88,7 +96,10 @@ def write_scn(path: Path, pixels: Pixels) -> None:
 
 
 def write_bif(path: Path, pixels: Pixels) -> None:
-    """Ventana BIF: a label, then levels whose tiles overlap as the XML says; rows are numbered from below, to and fro."""
+    """Ventana BIF: a label, then levels whose tiles overlap as the XML says.
+
+    Rows are numbered from below, to and fro.
+    """
     first = mosaic(pixels, OVERLAP)
     rows, columns = (side // TILE for side in first.shape[:2])
 
@@ -98,7 +109,8 @@ def write_bif(path: Path, pixels: Pixels) -> None:
 
     def joint(direction: str, one: int, other: int, x: int, y: int) -> str:
         return (
-            f'<TileJointInfo FlagJoined="1" Confidence="99" Direction="{direction}" Tile1="{one}" Tile2="{other}" '
+            f'<TileJointInfo FlagJoined="1" Confidence="99" Direction="{direction}" Tile1="{one}" '
+            f'Tile2="{other}" '
             f'OverlapX="{x}" OverlapY="{y}"/>'
         )
 
@@ -111,7 +123,8 @@ def write_bif(path: Path, pixels: Pixels) -> None:
     joints += [joint("UP", number(x, y), number(x, y - 1), 0, OVERLAP) for y, x in places if y]
     encoding = (
         '<EncodeInfo Ver="2"><SlideStitchInfo><ImageInfo AOIScanned="1" AOIIndex="0" '
-        f'NumRows="{rows}" NumCols="{columns}" Width="{TILE}" Height="{TILE}" Pos-X="0" Pos-Y="0">{"".join(joints)}</ImageInfo>'
+        f'NumRows="{rows}" NumCols="{columns}" Width="{TILE}" Height="{TILE}" Pos-X="0" Pos-Y="0">'
+        f"{''.join(joints)}</ImageInfo>"
         '</SlideStitchInfo><AoiOrigin><AOI0 OriginX="0" OriginY="0"/></AoiOrigin></EncodeInfo>'
     )
     scan = f'<iScan ScannerModel="One" Magnification="20" ScanRes="{MPP}"/>'
@@ -202,14 +215,18 @@ def write_mirax(path: Path, pixels: Pixels, *, scanned: Rectangle | None = None)
     levels = "".join(
         f"[LEVEL_{k}]\nOVERLAP_X = 0\nOVERLAP_Y = 0\nIMAGE_CONCAT_FACTOR = {min(k, 1)}\n"
         f"MICROMETER_PER_PIXEL_X = {MPP * 2**k}\nMICROMETER_PER_PIXEL_Y = {MPP * 2**k}\n"
-        f"IMAGE_FORMAT = JPEG\nIMAGE_FILL_COLOR_BGR = 16777215\nDIGITIZER_WIDTH = {TILE}\nDIGITIZER_HEIGHT = {TILE}\n"
+        "IMAGE_FORMAT = JPEG\nIMAGE_FILL_COLOR_BGR = 16777215\nDIGITIZER_WIDTH = "
+        f"{TILE}\nDIGITIZER_HEIGHT = {TILE}\n"
         for k in range(len(pages))
     )
     sections = "".join(f"HIER_0_VAL_{k}_SECTION = LEVEL_{k}\n" for k in range(len(pages)))
     text = (
-        f"[GENERAL]\nSLIDE_ID = {slide_id}\nIMAGENUMBER_X = {columns}\nIMAGENUMBER_Y = {rows}\nOBJECTIVE_MAGNIFICATION = 20\n"
-        f"[HIERARCHICAL]\nHIER_COUNT = 1\nNONHIER_COUNT = 0\nINDEXFILE = Index.dat\nHIER_0_NAME = Slide zoom level\n"
-        f"HIER_0_COUNT = {len(pages)}\n{sections}[DATAFILE]\nFILE_COUNT = 1\nFILE_0 = Data0000.dat\n{levels}"
+        f"[GENERAL]\nSLIDE_ID = {slide_id}\nIMAGENUMBER_X = {columns}\nIMAGENUMBER_Y = "
+        f"{rows}\nOBJECTIVE_MAGNIFICATION = 20\n"
+        "[HIERARCHICAL]\nHIER_COUNT = 1\nNONHIER_COUNT = 0\nINDEXFILE = Index.dat\nHIER_0_NAME = "
+        "Slide zoom level\n"
+        f"HIER_0_COUNT = {len(pages)}\n{sections}[DATAFILE]\nFILE_COUNT = 1\nFILE_0 = "
+        f"Data0000.dat\n{levels}"
     )
     (folder / "Slidedat.ini").write_bytes(b"\xef\xbb\xbf" + text.encode())
     (folder / "Index.dat").write_bytes(index)
