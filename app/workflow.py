@@ -31,8 +31,8 @@ from app.inference.models import Models
 from app.inference.place import Place
 from app.queue import APPLICATION, CLASS, QUEUE, VERSION, WORKFLOW, CaseQueue
 from app.settings import Settings
-from app.slides import store
 from app.slides.ingest import IngestedSlide, ingest
+from pipelines import storage
 from pipelines.slides.errors import SlideError
 from training.errors import TrainingError
 
@@ -201,7 +201,7 @@ class CaseWorkflow(DBOSConfiguredInstance):
         )
         row = self._row(place)
         if row.uploaded:  # an original that could not be de-identified is not kept
-            store.remove(row.source_uri)
+            storage.delete(row.source_uri)
         self._note(
             place,
             status=Status.FAILED,

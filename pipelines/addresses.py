@@ -6,6 +6,13 @@ a slide: file names can carry patient data.
 
 from __future__ import annotations
 
+from typing import Final
+
+SHARD_TABLE: Final = "shards.parquet"
+OVERVIEW: Final = "overview.png"
+QUALITY: Final = "quality.json"
+FINGERPRINT: Final = "fingerprint.json"
+
 
 def patches(organisation: str, slide_id: str, spec_hash: str) -> str:
     """Folder of what depends on the slide and the PatchSpec only."""
@@ -14,22 +21,22 @@ def patches(organisation: str, slide_id: str, spec_hash: str) -> str:
 
 def shard_table(organisation: str, slide_id: str, spec_hash: str) -> str:
     """Parquet: one row a shard (see `pipelines.shards.SCHEMA`)."""
-    return f"{patches(organisation, slide_id, spec_hash)}/shards.parquet"
+    return f"{patches(organisation, slide_id, spec_hash)}/{SHARD_TABLE}"
 
 
 def overview(organisation: str, slide_id: str, spec_hash: str) -> str:
     """PNG: thumbnail with tissue mask, artefacts and patch grid."""
-    return f"{patches(organisation, slide_id, spec_hash)}/overview.png"
+    return f"{patches(organisation, slide_id, spec_hash)}/{OVERVIEW}"
 
 
 def quality(organisation: str, slide_id: str, spec_hash: str) -> str:
     """JSON of `pipelines.quality.SlideQuality`."""
-    return f"{patches(organisation, slide_id, spec_hash)}/quality.json"
+    return f"{patches(organisation, slide_id, spec_hash)}/{QUALITY}"
 
 
 def fingerprint(organisation: str, slide_id: str, spec_hash: str) -> str:
     """JSON of `pipelines.fingerprint.Fingerprint`."""
-    return f"{patches(organisation, slide_id, spec_hash)}/fingerprint.json"
+    return f"{patches(organisation, slide_id, spec_hash)}/{FINGERPRINT}"
 
 
 def of_slide(organisation: str, slide_id: str, spec_hash: str) -> tuple[str, ...]:

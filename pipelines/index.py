@@ -195,21 +195,21 @@ def _sample(
         raise BrokenSlide(slide.name, str(error), "prepare it without ICC correction") from error
 
 
+def index_files(indexed: IndexedSlide) -> dict[str, bytes]:
+    """Shard table, quality, fingerprint and picture, by the name of their file."""
+    return {
+        addresses.SHARD_TABLE: cohort.to_parquet(indexed.shards),
+        addresses.QUALITY: _json(indexed.quality.to_dict()),
+        addresses.FINGERPRINT: _json(indexed.fingerprint.to_dict()),
+        addresses.OVERVIEW: indexed.picture(),
+    }
+
+
 def write_index(indexed: IndexedSlide, root: str, *, organisation: str, spec: PatchSpec) -> None:
     """Write shard table, quality, fingerprint and picture to their addresses below `root`."""
-    written = {
-        addresses.shard_table: cohort.to_parquet(indexed.shards),
-        addresses.quality: _json(indexed.quality.to_dict()),
-        addresses.fingerprint: _json(indexed.fingerprint.to_dict()),
-        addresses.overview: indexed.picture(),
-    }
-    for address, content in written.items():
-        storage.write_bytes(
-            storage.join(
-                root, *address(organisation, indexed.record.slide_id, spec.hash).split("/")
-            ),
-            content,
-        )
+    folder = addresses.patches(organisation, indexed.record.slide_id, spec.hash)
+    for name, content in index_files(indexed).items():
+        storage.write_bytes(storage.join(root, folder, name), content)
 
 
 def _json(values: dict[str, Any]) -> bytes:

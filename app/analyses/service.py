@@ -14,8 +14,9 @@ from app.database.models import Analysis
 from app.database.session import Database
 from app.errors import InvalidRequest
 from app.settings import Settings
-from app.slides.store import incoming_uri, move_in, within_organisation
+from app.slides.store import incoming_uri, within_organisation
 from app.slides.upload import Form
+from pipelines import storage
 
 
 class CaseQueue(Protocol):
@@ -60,7 +61,7 @@ def submit(
     else:
         source = incoming_uri(settings, organisation_id, analysis_id, form.suffix)
         assert form.file is not None  # parse() saw to it
-        move_in(form.file, source)
+        storage.write_file_once(source, form.file, consume=True)
     with database.session() as session:
         cases.add(session, organisation_id, case_id, request.variables())
         analysis = Analysis(

@@ -30,14 +30,14 @@ from app.analyses.status import Step
 from app.cases.schemas import ClinicalVariables
 from app.errors import ModelSetUnusable
 from app.inference.models import InProcessModels, ModelFacts, Models, Reading
-from app.inference.place import HEATMAP, PATCHES, PDF, REPORT, Place
+from app.inference.place import HEATMAP, PATCHES, PDF, REPORT, THUMBNAIL, Place
 from app.reports import schemas
 from app.reports.heatmap import heatmap_png, pattern_raster
 from app.reports.pdf import report_pdf
 from app.reports.schemas import Report
 from pipelines import addresses, cohort, storage
 from pipelines.grid import PatchSpec
-from pipelines.index import index_slide, write_index
+from pipelines.index import index_files, index_slide
 from pipelines.shards import SCHEMA, shards_of
 from pipelines.slides.opening import open_slide
 from training.encoder.embed import missing_shards
@@ -101,6 +101,10 @@ def index(
 ) -> IndexedSlide:
     """Find the tissue and write the shard table.
 
+    All files belong to the analysis: another one of the same slide may have another mpp, and must
+    not exchange the shard table of one that is running. Embeddings alone are shared, since their
+    addresses follow from what they are computed from.
+
     Args:
         slide_uri: where the slide lies.
         place: where to write.
@@ -114,10 +118,11 @@ def index(
     with open_slide(slide_uri, identity=slide_id, default_mpp=mpp) as slide:
         indexed = index_slide(slide, spec, organisation=place.organisation, shard_side=SHARD_SIDE)
     record = indexed.record
-    write_index(indexed, place.root, organisation=place.organisation, spec=spec)
     stream = io.BytesIO()
     Image.fromarray(indexed.thumbnail).save(stream, "PNG")
-    storage.write_bytes(place.thumbnail(record.slide_id, spec.hash), stream.getvalue())
+    files = {**index_files(indexed), THUMBNAIL: stream.getvalue()}
+    for name, content in files.items():
+        storage.write_bytes(place.file(record.slide_id, name), content)
     return IndexedSlide(
         slide_id=record.slide_id,
         vendor=record.vendor,
@@ -132,7 +137,7 @@ def index(
 
 def shard_table(place: Place, indexed: IndexedSlide) -> pa.Table:
     """The shards that `index` wrote."""
-    uri = place.of(addresses.shard_table(place.organisation, indexed.slide_id, indexed.spec_hash))
+    uri = place.file(indexed.slide_id, addresses.SHARD_TABLE)
     return cohort.from_parquet(storage.read_bytes(uri), SCHEMA)
 
 
@@ -233,9 +238,7 @@ def render(place: Place, indexed: IndexedSlide) -> AnalysisResult:
     """Draw heatmap and PDF from what `predict` wrote."""
     report = Report.model_validate_json(storage.read_bytes(place.file(indexed.slide_id, REPORT)))
     thumbnail = np.asarray(
-        Image.open(
-            io.BytesIO(storage.read_bytes(place.thumbnail(indexed.slide_id, indexed.spec_hash)))
-        )
+        Image.open(io.BytesIO(storage.read_bytes(place.file(indexed.slide_id, THUMBNAIL))))
     )
     patches = safetensors.numpy.load(storage.read_bytes(place.file(indexed.slide_id, PATCHES)))
     [shard] = shards_of(shard_table(place, indexed).slice(0, 1))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from pipelines import addresses, storage
+from pipelines import storage
 
 REPORT: Final = "report.json"
 HEATMAP: Final = "heatmap.png"
@@ -27,14 +27,6 @@ class Place:
     root: str
     organisation: str
     analysis_id: str
-
-    def of(self, address: str) -> str:
-        """URI of a derived object (`pipelines.addresses`)."""
-        return storage.join(self.root, *address.split("/"))
-
-    def thumbnail(self, slide_id: str, spec_hash: str) -> str:
-        """URI of the plain thumbnail that index kept."""
-        return self.of(f"{addresses.patches(self.organisation, slide_id, spec_hash)}/{THUMBNAIL}")
 
     def file(self, slide_id: str, name: str) -> str:
         """URI of one file of the analysis."""

@@ -66,7 +66,7 @@ def ingest(
         )
         session.get_one(Analysis, (organisation_id, analysis_id)).slide_id = taken.slide_id
     if uploaded:
-        store.remove(source)
+        storage.delete(source)
     return taken
 
 
@@ -138,9 +138,13 @@ def _identity(path: Path) -> tuple[str, int]:
 
 
 def _keep(clean: Path, target: str) -> None:
-    """Move the cleaned file, or each file of the cleaned folder, to `target`. What is there already has the same bytes."""
+    """Move the cleaned file, or each file of the cleaned folder, to its content address.
+
+    What is there has the same bytes and stays as it is: an analysis that reads it asks for the
+    version that it indexed, and would fail if the file were replaced by its own copy.
+    """
     if clean.is_file():
-        store.move_in(clean, target)
+        storage.write_file_once(target, clean, consume=True)
         return
     for member in sorted(clean.iterdir()):
-        store.move_in(member, storage.join(target, member.name))
+        storage.write_file_once(storage.join(target, member.name), member, consume=True)

@@ -29,26 +29,6 @@ def slide_uri(settings: Settings, organisation_id: str, slide_id: str, suffix: s
     return storage.join(settings.organisation_root(organisation_id), slide_id, f"slide{suffix}")
 
 
-def move_in(path: Path, uri: str) -> None:
-    """Move a local file to `uri`: a rename where it can be one."""
-    target = storage.local_path(uri)
-    if target is None:
-        storage.write_file(uri, path)
-        path.unlink()
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        path.replace(target)
-    except OSError:  # another file system
-        storage.write_file(uri, path)
-        path.unlink()
-
-
-def remove(uri: str) -> None:
-    """Remove an object and, on a local disk, the folder that it leaves empty. Removing it again is no error."""
-    storage.delete(uri)
-
-
 def within_organisation(settings: Settings, organisation_id: str, uri: str) -> str:
     """`uri` as it may be used: below the organisation's own prefix, with nothing in it that leads out again.
 

@@ -12,8 +12,9 @@ import safetensors.numpy
 
 from app.analyses.status import Step
 from app.cases.schemas import ClinicalVariables
-from app.inference.analyse import AnalysisResult, analyse
+from app.inference.analyse import AnalysisResult, analyse, embed, index, predict, render
 from app.inference.models import InProcessModels, covariates_of
+from app.inference.place import Place
 from app.reports.schemas import Report
 from pipelines import storage
 from pipelines.slides.errors import BrokenSlide, NoTissue, SlideError
@@ -99,6 +100,35 @@ def test_doing_it_again_computes_nothing_and_says_the_same(
     varying = {"analysis_id", "created_at"}
     assert again.report.model_dump(exclude=varying) == first.report.model_dump(exclude=varying)
     assert storage.read_bytes(again.heatmap) == storage.read_bytes(first.heatmap)
+
+
+def test_analyses_of_one_slide_with_different_mpp_do_not_mix(
+    models: InProcessModels, generated_slide: Path, tmp_path: Path
+) -> None:
+    """A second analysis with a corrected mpp begins while the first is between two of its steps."""
+    slide = tmp_path / "slide.svs"
+    content = generated_slide.read_bytes()
+    assert content.count(b"MPP = ") == 1
+    slide.write_bytes(content.replace(b"MPP = ", b"XXX = "))
+
+    async def both() -> list[AnalysisResult]:
+        facts = await models.facts()
+        started = []
+        for name, mpp in (("first", 0.23), ("second", 0.46)):
+            place = Place(root=storage.as_uri(tmp_path / "out"), organisation="a", analysis_id=name)
+            started.append((place, index(str(slide), place, facts.spec, slide_id="s", mpp=mpp)))
+        for place, indexed in started:
+            await embed(models, place, indexed, in_flight=1)
+            await predict(models, place, indexed, CLINICAL)
+        return [render(place, indexed) for place, indexed in started]
+
+    first, second = asyncio.run(both())
+    assert (first.report.specimen.mpp, second.report.specimen.mpp) == (0.23, 0.46)
+    for result in (first, second):
+        assert len(patches(result)["x"]) == result.report.specimen.patches
+    assert first.report.specimen.patches < second.report.specimen.patches
+    alone = analyse(str(slide), CLINICAL, models, str(tmp_path / "alone"), mpp=0.23)
+    assert alone.report.grading == first.report.grading
 
 
 def test_a_lost_shard_is_computed_again(

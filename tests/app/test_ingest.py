@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 from sqlalchemy import select
 
 from app.database.migrate import upgrade_to_head
@@ -101,6 +102,21 @@ def test_ingesting_again_gives_the_same_and_nothing_twice(
         assert len(session.scalars(select(SlideRecord)).all()) == 1
 
 
+def test_the_same_slide_sent_again_leaves_the_stored_file_untouched(
+    settings: Settings, database: Database, generated_slide: Path
+) -> None:
+    """A running analysis holds on to the version of the file that it has indexed."""
+    handed_in(settings, database, generated_slide)
+    stored = storage.local_path(ingest(settings, database, "local", "analysis").uri)
+    assert stored is not None
+    before = stored.stat()
+    handed_in(settings, database, generated_slide, "second")
+    ingest(settings, database, "local", "second")
+    after = stored.stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert [name for name in files(settings) if "incoming" in name] == []
+
+
 def test_a_crash_before_the_commit_loses_nothing(
     settings: Settings, database: Database, generated_slide: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -153,28 +169,6 @@ def test_what_cannot_be_taken_in_says_so(
     assert list(settings.staging.iterdir()) == []
 
 
-@pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    for name, value in {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_REGION": "us-east-1",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }.items():
-        monkeypatch.setenv(name, value)
-    import boto3
-
-    storage.forget_stores()
-    boto3.client("s3").create_bucket(Bucket="slides")
-    yield "s3://slides/prefix"
-    storage.forget_stores()
-    server.stop()
-
-
 def test_the_same_in_s3(bucket: str, tmp_path: Path, generated_slide: Path) -> None:
     settings = Settings(data_root=tmp_path, storage_root=bucket)
     upgrade_to_head(settings.database_url)
@@ -185,11 +179,25 @@ def test_the_same_in_s3(bucket: str, tmp_path: Path, generated_slide: Path) -> N
         session.add(Case(organisation_id="local", id="case"))
     source = store.incoming_uri(settings, "local", "analysis", ".svs")
     local = shutil.copy(generated_slide, tmp_path / "upload.part")
-    store.move_in(Path(local), source)
+    storage.write_file_once(source, Path(local), consume=True)
     add_analysis(database, source, uploaded=True)
     taken = ingest(settings, database, "local", "analysis")
     assert taken.uri == f"{bucket}/local/{taken.slide_id}/slide.svs"
     assert hashlib.sha256(storage.read_bytes(taken.uri)).hexdigest() == taken.slide_id
     assert storage.list_uris(f"{bucket}/local") == [taken.uri]
     assert not Path(local).exists()
+
+    def version() -> object:
+        _, key = taken.uri.removeprefix("s3://").split("/", 1)
+        found = boto3.client("s3").head_object(Bucket="slides", Key=key)
+        return found["ETag"], found["LastModified"]
+
+    before = version()
+    time.sleep(1.1)  # LastModified has whole seconds
+    again = store.incoming_uri(settings, "local", "second", ".svs")
+    storage.write_file(again, generated_slide)
+    add_analysis(database, again, analysis_id="second", uploaded=True)
+    assert ingest(settings, database, "local", "second") == taken
+    assert version() == before, "what is stored is left untouched"
+    assert not storage.exists(again)
     database.close()

@@ -190,6 +190,36 @@ def test_a_queue_of_good_and_bad_cases(
     assert "13.125" not in run.stderr + run.stdout
 
 
+@pytest.mark.parametrize("root", ["disk", "s3"])
+def test_the_same_slide_uploaded_many_times_while_it_is_analysed_gives_each_its_report(
+    root: str,
+    tmp_path: Path,
+    model_set: str,
+    generated_slide: Path,
+    request: pytest.FixtureRequest,
+) -> None:
+    """A double click, a retry, a corrected PSA: no upload disturbs an analysis that is running."""
+    places = {"storage_root": request.getfixturevalue("bucket")} if root == "s3" else {}
+    settings = Settings(data_root=tmp_path / "data", models=model_set, concurrent_cases=3, **places)
+    upgrade_to_head(settings.database_url)
+    database = Database(settings.database_url)
+    uploads = {
+        submit(settings, database, generated_slide, {**FIELDS, "psa": str(psa)}): float(psa)
+        for psa in range(4, 10)
+    }
+    run = executor(settings)
+    assert run.returncode == 0, run.stderr
+    rows = {analysis_id: analysis(database, analysis_id) for analysis_id in uploads}
+    assert {row.error_sentence for row in rows.values()} == {None}
+    assert {row.status for row in rows.values()} == {Status.DONE}
+    for analysis_id, psa in uploads.items():
+        result = rows[analysis_id].result
+        assert result is not None
+        assert result["clinical"]["psa"] == psa
+    assert len({row.slide_id for row in rows.values()}) == 1
+    database.close()
+
+
 def test_the_same_on_postgresql(
     postgres: str, tmp_path: Path, model_set: str, generated_slide: Path
 ) -> None:

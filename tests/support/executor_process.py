@@ -22,7 +22,7 @@ from app.inference.models import InProcessModels
 from app.inference.place import Place
 from app.settings import Settings
 
-PATIENCE_S = 120.0
+PATIENCE_S = 240.0
 
 
 def die() -> None:
