@@ -11,12 +11,17 @@ LOGICAL_CPUS = 4
 """Least logical CPUs of a local Ray: with 2, a pipeline's reading and the model's workers wait for each other for ever."""
 
 
+def on_cluster() -> bool:
+    """Whether commands run on the cluster that `RAY_ADDRESS` names, not on this machine alone."""
+    return bool(os.environ.get("RAY_ADDRESS"))
+
+
 def ensure_ray() -> None:
     """Connect to the cluster that `RAY_ADDRESS` names, else start Ray on this machine; nothing where Ray is running already."""
     if ray.is_initialized():
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if os.environ.get("RAY_ADDRESS"):
+    if on_cluster():
         ray.init(log_to_driver=False, logging_level=logging.ERROR)
         return
     ray.init(

@@ -52,13 +52,18 @@ def load_card(uri: str, kind: str) -> Card:
 
     Raises:
         ModelNotFound: there is none, or it is of another kind.
+        BrokenModel: the card is not a JSON object.
     """
     try:
-        card: Card = json.loads(storage.read_bytes(storage.join(uri, CARD)))
+        card: Any = json.loads(storage.read_bytes(storage.join(uri, CARD)))
     except FileNotFoundError:
         raise ModelNotFound(
             f"{uri} holds no {CARD}: there is no {kind} here; fit one, or give the folder of one"
         ) from None
+    except ValueError:
+        raise BrokenModel(f"{uri}: {CARD} is not JSON; copy the whole folder again") from None
+    if not isinstance(card, dict):
+        raise BrokenModel(f"{uri}: {CARD} is not a JSON object; copy the whole folder again")
     if card.get("kind") != kind:
         raise ModelNotFound(
             f"{uri} holds a {card.get('kind')!r}, not a {kind!r}; give the folder of one"

@@ -22,9 +22,17 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+import ray
+import torch
+from ray import serve
+
 from app.database.migrate import upgrade_to_head
+from app.serve import deployments
+from app.serve.ingress import IngressDeployment, listen
 from app.settings import Settings
-from pipelines.ray_session import ensure_ray
+from pipelines.ray_session import ensure_ray, on_cluster
+from training.model_set import load_model_set
+from training.precision import precision_for
 
 APPLICATION = "acinus"
 
@@ -35,13 +43,6 @@ def build(args: dict[str, Any] | Settings) -> Any:
     Args:
         args: settings, as in the `args` of a Serve config file: names of `app.settings`; what is left out comes from `ACINUS_*`.
     """
-    import torch
-    from ray import serve
-
-    from app.serve import deployments
-    from app.serve.ingress import IngressDeployment
-    from training.precision import precision_for
-
     settings = args if isinstance(args, Settings) else Settings(**args)
 
     def deployed(kind: type, name: str, *, cpus: float, **options: Any) -> Any:
@@ -85,15 +86,16 @@ def run(settings: Settings, *, on_ready: Callable[[str], None] = print) -> None:
         on_ready: called with the service's address once it answers.
 
     Raises:
-        TrainingError: the model set cannot be used; noticed before anything is started.
+        AddressTaken: the service cannot listen on the host and port of the settings.
+        TrainingError: the model set cannot be used.
+        Both are noticed before anything is started, except the address on a cluster, where the
+        HTTP server may run on another machine.
     """
-    from training.model_set import load_model_set
-
+    if not on_cluster():
+        listen(settings.host, settings.port).close()
     load_model_set(settings.models)
     upgrade_to_head(settings.database_url)
     with _ray():
-        from ray import serve
-
         stopping = _stop_signal()
         try:
             quiet = {"log_level": "WARNING", "enable_access_log": False}
@@ -108,8 +110,6 @@ def run(settings: Settings, *, on_ready: Callable[[str], None] = print) -> None:
 @contextmanager
 def _ray() -> Iterator[None]:
     """The cluster that `RAY_ADDRESS` names, or a Ray of this machine that ends with us."""
-    import ray
-
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     ours = not ray.is_initialized()
     ensure_ray()

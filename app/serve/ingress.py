@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import socket
 from collections.abc import Iterator
 
@@ -69,9 +70,15 @@ def listen(host: str, port: int) -> socket.socket:
     """A listening socket.
 
     Raises:
-        AddressTaken: another program, or Serve's own HTTP proxy, listens there.
+        AddressTaken: the port is in use or needs more rights, or the host is not of this machine.
     """
-    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise AddressTaken(_why_not(host, port, error)) from None
+    except UnicodeError:
+        raise AddressTaken(f"{host!r} is not the name of a host; {_CHOOSE_HOST}.") from None
+    family, kind, protocol, _, address = found[0]
     listening = socket.socket(family, kind, protocol)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -79,8 +86,22 @@ def listen(host: str, port: int) -> socket.socket:
         listening.listen(1024)
     except OSError as error:
         listening.close()
-        raise AddressTaken(
-            f"Nothing can listen on {host}:{port} ({error.strerror}): choose another port, or turn Serve's own HTTP proxy off "
-            "(`proxy_location: Disabled`)."
-        ) from None
+        raise AddressTaken(_why_not(host, port, error)) from None
     return listening
+
+
+_CHOOSE_HOST = "choose 127.0.0.1, or 0.0.0.0 for every interface"
+
+
+def _why_not(host: str, port: int, error: OSError) -> str:
+    """What keeps us from listening there, and what to do."""
+    if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+        return f"The host {host} is not an address of this machine; {_CHOOSE_HOST}."
+    if error.errno == errno.EACCES:
+        return f"Port {port} needs the rights of an administrator; choose a port from 1024 on."
+    if error.errno == errno.EADDRINUSE:
+        return (
+            f"Another program listens on {host}:{port}; stop it or choose another port. "
+            "In a Serve config file, turn Serve's own HTTP proxy off (`proxy_location: Disabled`)."
+        )
+    return f"Nothing can listen on {host}:{port} ({error.strerror}); choose another host or port."
