@@ -4,14 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Protocol
 
 from fastapi import Depends, Request
 from sqlalchemy.orm import Session
 
-from app.analyses.service import CaseQueue
 from app.database.session import Database
 from app.settings import Settings
+
+
+class CaseQueue(Protocol):
+    """Where analyses wait for the executor."""
+
+    def enqueue(self, organisation_id: str, analysis_id: str) -> None:
+        """Put an analysis on the queue; doing it again changes nothing."""
+
+    def close(self) -> None:
+        """Give connections back."""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from app.analyses.schemas import (
     PointInTime,
 )
 from app.context import AppContext, UnitOfWork
-from app.slides.upload import receive
+from app.uploads.reception import receive
 
 router = APIRouter(prefix="/api/v1/analyses", tags=["analyses"])
 

@@ -10,7 +10,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.analyses.status import Status
-from app.database.models import Analysis
+from app.analyses.tables import Analysis
 from app.errors import NotFound
 
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from app.analyses.status import Status, Step
+from app.analyses.tables import Analysis
 from app.cases.schemas import ClinicalVariables, PlainNumber
-from app.database.models import Analysis
 from app.reports.schemas import Report
 
 _RFC_3339 = re.compile(

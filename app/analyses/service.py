@@ -3,30 +3,20 @@
 from __future__ import annotations
 
 import uuid
-from typing import Protocol
 
 from app.accounts.principal import Principal
 from app.analyses import repository
 from app.analyses.schemas import Accepted, AnalysisRequest, Links
+from app.analyses.tables import Analysis
 from app.cases import repository as cases
 from app.cases.schemas import checked
-from app.database.models import Analysis
+from app.context import CaseQueue
 from app.database.session import Database
 from app.errors import InvalidRequest
 from app.settings import Settings
 from app.slides.store import incoming_uri, within_organisation
-from app.slides.upload import Form
+from app.uploads.reception import Form
 from pipelines import storage
-
-
-class CaseQueue(Protocol):
-    """Where analyses wait for the executor."""
-
-    def enqueue(self, organisation_id: str, analysis_id: str) -> None:
-        """Put an analysis on the queue; doing it again changes nothing."""
-
-    def close(self) -> None:
-        """Give connections back."""
 
 
 def parse(form: Form) -> AnalysisRequest:
@@ -50,8 +40,8 @@ def submit(
 ) -> Accepted:
     """Take in one analysis.
 
-    The rows are committed before the workflow is queued, so that it finds them; should this process die in between, the executor
-    queues what waits when it starts (`app.workflow`).
+    The rows are committed before the workflow is queued, so that it finds them. If this process dies in
+    between, the executor queues what waits when it starts (`app.workflow.executor`).
     """
     request = parse(form)
     organisation_id = principal.organisation_id
@@ -60,7 +50,7 @@ def submit(
         source = within_organisation(settings, organisation_id, request.slide_uri)
     else:
         source = incoming_uri(settings, organisation_id, analysis_id, form.suffix)
-        assert form.file is not None  # parse() saw to it
+        assert form.file is not None  # parse() checked it
         storage.write_file_once(source, form.file, consume=True)
     with database.session() as session:
         cases.add(session, organisation_id, case_id, request.variables())

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from sqlalchemy.orm import Session
 
+from app.accounts.tables import Organisation
 from app.cases.schemas import ClinicalVariables
-from app.database.models import Case, Organisation
+from app.cases.tables import Case
 from app.database.session import insert_if_absent
 
 

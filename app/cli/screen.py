@@ -25,7 +25,7 @@ from pipelines.discovery import passed_over_summary
 from pipelines.grid import PatchSpec
 
 if TYPE_CHECKING:  # what one command prints must not load the libraries of the others
-    from app.inference.analyse import AnalysisResult
+    from app.inference.stages import AnalysisResult
     from pipelines.prepare import PrepareReport
     from training.encoder.probe import ProbeReport
     from training.risk.fit_risk import FitRiskReport

@@ -7,16 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from dataclasses import dataclass
 from typing import Literal, Protocol, Self
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from app.cases.schemas import ClinicalVariables
 from app.reports import schemas
-from pipelines.grid import PatchSpec
+from app.reports.findings import Findings, ModelSetFacts
 from pipelines.patch_source import publish_counts
 from pipelines.patches import fetch_shards
 from training.cards import Card
@@ -24,63 +21,19 @@ from training.encoder.embed import embed_fetched, load_bag, require_patches
 from training.encoder.encoder import Encoder
 from training.model_set import ModelSet, load_model_set
 from training.risk.covariates import Covariates
-from training.risk.risk_model import Risk
 from training.slide import gleason
-from training.slide.slide_model import SlidePrediction
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelFacts:
-    """What names a model set.
-
-    Attributes:
-        spec: how slides are cut for it.
-        encoder, slide_model, risk_model: name, version and hash.
-        simulated_outcomes: whether the risk model was fitted on outcomes that a generator drew.
-        encoder_key: names the embeddings of the encoder that is running, with its precision.
-    """
-
-    spec: PatchSpec
-    encoder: schemas.ModelFacts
-    slide_model: schemas.ModelFacts
-    risk_model: schemas.ModelFacts
-    simulated_outcomes: bool
-    encoder_key: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reading:
-    """What the models say of one slide and one patient; N patches in the order of the shard table.
-
-    Attributes:
-        x: left edges in level-0 pixels, int32 [N].
-        y: top edges, int32 [N].
-        slide: patch probabilities, attention, the slide model's own grade group.
-        grading: the grade by areas.
-        risk: None where it cannot be given.
-        risk_absent_because: why, as the end of a sentence.
-        gleason_from: whose Gleason patterns the risk used.
-    """
-
-    x: npt.NDArray[np.int32]
-    y: npt.NDArray[np.int32]
-    slide: SlidePrediction
-    grading: gleason.Grading
-    risk: Risk | None
-    risk_absent_because: str | None
-    gleason_from: Literal["pathologist", "image"]
 
 
 class Models(Protocol):
     """The models of one model set."""
 
-    async def facts(self) -> ModelFacts:
+    async def facts(self) -> ModelSetFacts:
         """Names, hashes and PatchSpec."""
 
     async def embed(self, shards: pa.Table, root: str) -> None:
         """Embed these shards and write each to its address below `root`."""
 
-    async def read(self, shards: pa.Table, root: str, clinical: ClinicalVariables) -> Reading:
+    async def read(self, shards: pa.Table, root: str, clinical: ClinicalVariables) -> Findings:
         """Read a slide whose shards are all embedded."""
 
 
@@ -118,7 +71,7 @@ class SlideRiskModel:
 
     def read(
         self, shards: pa.Table, root: str, clinical: ClinicalVariables, encoder_key: str
-    ) -> Reading:
+    ) -> Findings:
         """Read a slide whose shards are all embedded by the encoder of that key."""
         bag = load_bag(shards, encoder_key, root)
         slide = self._slide_model.predict(bag.embeddings)
@@ -129,7 +82,7 @@ class SlideRiskModel:
             if covariates is not None
             else None
         )
-        return Reading(
+        return Findings(
             x=bag.x,
             y=bag.y,
             slide=slide,
@@ -143,7 +96,10 @@ class SlideRiskModel:
 def covariates_of(
     clinical: ClinicalVariables, grading: gleason.Grading
 ) -> tuple[Covariates | None, Literal["pathologist", "image"], str | None]:
-    """What the risk model is given, whose Gleason patterns they are, and why there is no risk where there is none."""
+    """What the risk model is given, and whose Gleason patterns those are.
+
+    Without covariates the third value says why there is no risk, as the end of a sentence.
+    """
     if clinical.age is None or clinical.psa is None or clinical.t_stage is None:
         return None, "pathologist", "age, PSA and T stage were not given."
     primary, secondary = clinical.gleason_primary, clinical.gleason_secondary
@@ -154,7 +110,8 @@ def covariates_of(
         return (
             None,
             source,
-            "no cancer was seen on this slide and no Gleason score was given; the risk is for men with cancer.",
+            "no cancer was seen on this slide and no Gleason score was given; "
+            "the risk is for men with cancer.",
         )
     covariates = Covariates(
         age=clinical.age,
@@ -166,8 +123,8 @@ def covariates_of(
     return covariates, source, None
 
 
-def facts_of(models: ModelSet) -> ModelFacts:
-    """What names a model set."""
+def facts_of(models: ModelSet) -> ModelSetFacts:
+    """What identifies a model set."""
 
     def named(card: Card, name: str, digest: str) -> schemas.ModelFacts:
         version = card.get("versions", {}).get("acinus", "")
@@ -175,7 +132,7 @@ def facts_of(models: ModelSet) -> ModelFacts:
             name=str(card.get("name", name)), hash=digest, version=str(version)
         )
 
-    return ModelFacts(
+    return ModelSetFacts(
         spec=models.spec,
         encoder=named(models.encoder.card, "encoder", models.encoder.hash),
         slide_model=named(
@@ -200,14 +157,14 @@ class InProcessModels:
 
     @classmethod
     def load(cls, uri: str) -> Self:
-        """The model set at `uri`.
+        """The model set at a URI.
 
         Raises:
             TrainingError: there is none, or its parts do not fit together.
         """
         return cls(load_model_set(uri))
 
-    async def facts(self) -> ModelFacts:
+    async def facts(self) -> ModelSetFacts:
         """See `Models`."""
         return self._slide_risk.facts
 
@@ -215,7 +172,7 @@ class InProcessModels:
         """See `Models`."""
         await self._encoder.embed(shards, root)
 
-    async def read(self, shards: pa.Table, root: str, clinical: ClinicalVariables) -> Reading:
+    async def read(self, shards: pa.Table, root: str, clinical: ClinicalVariables) -> Findings:
         """See `Models`."""
         return await asyncio.to_thread(
             self._slide_risk.read, shards, root, clinical, self._encoder.key

@@ -21,9 +21,10 @@ from ray.serve.handle import DeploymentHandle
 
 from app import log
 from app.cases.schemas import ClinicalVariables
-from app.inference.models import EncoderModel, ModelFacts, Reading, SlideRiskModel
+from app.inference.models import EncoderModel, SlideRiskModel
+from app.reports.findings import Findings, ModelSetFacts
 from app.settings import Settings
-from app.workflow import CaseExecutor
+from app.workflow.executor import CaseExecutor
 from pipelines import storage
 from training.encoder.encoder import load_encoder
 from training.model_set import load_model_set
@@ -57,13 +58,13 @@ class SlideRiskDeployment:
         torch.set_num_threads(settings.torch_threads)
         self._model = SlideRiskModel(load_model_set(settings.models))
 
-    async def facts(self) -> ModelFacts:
+    async def facts(self) -> ModelSetFacts:
         """Names, hashes and PatchSpec of the model set."""
         return self._model.facts
 
     async def read(
         self, shards: pa.Table, root: str, clinical: ClinicalVariables, encoder_key: str
-    ) -> Reading:
+    ) -> Findings:
         """Read a slide whose shards are all embedded by the encoder of that key."""
         return await asyncio.to_thread(self._model.read, shards, root, clinical, encoder_key)
 
@@ -84,16 +85,16 @@ class ServedModels:
         self._slide_risk = slide_risk
         self._loop = loop
 
-    async def facts(self) -> ModelFacts:
+    async def facts(self) -> ModelSetFacts:
         """See `Models`."""
-        facts: ModelFacts = await self._call(self._slide_risk, "facts")
+        facts: ModelSetFacts = await self._call(self._slide_risk, "facts")
         return replace(facts, encoder_key=await self._call(self._encoder, "key"))
 
     async def embed(self, shards: pa.Table, root: str) -> None:
         """See `Models`."""
         await self._call(self._encoder, "embed", shards, root)
 
-    async def read(self, shards: pa.Table, root: str, clinical: ClinicalVariables) -> Reading:
+    async def read(self, shards: pa.Table, root: str, clinical: ClinicalVariables) -> Findings:
         """See `Models`."""
         key = await self._call(self._encoder, "key")
         return await self._call(self._slide_risk, "read", shards, root, clinical, key)

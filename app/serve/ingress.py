@@ -18,8 +18,8 @@ from collections.abc import Iterator
 import uvicorn
 from ray.serve.handle import DeploymentHandle
 
-from app.api import create_app
-from app.errors import AddressTaken
+from app.api.application import create_app
+from app.serve.errors import AddressTaken
 from app.settings import Settings
 
 GRACE_SECONDS = 5

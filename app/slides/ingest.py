@@ -1,12 +1,11 @@
-"""From what a caller handed in to a slide that may be kept: de-identify, hash, store, remove the original.
+"""From a file that a caller handed in to a slide that may be kept: de-identify, hash, store.
 
-Every step may run again after a crash: what is stored is stored once, and the original goes only after the records are committed.
+It may run again after a crash: what is stored is stored once, and the original stays.
 """
 
 from __future__ import annotations
 
 import hashlib
-import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,18 +13,14 @@ from urllib.parse import urlsplit
 
 import structlog
 
-from app.database.models import Analysis
-from app.database.session import Database
 from app.settings import Settings
-from app.slides import repository, store
+from app.slides import store
 from pipelines import storage
 from pipelines.slides.deidentify import deidentify
 from pipelines.slides.errors import SlideError, SlideNotFound
 from pipelines.slides.opening import open_slide
 
 log = structlog.get_logger(__name__)
-
-_INGESTED = re.compile(r"/(?P<slide_id>[0-9a-f]{64})/slide(\.[a-z]+)?$")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +29,7 @@ class IngestedSlide:
 
     Attributes:
         slide_id: SHA-256 of the de-identified object; of a folder, over its files' names and SHA-256.
-        uri: where it lies.
+        uri: where it is stored.
         size_bytes: how large it is.
     """
 
@@ -43,37 +38,14 @@ class IngestedSlide:
     size_bytes: int
 
 
-def ingest(
-    settings: Settings, database: Database, organisation_id: str, analysis_id: str
-) -> IngestedSlide:
-    """Take the slide of an analysis in, or find that it is in already.
-
-    Raises:
-        SlideError: the slide is not there, or is of a kind that cannot be de-identified.
-    """
-    with database.session() as session:
-        analysis = session.get_one(Analysis, (organisation_id, analysis_id))
-        source, uploaded = analysis.source_uri, analysis.uploaded
-        known = analysis.slide_id or _ingested_before(settings, organisation_id, source)
-        slide = repository.find(session, organisation_id, known) if known else None
-    if slide is not None:
-        taken = IngestedSlide(slide_id=slide.slide_id, uri=slide.uri, size_bytes=slide.size_bytes)
-    else:
-        taken = take_in(settings, organisation_id, analysis_id, source)
-    with database.session() as session:
-        repository.record(
-            session, organisation_id, taken.slide_id, uri=taken.uri, size_bytes=taken.size_bytes
-        )
-        session.get_one(Analysis, (organisation_id, analysis_id)).slide_id = taken.slide_id
-    if uploaded:
-        storage.delete(source)
-    return taken
-
-
 def take_in(
     settings: Settings, organisation_id: str, analysis_id: str, source: str
 ) -> IngestedSlide:
-    """De-identify `source` and store the copy under its SHA-256. The source stays."""
+    """De-identify `source` and store the copy under its SHA-256. The source stays.
+
+    Raises:
+        SlideError: the slide is not there, is broken, or is of a kind that cannot be de-identified.
+    """
     work = settings.staging / analysis_id
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
@@ -85,8 +57,10 @@ def take_in(
             raise SlideNotFound(name, "is not in the store", "send it again")
         clean = work / name
         removed = deidentify(original, clean)
+        # What does not open is not kept: it would only fail later, and may hold what cleaning did
+        # not find.
         with open_slide(str(clean)):
-            pass  # what does not open is not kept: it would only fail later, and may hold what cleaning did not find
+            pass
         slide_id, size = _identity(clean)
         target = store.slide_uri(settings, organisation_id, slide_id, suffix)
         _keep(clean, target)
@@ -99,22 +73,11 @@ def take_in(
             bytes=size,
         )
         return IngestedSlide(slide_id=slide_id, uri=target, size_bytes=size)
-    except (
-        SlideError
-    ) as error:  # without the file's own name, which may hold a patient's and would go to logs
+    except SlideError as error:
+        # Without the file's own name, which may hold a patient's and would go to logs.
         raise error.of_slide(name) from None
     finally:
         shutil.rmtree(work, ignore_errors=True)
-
-
-def _ingested_before(settings: Settings, organisation_id: str, uri: str) -> str | None:
-    """The slide_id if `uri` names a slide as ingestion stored it."""
-    match = _INGESTED.search(uri)
-    return (
-        match["slide_id"]
-        if match and uri.startswith(settings.organisation_root(organisation_id) + "/")
-        else None
-    )
 
 
 def _fetch(source: str, path: Path) -> Path:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from sqlalchemy.orm import Session
 
-from app.database.models import SlideRecord
 from app.database.session import insert_if_absent
+from app.slides.tables import SlideRecord
 
 
 def find(session: Session, organisation_id: str, slide_id: str) -> SlideRecord | None:

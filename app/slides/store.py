@@ -10,8 +10,8 @@ import os
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
-from app.errors import OutsideStore
 from app.settings import Settings
+from app.slides.errors import OutsideStore
 from pipelines import storage
 
 INCOMING = "incoming"

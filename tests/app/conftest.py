@@ -15,7 +15,7 @@ import pytest
 from fastapi import FastAPI
 from moto.server import ThreadedMotoServer
 
-from app.api import create_app
+from app.api.application import create_app
 from app.settings import Settings
 from pipelines import storage
 

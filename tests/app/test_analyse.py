@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from app.analyses.files import Place
 from app.analyses.status import Step
 from app.cases.schemas import ClinicalVariables
 from app.inference.analyse import AnalysisResult, analyse, embed, index, predict, render
 from app.inference.models import InProcessModels, covariates_of
-from app.inference.place import Place
 from app.reports.schemas import Report
 from pipelines import storage
 from pipelines.slides.errors import BrokenSlide, NoTissue, SlideError

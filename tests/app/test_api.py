@@ -19,10 +19,12 @@ from sqlalchemy import select
 
 from app.accounts.principal import Principal, current_principal
 from app.analyses.status import Status
-from app.api import create_app
-from app.database.models import Analysis, Case, SlideRecord
+from app.analyses.tables import Analysis
+from app.api.application import create_app
+from app.cases.tables import Case
 from app.settings import Settings
-from app.slides import upload
+from app.slides.tables import SlideRecord
+from app.uploads import reception
 from pipelines import storage
 from tests.app.conftest import client_of
 
@@ -351,8 +353,8 @@ def test_uploads_of_a_process_that_died_are_removed_after_a_day(settings: Settin
     old, new = settings.uploads / "old.part", settings.uploads / "new.part"
     for path in (old, new):
         path.write_bytes(b"x")
-    os.utime(old, (time.time() - 2 * upload.ABANDONED_SECONDS,) * 2)
-    assert upload.remove_abandoned(settings.uploads) == 1
+    os.utime(old, (time.time() - 2 * reception.ABANDONED_SECONDS,) * 2)
+    assert reception.remove_abandoned(settings.uploads) == 1
     assert (old.exists(), new.exists()) == (False, True)
 
 

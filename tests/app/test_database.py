@@ -13,10 +13,14 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import inspect, select, text
 from sqlalchemy.exc import IntegrityError, StatementError
 
+from app.accounts.tables import Organisation
 from app.analyses.status import Status
+from app.analyses.tables import Analysis
+from app.cases.tables import Case
+from app.database.base import Base
 from app.database.migrate import upgrade_to_head
-from app.database.models import Analysis, Base, Case, Organisation, SlideRecord
 from app.database.session import Database, insert_if_absent
+from app.slides.tables import SlideRecord
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

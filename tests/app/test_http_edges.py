@@ -17,7 +17,7 @@ import uvicorn
 from fastapi import FastAPI
 from sqlalchemy import update
 
-from app.database.models import Analysis
+from app.analyses.tables import Analysis
 from app.settings import Settings
 from tests.app.test_api import CLINICAL, left_behind, post, run
 

@@ -12,12 +12,15 @@ import boto3
 import pytest
 from sqlalchemy import select
 
+from app.accounts.tables import Organisation
+from app.analyses.tables import Analysis
+from app.cases.tables import Case
 from app.database.migrate import upgrade_to_head
-from app.database.models import Analysis, Case, Organisation, SlideRecord
 from app.database.session import Database
 from app.settings import Settings
 from app.slides import store
-from app.slides.ingest import ingest
+from app.slides.tables import SlideRecord
+from app.workflow.ingestion import ingest
 from pipelines import storage
 from pipelines.slides.errors import BrokenSlide, SlideNotFound, UnsupportedSlide
 

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from ray.serve.schema import ServeDeploySchema
 
-from app.errors import AddressTaken
 from app.serve.application import build, run
+from app.serve.errors import AddressTaken
 from app.serve.ingress import listen
 from app.settings import Settings
 from pipelines import storage

@@ -17,14 +17,16 @@ from sqlalchemy import create_engine, make_url, select, text
 
 from app.accounts.principal import Principal
 from app.analyses import service
+from app.analyses.files import PDF, REPORT, AnalysisFiles
 from app.analyses.status import Status
+from app.analyses.tables import Analysis
+from app.cases.tables import Case
 from app.database.migrate import upgrade_to_head
-from app.database.models import Analysis, Case, SlideRecord
 from app.database.session import Database
-from app.inference.place import PDF, REPORT, Place
-from app.queue import CaseQueue
 from app.settings import Settings
-from app.slides.upload import Form
+from app.slides.tables import SlideRecord
+from app.uploads.reception import Form
+from app.workflow.queue import DurableQueue
 from pipelines import storage
 
 PRINCIPAL = Principal("test", "local")
@@ -54,7 +56,7 @@ def submit(
     settings: Settings, database: Database, slide: Path, fields: dict[str, str] = FIELDS
 ) -> str:
     """What the web process does."""
-    queue = CaseQueue(settings)
+    queue = DurableQueue(settings)
     settings.uploads.mkdir(parents=True, exist_ok=True)
     upload = settings.uploads / "upload.part"
     upload.write_bytes(slide.read_bytes())
@@ -123,9 +125,11 @@ def test_killed_at_any_moment_the_next_process_carries_on(
         assert [
             len(session.scalars(select(table)).all()) for table in (Case, SlideRecord, Analysis)
         ] == [1, 1, 1]
-    place = Place(root=service_settings.storage_root, organisation="local", analysis_id=analysis_id)
-    assert json.loads(storage.read_bytes(place.file(row.slide_id, REPORT))) == row.result
-    assert storage.read_bytes(place.file(row.slide_id, PDF)).startswith(b"%PDF")
+    files = AnalysisFiles(
+        root=service_settings.storage_root, organisation="local", analysis_id=analysis_id
+    )
+    assert json.loads(storage.read_bytes(files.uri(row.slide_id, REPORT))) == row.result
+    assert storage.read_bytes(files.uri(row.slide_id, PDF)).startswith(b"%PDF")
     assert not (service_settings.data_root / "store" / "local" / "incoming" / analysis_id).exists()
     embeddings = {
         path: path.stat().st_mtime_ns
@@ -153,7 +157,7 @@ def test_a_queue_of_good_and_bad_cases(
         service_settings, database, generated_slide, {**FIELDS, "age": "71.625", "psa": "13.125"}
     )
     with monkeypatch.context() as patch:
-        patch.setattr(CaseQueue, "enqueue", dies)
+        patch.setattr(DurableQueue, "enqueue", dies)
         with pytest.raises(ConnectionError):
             submit(service_settings, database, generated_slide, {})
     run = executor(service_settings)
@@ -182,7 +186,7 @@ def test_a_queue_of_good_and_bad_cases(
     assert len(embeddings) == row.shards_total, "the same slide twice is embedded once"
 
     known = workflow_database(service_settings)
-    assert "IngestedSlide" in known, "the test reads what DBOS keeps"
+    assert "SlideSource" in known, "the test reads what DBOS keeps"
     assert good in known
     assert "71.625" not in known
     assert "13.125" not in known

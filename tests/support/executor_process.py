@@ -14,13 +14,15 @@ from typing import Any
 
 from sqlalchemy import select
 
-from app import log, workflow
+from app import log
+from app.analyses.files import AnalysisFiles
 from app.analyses.status import Status
-from app.database.models import Analysis
+from app.analyses.tables import Analysis
 from app.database.session import Database
 from app.inference.models import InProcessModels
-from app.inference.place import Place
 from app.settings import Settings
+from app.workflow.case_workflow import CaseWorkflow
+from app.workflow.executor import CaseExecutor
 
 PATIENCE_S = 240.0
 
@@ -32,21 +34,21 @@ def die() -> None:
 def install_crash(crash: str) -> None:
     """Replace `CaseWorkflow._note`, which every step calls, by one that dies at the wanted moment."""
     wanted, _, shards = crash.partition(":")
-    original = workflow.CaseWorkflow._note
+    original = CaseWorkflow._note
 
-    def note(own: workflow.CaseWorkflow, place: Place, **values: Any) -> None:
+    def note(own: CaseWorkflow, files: AnalysisFiles, **values: Any) -> None:
         step = values.get("step")
         if step is not None:
             print(f"step {step.value}", flush=True)
             if step.value == wanted and not shards:
                 die()
-        original(own, place, **values)
+        original(own, files, **values)
         if shards and values.get("shards_done", 0) >= int(shards):
             die()
         if wanted == "done" and values.get("status") is Status.DONE:
             die()
 
-    workflow.CaseWorkflow._note = note  # type: ignore[method-assign]
+    CaseWorkflow._note = note  # type: ignore[method-assign]
 
 
 def unfinished(database: Database) -> int:
@@ -56,7 +58,7 @@ def unfinished(database: Database) -> int:
 
 
 async def work(settings: Settings) -> None:
-    executor = workflow.CaseExecutor(settings, InProcessModels.load(settings.models))
+    executor = CaseExecutor(settings, InProcessModels.load(settings.models))
     await executor.start()
     database = Database(settings.database_url)
     async with asyncio.timeout(PATIENCE_S):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from alembic import context
 
-from app.database.models import Base
+import app.analyses.tables  # noqa: F401 - and with it the tables of every room below
+from app.database.base import Base
 from app.database.session import make_engine
 
 connection = context.config.attributes.get("connection")

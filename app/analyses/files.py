@@ -1,4 +1,4 @@
-"""Where the objects of one analysis lie, below its organisation and the slide that it is about."""
+"""URIs of the files that belong to one analysis, below its organisation and its slide."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ THUMBNAIL: Final = "thumbnail.png"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
-    """Where the objects of one analysis lie.
+class AnalysisFiles:
+    """URIs of the files of one analysis. No other analysis writes them.
 
     Attributes:
         root: URI of the store.
         organisation: first folder of every key.
-        analysis_id: names the analysis.
+        analysis_id: of the analysis.
     """
 
     root: str
     organisation: str
     analysis_id: str
 
-    def file(self, slide_id: str, name: str) -> str:
-        """URI of one file of the analysis."""
+    def uri(self, slide_id: str, name: str) -> str:
+        """URI of one file."""
         return storage.join(
             self.root, self.organisation, slide_id, "analyses", self.analysis_id, name
         )

@@ -15,12 +15,13 @@ APPLICATION: Final = "acinus"
 QUEUE: Final = "cases"
 CLASS: Final = "CaseWorkflow"
 WORKFLOW: Final = "analyse_case"
-VERSION: Final = "1"
-"""Of the sequence of steps: change it with them. A workflow only ever resumes under the version it began with."""
+VERSION: Final = "2"
+"""Of the sequence of steps and of what they hand on: change it with them. A workflow only ever resumes
+under the version that it started with."""
 
 
-class CaseQueue:
-    """The queue as web processes see it: they can put analyses on it and nothing else."""
+class DurableQueue:
+    """The queue in the workflow database (`app.context.CaseQueue`)."""
 
     def __init__(self, settings: Settings) -> None:
         DBOS.migrate(settings.workflow_database_url)
@@ -48,6 +49,6 @@ class CaseQueue:
         self._client.destroy()
 
 
-def open_queue(settings: Settings) -> CaseQueue:
+def open_queue(settings: Settings) -> DurableQueue:
     """The queue of the settings' workflow database."""
-    return CaseQueue(settings)
+    return DurableQueue(settings)

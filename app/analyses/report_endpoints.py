@@ -9,10 +9,10 @@ from sqlalchemy.orm import Session
 from app import errors
 from app.accounts.principal import CurrentPrincipal, Principal
 from app.analyses import repository as analyses
+from app.analyses.errors import NotReady
+from app.analyses.files import HEATMAP, PDF, REPORT, AnalysisFiles
 from app.analyses.status import Status
 from app.context import AppContext, Context, UnitOfWork
-from app.errors import NotReady
-from app.inference.place import HEATMAP, PDF, REPORT, Place
 from pipelines import storage
 
 router = APIRouter(
@@ -22,7 +22,7 @@ router = APIRouter(
 )
 
 
-def _file(
+def _content(
     context: Context, session: Session, principal: Principal, analysis_id: str, name: str
 ) -> bytes:
     analysis = analyses.get(session, principal.organisation_id, analysis_id)
@@ -35,12 +35,12 @@ def _file(
         raise NotReady(
             "The analysis is not done yet; look again in a moment.", analysis=analysis_id
         )
-    place = Place(
+    files = AnalysisFiles(
         root=context.settings.storage_root,
         organisation=principal.organisation_id,
         analysis_id=analysis_id,
     )
-    return storage.read_bytes(place.file(analysis.slide_id, name))
+    return storage.read_bytes(files.uri(analysis.slide_id, name))
 
 
 @router.get(
@@ -51,7 +51,7 @@ def report_json(
 ) -> Response:
     """The report as JSON."""
     return Response(
-        _file(context, session, principal, analysis_id, REPORT), media_type="application/json"
+        _content(context, session, principal, analysis_id, REPORT), media_type="application/json"
     )
 
 
@@ -63,7 +63,7 @@ def heatmap_png(
 ) -> Response:
     """Where which pattern was seen, over the slide's thumbnail."""
     return Response(
-        _file(context, session, principal, analysis_id, HEATMAP), media_type="image/png"
+        _content(context, session, principal, analysis_id, HEATMAP), media_type="image/png"
     )
 
 
@@ -76,7 +76,7 @@ def report_pdf(
     """The report as PDF/A."""
     headers = {"content-disposition": f'inline; filename="acinus-{analysis_id}.pdf"'}
     return Response(
-        _file(context, session, principal, analysis_id, PDF),
+        _content(context, session, principal, analysis_id, PDF),
         media_type="application/pdf",
         headers=headers,
     )

@@ -23,7 +23,8 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MAX_BOUNDARY_LENGTH, MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect
 
-from app.errors import InvalidRequest, UnsupportedUpload, UploadNotStored, UploadTooLarge
+from app.errors import InvalidRequest
+from app.uploads.errors import UnsupportedUpload, UploadNotStored, UploadTooLarge
 from pipelines.slides import formats
 
 log = structlog.get_logger(__name__)

@@ -13,15 +13,15 @@ from starlette.concurrency import run_in_threadpool
 
 from app import errors, log
 from app.analyses import endpoints as analyses
-from app.analyses.service import CaseQueue
-from app.context import Context
+from app.analyses import report_endpoints as reports
+from app.api.error_answers import install_handlers
+from app.api.requests import SameResource, only_known_queries
+from app.context import CaseQueue, Context
 from app.database.migrate import upgrade_to_head
 from app.database.session import Database
-from app.http import SameResource, only_known_queries
-from app.queue import open_queue
-from app.reports import endpoints as reports
 from app.settings import Settings
-from app.slides.upload import remove_abandoned
+from app.uploads.reception import remove_abandoned
+from app.workflow.queue import open_queue
 
 
 class Health(BaseModel):
@@ -69,7 +69,7 @@ def create_app(
     )
     app.add_middleware(SameResource)
     app.state.settings = settings
-    errors.install_handlers(app)
+    install_handlers(app)
     app.include_router(analyses.router)
     app.include_router(reports.router)
 

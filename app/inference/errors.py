@@ -1,0 +1,11 @@
+"""What can be wrong with the models of an analysis. `app.errors` draws the whole tree."""
+
+from __future__ import annotations
+
+from app.errors import ServiceError
+
+
+class ModelSetUnusable(ServiceError):  # noqa: N818
+    """No model set at the configured place, or its parts do not fit together."""
+
+    status = 503

@@ -1,0 +1,110 @@
+"""The report as it follows from what the models found. Knows no store and runs no model."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from importlib.metadata import version
+from typing import Any
+
+from app.cases.schemas import ClinicalVariables
+from app.reports import schemas
+from app.reports.findings import AnalysedSlide, Findings, ModelSetFacts
+from app.reports.schemas import Report
+from pipelines.grid import PatchSpec
+
+
+def make_report(
+    analysis_id: str,
+    facts: ModelSetFacts,
+    slide: AnalysedSlide,
+    findings: Findings,
+    *,
+    clinical: ClinicalVariables,
+    made_at: datetime,
+) -> Report:
+    """What the models found, as a report."""
+    grading, prediction = findings.grading, findings.slide
+    spec = facts.spec
+    return Report(
+        simulated_outcomes=facts.simulated_outcomes,
+        analysis_id=analysis_id,
+        created_at=made_at,
+        specimen=schemas.Specimen(
+            slide_id=slide.slide_id,
+            vendor=slide.vendor,
+            width_px=slide.width,
+            height_px=slide.height,
+            mpp=slide.mpp,
+            patches=slide.n_patches,
+            patch_area_mm2=_patch_area_mm2(slide, spec),
+        ),
+        clinical=clinical,
+        grading=schemas.Grading(
+            **grading.shares,
+            tumour_extent=min(grading.tumour_extent, 1.0),
+            primary=grading.primary,
+            secondary=grading.secondary,
+            gleason_score=grading.gleason_score,
+            grade_group=grading.grade_group,
+            percent_pattern_4=grading.percent_pattern_4,
+            percent_pattern_5=grading.percent_pattern_5,
+        ),
+        slide_model=schemas.SlideModelPrediction(
+            grade_group=prediction.grade_group,
+            grade_group_probabilities=[_share(p) for p in prediction.grade_group_probabilities],
+            cancer_probability=_share(prediction.cancer_probability),
+            agrees_with_grading=prediction.grade_group == grading.grade_group,
+        ),
+        risk=_risk(findings),
+        risk_absent_because=findings.risk_absent_because,
+        provenance=schemas.Provenance(
+            encoder=facts.encoder,
+            slide_model=facts.slide_model,
+            risk_model=facts.risk_model,
+            patch_spec=spec.to_dict(),
+            patch_spec_hash=spec.hash,
+            software=f"acinus {version('acinus')}",
+        ),
+    )
+
+
+def _risk(findings: Findings) -> schemas.Risk | None:
+    risk = findings.risk
+    if risk is None:
+        return None
+    curve = risk.curve
+
+    def estimate(interval: Any) -> schemas.Estimate:
+        return schemas.Estimate(
+            estimate=_share(interval.estimate),
+            lower=_share(interval.lower),
+            upper=_share(interval.upper),
+        )
+
+    return schemas.Risk(
+        five_year=estimate(risk.five_year),
+        ten_year=estimate(risk.ten_year),
+        curve=schemas.RiskCurve(
+            years=curve.years.tolist(),
+            estimate=[_share(value) for value in curve.estimate],
+            lower=[_share(value) for value in curve.lower],
+            upper=[_share(value) for value in curve.upper],
+        ),
+        score=risk.score,
+        nccn_group=risk.nccn_group,
+        percentile=risk.percentile,
+        contributions=risk.contributions,
+        outside_training_range=risk.outside_training_range,
+        gleason_from=findings.gleason_from,
+    )
+
+
+def _share(value: float) -> float:
+    """Within [0, 1] also where float32 sums end at 1.0000001."""
+    return min(max(float(value), 0.0), 1.0)
+
+
+def _patch_area_mm2(slide: AnalysedSlide, spec: PatchSpec) -> float:
+    """Area that the patches cover together; overlaps count once."""
+    step = slide.patch_side * (1 - spec.overlap / spec.size)
+    return slide.n_patches * (step * slide.mpp / 1000) ** 2
