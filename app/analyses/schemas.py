@@ -49,7 +49,7 @@ class AnalysisRequest(ClinicalVariables):
     """The text fields of the form; the slide itself is the file in the field `slide`, or `slide_uri`."""
 
     slide_uri: Annotated[
-        Annotated[str, Field(max_length=2048)] | None,
+        Annotated[str, Field(min_length=1, max_length=2048)] | None,
         Field(description="A slide within the organisation's store."),
     ] = None
     mpp: Annotated[
@@ -66,32 +66,43 @@ class AnalysisRequest(ClinicalVariables):
 
 def _form_schema() -> dict[str, Any]:
     """JSON schema of the form. A field that is left out is absent: a form has no null."""
-    fields = AnalysisRequest.model_json_schema()["properties"]
-    file = {"type": "string", "format": "binary", "description": "The slide, as one file."}
+    file = {
+        "type": "string",
+        "format": "binary",
+        "minLength": 1,
+        "description": "The slide, as one file.",
+    }
     properties: dict[str, Any] = {"slide": file}
-    for name, field in fields.items():
+    for name, field in AnalysisRequest.model_json_schema()["properties"].items():
         value = next(kind for kind in field["anyOf"] if kind != {"type": "null"})
         properties[name] = {**value, "description": field["description"]}
+    together = (["age", "psa", "t_stage"], ["gleason_primary", "gleason_secondary"])
     return {
         "title": "AnalysisForm",
         "type": "object",
         "properties": properties,
-        "additionalProperties": False,
         "oneOf": [{"required": ["slide"]}, {"required": ["slide_uri"]}],
         "dependentRequired": {
-            "age": ["psa", "t_stage"],
-            "psa": ["age", "t_stage"],
-            "t_stage": ["age", "psa"],
-            "gleason_primary": ["gleason_secondary"],
-            "gleason_secondary": ["gleason_primary"],
+            name: [other for other in group if other != name] for group in together for name in group
         },
+        "additionalProperties": False,
     }
 
 
+_FILE_NAME = {
+    "description": "The file's name counts for its suffix only, which says the kind of slide.",
+    "schema": {"type": "string"},
+    "example": 'form-data; name="slide"; filename="slide.svs"',
+}
 FORM_SCHEMA: dict[str, Any] = {
     "requestBody": {
         "required": True,
-        "content": {"multipart/form-data": {"schema": _form_schema()}},
+        "content": {
+            "multipart/form-data": {
+                "schema": _form_schema(),
+                "encoding": {"slide": {"headers": {"Content-Disposition": _FILE_NAME}}},
+            }
+        },
     }
 }
 """The form for OpenAPI: the endpoint reads it as a stream, so FastAPI cannot derive it."""

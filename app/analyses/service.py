@@ -25,9 +25,12 @@ def parse(form: Form) -> AnalysisRequest:
     Raises:
         InvalidRequest: names the first field that cannot be used.
     """
-    request = checked(
-        AnalysisRequest, {name: value for name, value in form.fields.items() if value.strip()}
-    )
+    # A browser sends an empty field for what was not filled in. A program that sends an empty URI
+    # has lost it.
+    given = {
+        name: value for name, value in form.fields.items() if value.strip() or name == "slide_uri"
+    }
+    request = checked(AnalysisRequest, given)
     if (form.file is None) == (request.slide_uri is None):
         raise InvalidRequest(
             "Send the slide as a file in the field slide, or its slide_uri: exactly one of the two."

@@ -10,11 +10,20 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from app.analyses.files import Place
+from app.analyses.files import AnalysisFiles
 from app.analyses.status import Step
 from app.cases.schemas import ClinicalVariables
-from app.inference.analyse import AnalysisResult, analyse, embed, index, predict, render
+from app.inference.analyse import analyse
 from app.inference.models import InProcessModels, covariates_of
+from app.inference.stages import (
+    AnalysisResult,
+    SlideSource,
+    Work,
+    embed,
+    index,
+    predict,
+    report,
+)
 from app.reports.schemas import Report
 from pipelines import storage
 from pipelines.slides.errors import BrokenSlide, NoTissue, SlideError
@@ -78,7 +87,10 @@ def test_a_report_says_what_the_models_say(
         grading.gleason_4,
         grading.gleason_5,
     ] == pytest.approx(counts.tolist())
-    assert report.specimen.patch_area_mm2 == pytest.approx(report.specimen.patches * 0.032**2)
+    side_um = 140 * report.specimen.mpp  # 64 pixels of 0.5 um are 70 of the level that is read
+    assert report.specimen.patch_area_mm2 == pytest.approx(
+        report.specimen.patches * (side_um / 1000) ** 2
+    )
     facts, made_by = asyncio.run(models.facts()), report.provenance
     assert (made_by.patch_spec, made_by.patch_spec_hash) == (facts.spec.to_dict(), facts.spec.hash)
     assert (made_by.encoder, made_by.slide_model, made_by.risk_model) == (
@@ -108,21 +120,35 @@ def test_analyses_of_one_slide_with_different_mpp_do_not_mix(
     """A second analysis with a corrected mpp begins while the first is between two of its steps."""
     slide = tmp_path / "slide.svs"
     content = generated_slide.read_bytes()
-    assert content.count(b"MPP = ") == 1
+    assert b"MPP = " in content
     slide.write_bytes(content.replace(b"MPP = ", b"XXX = "))
 
-    async def both() -> list[AnalysisResult]:
-        facts = await models.facts()
+    results: list[AnalysisResult] = []
+
+    def work(name: str) -> Work:
+        return Work(
+            models=models,
+            files=AnalysisFiles(
+                root=storage.as_uri(tmp_path / "out"), organisation="a", analysis_id=name
+            ),
+            in_flight=1,
+            clinical=lambda: CLINICAL,
+            on_shards=lambda _done, _total: None,
+            on_result=results.append,
+        )
+
+    async def both() -> None:
         started = []
         for name, mpp in (("first", 0.23), ("second", 0.46)):
-            place = Place(root=storage.as_uri(tmp_path / "out"), organisation="a", analysis_id=name)
-            started.append((place, index(str(slide), place, facts.spec, slide_id="s", mpp=mpp)))
-        for place, indexed in started:
-            await embed(models, place, indexed, in_flight=1)
-            await predict(models, place, indexed, CLINICAL)
-        return [render(place, indexed) for place, indexed in started]
+            source = SlideSource(uri=slide.as_uri(), slide_id="s", mpp=mpp)
+            started.append((work(name), await index(work(name), source)))
+        for one, indexed in started:
+            await embed(one, indexed)
+            await predict(one, indexed)
+            await report(one, indexed)
 
-    first, second = asyncio.run(both())
+    asyncio.run(both())
+    first, second = results
     assert (first.report.specimen.mpp, second.report.specimen.mpp) == (0.23, 0.46)
     for result in (first, second):
         assert len(patches(result)["x"]) == result.report.specimen.patches

@@ -359,20 +359,12 @@ def test_uploads_of_a_process_that_died_are_removed_after_a_day(settings: Settin
 
 
 def test_the_form_is_described(app: FastAPI) -> None:
-    schema = app.openapi()["paths"]["/api/v1/analyses"]["post"]["requestBody"]["content"][
-        "multipart/form-data"
-    ]["schema"]
-    assert {
-        "slide",
-        "slide_uri",
-        "age",
-        "psa",
-        "t_stage",
-        "gleason_primary",
-        "gleason_secondary",
-        "mpp",
-    } == set(schema["properties"])
-    assert schema["properties"]["slide"]["format"] == "binary"
+    content = app.openapi()["paths"]["/api/v1/analyses"]["post"]["requestBody"]["content"]
+    fields = content["multipart/form-data"]["schema"]["properties"]
+    clinical = {"age", "psa", "t_stage", "gleason_primary", "gleason_secondary", "mpp"}
+    assert set(fields) == clinical | {"slide", "slide_uri"}
+    assert fields["slide"]["format"] == "binary"
+    assert (fields["age"]["minimum"], fields["age"]["maximum"]) == (30, 100)
 
 
 def test_no_query_forgets_the_organisation() -> None:

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import json
 import socket
-import threading
-import time
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import quote
 
 import httpx
 import pytest
-import uvicorn
 from fastapi import FastAPI
 from sqlalchemy import update
 
@@ -272,20 +268,6 @@ def test_a_method_that_is_not_allowed_is_405_and_says_which_are(app: FastAPI, me
             assert answer.headers["allow"] == methods
 
     run(app, journey)
-
-
-@pytest.fixture
-def address(app: FastAPI) -> Iterator[tuple[str, int]]:
-    """The application under a real uvicorn, as the ingress runs it."""
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, access_log=False))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive()
-        time.sleep(0.01)
-    yield server.servers[0].sockets[0].getsockname()
-    server.should_exit = True
-    thread.join()
 
 
 def exchange(address: tuple[str, int], request: bytes) -> tuple[int, bytes]:
