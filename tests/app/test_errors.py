@@ -81,15 +81,14 @@ def test_every_remedy_over_http_is_of_a_code_that_slides_have() -> None:
 def test_no_sentence_of_the_library_or_the_service_names_an_option_of_the_command_line() -> None:
     """Callers of the HTTP API see these sentences too; docstrings and comments are for engineers.
 
-    Errors of `training` are not shown to them (see `clinical_sentence`).
+    Errors of `training` are not shown to them (see `clinical_sentence`), nor those of a cohort.
     """
     option = re.compile(r"(?<![\w-])--[a-z]")
     found = []
-    of_commands = {"cohort.py", "prepare.py", "preparation.py"}  # what runs without a case
-    for package in ("pipelines", "app"):
+    for package in ("pipelines/slides", "pipelines/storage", "app"):
         for path in (ROOT / package).rglob("*.py"):
             room = path.relative_to(ROOT).parts[:2]
-            if room not in {("app", "cli"), ("app", "demo")} and path.name not in of_commands:
+            if room not in {("app", "cli"), ("app", "demo")}:
                 found += [f"{path}: {text}" for text in _sentences(path) if option.search(text)]
     assert found == []
 
