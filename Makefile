@@ -2,8 +2,9 @@
 #               (DEMO_EXIT=1: end after the report)
 # make test     install what the tests need, run the suite; `make test-all` runs the slow tests too
 #
-# Settings: PYTHON (interpreter for .venv), INSTALLER=uv, ACINUS_SHARED_DATA (folder of real slides),
-#           PYTEST_ARGUMENTS, JOBS (processes that share the suite; 0 runs it in one, as --pdb needs)
+# Settings: PYTHON (interpreter for .venv), INSTALLER=uv,
+#           ACINUS_SHARED_DATA (folder of real slides), PYTEST_ARGUMENTS,
+#           JOBS (processes that share the suite; 0: all in one, as --pdb needs)
 
 .DEFAULT_GOAL := help
 .PHONY: help install install-test demo test test-all fuzz bench bench-peers lint format clean
@@ -11,7 +12,8 @@
 python := .venv/bin/python
 benchmarks := first_command reader stream remote memory quality stain
 JOBS ?= 2
-# A test file stays in one process: its fixtures are built once. tests/conftest.py puts slow files first.
+# A test file stays in one process, so its fixtures are built once. Slow files come first
+# (tests/conftest.py).
 pytest := $(python) -m pytest --numprocesses $(JOBS) --dist loadscope --no-loadscope-reorder
 
 help:  ## list the targets

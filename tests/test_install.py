@@ -94,13 +94,13 @@ def calls(project: Path) -> list[str]:
         (
             GOOD,
             {"WITHOUT_ENSUREPIP": "1"},
-            "python3 cannot make an environment: its venv or ensurepip module is missing",
+            "python3 cannot create an environment: its venv or ensurepip module is missing",
         ),
         (GOOD, {"INSTALLER": "conda"}, "INSTALLER=conda is neither pip nor uv"),
         (GOOD, {"INSTALLER": "uv"}, "INSTALLER=uv, and no uv is on PATH"),
     ],
 )
-def test_it_says_in_one_sentence_what_is_missing(
+def test_what_is_missing_is_named_in_one_sentence(
     project: Path, python: str | None, environment: dict[str, str], sentence: str
 ) -> None:
     if python:
@@ -112,13 +112,13 @@ def test_it_says_in_one_sentence_what_is_missing(
     assert calls(project) == []
 
 
-def test_it_passes_over_an_old_python(project: Path) -> None:
+def test_an_old_python_is_skipped(project: Path) -> None:
     program(project, "python3", OLD)
     program(project, "python3.12", GOOD)
     assert install(project).returncode == 0
 
 
-def test_pip_is_called_with_the_pins_and_with_nothing_that_overrides_the_users_configuration(
+def test_pip_is_given_the_pins_and_nothing_that_overrides_its_configuration(
     project: Path,
 ) -> None:
     program(project, "python3", GOOD)
@@ -130,7 +130,7 @@ def test_pip_is_called_with_the_pins_and_with_nothing_that_overrides_the_users_c
     ]
 
 
-def test_it_installs_again_only_after_a_change(project: Path) -> None:
+def test_only_a_change_installs_again(project: Path) -> None:
     program(project, "python3", GOOD)
     for _ in range(2):
         assert install(project).returncode == 0
@@ -144,7 +144,7 @@ def test_it_installs_again_only_after_a_change(project: Path) -> None:
         os.utime(project / name, (0, 0))
 
 
-def test_a_moved_project_is_installed_anew(project: Path) -> None:
+def test_a_moved_project_is_installed_again(project: Path) -> None:
     program(project, "python3", GOOD)
     assert install(project).returncode == 0
     moved = project.rename(project.with_name("moved"))
@@ -152,7 +152,7 @@ def test_a_moved_project_is_installed_anew(project: Path) -> None:
     assert len(calls(moved)) == 2
 
 
-def test_uv_gets_pips_find_links(project: Path) -> None:
+def test_uv_is_given_the_find_links_of_pip(project: Path) -> None:
     python = program(project, "python3", GOOD)
     program(project, "uv", UV)
     assert install(project, INSTALLER="uv").returncode == 0
@@ -161,7 +161,7 @@ def test_uv_gets_pips_find_links(project: Path) -> None:
     assert installed.endswith("--constraint constraints.txt --editable . [/srv/wheels,/srv/more]")
 
 
-def test_uvs_own_find_links_come_first(project: Path) -> None:
+def test_find_links_of_uv_come_before_those_of_pip(project: Path) -> None:
     program(project, "python3", GOOD)
     program(project, "uv", UV)
     assert (

@@ -20,7 +20,7 @@ from app.reports.schemas import NOTICE, SIMULATED, Report
 from tests.support.service import Service, running
 
 CLINICAL = {"age": "66", "psa": "7.2", "t_stage": "T2a"}
-PATIENCE_S = 120.0
+PATIENCE_S = 240.0
 
 
 @pytest.fixture(scope="module")
