@@ -13,7 +13,8 @@ from aws_cdk import aws_kms as kms
 from aws_cdk import aws_s3 as s3
 from constructs import Construct
 
-# Every bucket is private, reached by TLS 1.2 or later only, versioned, and kept when its stack is deleted.
+# Every bucket is private, reached by TLS 1.2 or later only, versioned, and kept when its stack is
+# deleted.
 PRIVATE: dict[str, Any] = {
     "block_public_access": s3.BlockPublicAccess.BLOCK_ALL,
     "enforce_ssl": True,

@@ -89,7 +89,7 @@ def modules(package: str) -> Iterator[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("check", CHECKS)
-def test_a_tool_finds_nothing(check: str) -> None:
+def test_style_layout_and_types(check: str) -> None:
     """`types` takes half a minute the first time, and a few seconds with the cache it leaves."""
     done = subprocess.run(
         [sys.executable, "-m", *CHECKS[check]],
@@ -184,7 +184,7 @@ def test_every_variable_of_the_environment_is_documented() -> None:
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_every_public_module_says_what_it_is(package: str) -> None:
+def test_every_public_module_has_a_docstring(package: str) -> None:
     assert [name for name, docstring in modules(package) if not docstring] == []
 
 

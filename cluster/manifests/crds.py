@@ -1,10 +1,11 @@
-"""Check a manifest against a CustomResourceDefinition the way `kubectl apply --validate=strict` does, without a cluster.
+"""Check a manifest against a CustomResourceDefinition the way `kubectl apply --validate=strict`
+does, without a cluster.
 
     python -m cluster.manifests.crds ray-cluster.yaml --crd ray.io_rayclusters.yaml
 
-A CRD's schema says what may be there and lets the API server drop what it does not know: a misspelt field vanishes without a
-word. `strict` turns it into a JSON schema that refuses such fields. Rules in CEL (`x-kubernetes-validations`) are not evaluated:
-they compare an object with its former self.
+A CRD's schema says what may be there and lets the API server drop what it does not know: a misspelt
+field vanishes without a word. `strict` turns it into a JSON schema that refuses such fields. Rules
+in CEL (`x-kubernetes-validations`) are not evaluated: they compare an object with its former self.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ OBJECT_META: Json = {
 
 
 def strict(node: Json) -> Json:
-    """JSON schema of one node of a CRD's `openAPIV3Schema`: same fields and types, nothing unknown."""
+    """JSON schema of a node of a CRD's `openAPIV3Schema`: same fields and types, no others."""
     schema = {key: value for key, value in node.items() if key != "description"}
     if node.get("x-kubernetes-int-or-string"):
         del schema["anyOf"]
@@ -78,7 +79,7 @@ def schema_of(crd: Json, version: str) -> Json:
 def _unique_keys(
     _: Any, keys: list[str], items: Any, schema: Json
 ) -> Iterator[jsonschema.ValidationError]:
-    """`x-kubernetes-list-map-keys`: a list whose entries are told apart by these fields."""
+    """`x-kubernetes-list-map-keys`: a list whose entries differ in these fields."""
     defaults = {key: schema["items"]["properties"][key].get("default") for key in keys}
     seen = set()
     for item in (item for item in items if isinstance(item, dict)):
@@ -90,7 +91,8 @@ def _unique_keys(
 
 
 def problems(manifest: Json, schema: Json) -> list[str]:
-    """Everything the schema refuses in the manifest, one line each with its path; empty if it would be taken."""
+    """Everything the schema refuses in the manifest, one line each with its path; empty if it would
+    be taken."""
     keywords = {"x-kubernetes-list-map-keys": _unique_keys}
     validator = jsonschema.validators.extend(jsonschema.Draft202012Validator, keywords)  # type: ignore[no-untyped-call]
     errors = validator(schema).iter_errors(manifest)

@@ -76,7 +76,7 @@ def changed(**fields: object) -> Json:
     return manifest
 
 
-def test_a_right_manifest_has_no_problems(schema: Json) -> None:
+def test_a_valid_manifest_has_no_problems(schema: Json) -> None:
     assert crds.problems(GOOD, schema) == []
 
 
@@ -108,7 +108,7 @@ def test_a_manifest_has_all_its_parts(schema: Json, part: str) -> None:
     assert crds.problems(manifest, schema) == [f"$: '{part}' is a required property"]
 
 
-def test_status_belongs_to_the_operator(schema: Json) -> None:
+def test_a_manifest_with_status_is_refused(schema: Json) -> None:
     assert crds.problems(GOOD | {"status": {}}, schema) == [
         "$: Additional properties are not allowed ('status' was unexpected)"
     ]

@@ -1,4 +1,5 @@
-"""ray-cluster.yaml: taken by KubeRay's CRD without an unknown field, and kept to the rules of the house."""
+"""ray-cluster.yaml: taken by KubeRay's CRD without an unknown field, and kept to the rules of the
+house."""
 
 from __future__ import annotations
 
@@ -19,8 +20,9 @@ Json = dict[str, Any]
 ROOT = Path(__file__).parents[2]
 MANIFEST = ROOT / "ray-cluster.yaml"
 
-# What the manifest uses of the CRD, written by hand: it refuses a misspelt field on machines without the CRD.
-# A name stands for itself, `name[]` for a list of objects; leaves hold None and may contain anything.
+# What the manifest uses of the CRD, written by hand: it refuses a misspelt field on machines
+# without the CRD. A name stands for itself, `name[]` for a list of objects; leaves hold None and
+# may contain anything.
 RULES = {
     "ingressRules[]": {
         "from[]": {"namespaceSelector": None, "podSelector": None},
@@ -135,7 +137,8 @@ def schema() -> Json:
     path = data / "kuberay-crds" / "ray.io_rayclusters.yaml" if data else None
     if path is None or not path.is_file():
         pytest.skip(
-            "KubeRay's CRDs are absent: set ACINUS_SHARED_DATA; the hand-written list of fields ran instead"
+            "KubeRay's CRDs are absent: set ACINUS_SHARED_DATA; the hand-written list of fields "
+            "ran instead"
         )
     return crds.schema_of(crds.read_yaml(path), "v1")
 
@@ -145,7 +148,8 @@ def manifest() -> Json:
     return dict(yaml.safe_load(MANIFEST.read_text()))
 
 
-# Ways to break the manifest that `kubectl apply` without strict validation would swallow without a word.
+# Ways to break the manifest that `kubectl apply` without strict validation would swallow without a
+# word.
 MISTAKES = {
     "maxReplicas: 32": "maxReplica: 32",
     "containerPort: 8265": "containerport: 8265",
@@ -175,7 +179,7 @@ def test_a_misspelt_field_is_refused_without_the_crd(right: str) -> None:
     )
 
 
-def test_kuberay_takes_the_manifest(schema: Json, manifest: Json) -> None:
+def test_the_manifest_is_valid_by_the_crd_of_kuberay(schema: Json, manifest: Json) -> None:
     assert crds.problems(manifest, schema) == []
 
 
@@ -226,20 +230,20 @@ def containers(manifest: Json) -> dict[str, Json]:
     }
 
 
-def test_it_runs_the_ray_we_pin(manifest: Json) -> None:
+def test_the_manifest_runs_the_pinned_ray(manifest: Json) -> None:
     pinned = re.search(r"^ray==(.+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
     assert pinned is not None
     assert manifest["spec"]["rayVersion"] == pinned[1]
 
 
-def test_nobody_talks_to_ray_without_token_and_tls(manifest: Json) -> None:
+def test_ray_requires_token_and_tls(manifest: Json) -> None:
     spec = manifest["spec"]
     assert spec["authOptions"]["mode"] == "token"
     assert spec["tlsOptions"]["enabled"] is True
     assert spec["networkPolicy"]["mode"] == "DenyAllIngress"
 
 
-def test_the_head_does_no_work_and_survives_its_own_death(manifest: Json) -> None:
+def test_the_head_has_no_cpus_and_its_state_survives_it(manifest: Json) -> None:
     spec = manifest["spec"]
     assert spec["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
     redis = spec["gcsFaultToleranceOptions"]
@@ -276,7 +280,7 @@ def test_no_container_is_root_or_unbounded(manifest: Json) -> None:
             assert container["resources"]["limits"].keys() >= {"cpu", "memory"}, name
 
 
-def test_no_secret_is_written_down(manifest: Json) -> None:
+def test_secrets_are_references_not_values(manifest: Json) -> None:
     for name, container in containers(manifest).items():
         plain = {entry["name"] for entry in container["env"] if "value" in entry}
         assert not [
@@ -301,7 +305,7 @@ def test_every_mount_has_its_volume_and_the_object_store_fits_in_memory(manifest
         ), name
 
 
-def test_gpus_are_paid_only_while_there_is_work(manifest: Json) -> None:
+def test_gpu_nodes_scale_down_to_zero(manifest: Json) -> None:
     by_name = groups(manifest)
     assert by_name["readers"]["minReplicas"] >= 2  # Serve survives the loss of one node
     assert by_name["gpu"]["minReplicas"] == 0

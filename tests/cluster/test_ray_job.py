@@ -1,7 +1,9 @@
-"""A job submitted to a Ray cluster of two nodes, started with the manifest's own parameters and with its token on.
+"""A job submitted to a Ray cluster of two nodes, started with the manifest's own parameters and
+with its token on.
 
-The head has no CPUs, as in ray-cluster.yaml: whatever runs, runs on the worker. Nodes are processes of this test on a loopback
-address; they are ended by their own process id, since `ray stop` would end every Ray on the machine.
+The head has no CPUs, as in ray-cluster.yaml: whatever runs, runs on the worker. Nodes are processes
+of this test on a loopback address; they are ended by their own process id, since `ray stop` would
+end every Ray on the machine.
 """
 
 from __future__ import annotations
@@ -94,7 +96,7 @@ def node(log: Path, environment: dict[str, str], *options: str) -> Iterator[None
 
 
 def wait_for(what: str, holds: Callable[[], bool], logs: Path) -> None:
-    """Until the cluster does what is waited for; an error with what its nodes wrote if it does not."""
+    """Wait until it holds; after `SECONDS_TO_START`, an error with what the nodes wrote."""
     deadline = time.monotonic() + SECONDS_TO_START
     while time.monotonic() < deadline:
         try:
@@ -158,7 +160,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def test_the_job_api_takes_nobody_without_the_token(cluster: LocalCluster) -> None:
+def test_the_job_api_refuses_a_missing_or_wrong_token(cluster: LocalCluster) -> None:
     assert cluster.get("/api/jobs/").status_code == 401
     assert cluster.get("/api/jobs/", token=secrets.token_hex(32)).status_code == 403
     assert cluster.get("/api/jobs/", token=cluster.token).status_code == 200

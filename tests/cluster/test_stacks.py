@@ -1,4 +1,5 @@
-"""The CDK app synthesises offline, its findings are excused one by one, and its templates keep patient data private."""
+"""The CDK app synthesises offline, its findings are excused one by one, and its templates keep
+patient data private."""
 
 from __future__ import annotations
 
@@ -14,8 +15,9 @@ from typing import Any
 import pytest
 import yaml
 
-from cluster.stacks import EXCEPTIONS
+from cluster.stacks import EXCEPTIONS, WITHOUT_NODE
 
+ENTRY = "exceptions.yaml: AcinusStorage/Key AwsSolutions-KMS5"
 NODE = shutil.which("node")
 needs_node = pytest.mark.skipif(
     NODE is None, reason="the CDK runs in Node.js, and no `node` is on PATH"
@@ -25,7 +27,7 @@ Template = dict[str, Any]
 
 
 def run_python(*arguments: str, path: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Python with nothing on PATH but what lies in `path`, and no AWS setting from outside."""
+    """Python with only `path` on PATH, and no AWS setting from outside."""
     clean = {
         name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "CDK_"))
     }
@@ -94,7 +96,10 @@ def test_a_finding_without_exception_stops_the_synthesis(only_node: Path, tmp_pa
     ]
     file = tmp_path / "exceptions.yaml"
     file.write_text(yaml.safe_dump(entries))
-    program = "import pathlib, sys; from cluster.stacks import build; build(sys.argv[1], pathlib.Path(sys.argv[2])).synth()"
+    program = (
+        "import pathlib, sys; from cluster.stacks import build; "
+        "build(sys.argv[1], pathlib.Path(sys.argv[2])).synth()"
+    )
     done = run_python("-c", program, str(tmp_path / "out"), str(file), path=only_node)
     assert done.returncode != 0
     assert "HIPAA.Security-S3DefaultEncryptionKMS" in done.stdout + done.stderr
@@ -108,7 +113,8 @@ from cluster.stacks import build
 for reason in ("because", " "):
     folder = pathlib.Path(tempfile.mkdtemp(dir=sys.argv[1]))
     file = folder / "exceptions.yaml"
-    file.write_text(f'[{{construct: AcinusStorage/Key, rule: AwsSolutions-KMS5, reason: "{reason}"}}]')
+    named = "construct: AcinusStorage/Key, rule: AwsSolutions-KMS5"
+    file.write_text(f'[{{{named}, reason: "{reason}"}}]')
     try:
         build(str(folder / "out"), file)
     except ExceptionsError as error:
@@ -118,26 +124,23 @@ print(sorted({"torch", "ray", "app", "training", "pipelines"} & set(sys.modules)
 
 
 @needs_node
-def test_an_exception_excuses_a_finding_and_says_why(only_node: Path, tmp_path: Path) -> None:
+def test_an_exception_needs_a_finding_and_a_reason(only_node: Path, tmp_path: Path) -> None:
     done = run_python("-c", UNUSABLE_EXCEPTIONS, str(tmp_path), path=only_node)
     assert done.stdout.splitlines() == [
-        "exceptions.yaml: AcinusStorage/Key AwsSolutions-KMS5 matches no finding; remove the entry",
-        "exceptions.yaml: AcinusStorage/Key AwsSolutions-KMS5 has no reason; say why the finding is accepted",
+        f"{ENTRY} matches no finding; remove the entry",
+        f"{ENTRY} has no reason; say why the finding is accepted",
         "[]",  # infrastructure synthesises without torch
     ], done.stderr
 
 
-def test_without_node_it_says_so(tmp_path: Path) -> None:
+def test_a_missing_node_js_is_reported(tmp_path: Path) -> None:
     done = run_python("-m", "cluster.stacks", path=tmp_path)
     assert done.returncode == 1
-    assert (
-        done.stderr
-        == "cluster.stacks: the CDK runs in Node.js, which is not on PATH; install a supported release\n"
-    )
+    assert done.stderr == WITHOUT_NODE
 
 
 @needs_node
-def test_cfn_lint_takes_the_templates(synthesised: Path) -> None:
+def test_cfn_lint_accepts_the_templates(synthesised: Path) -> None:
     linter = [sys.executable, "-c", "from cfnlint.runner import main; main()"]
     templates = sorted(str(path) for path in synthesised.glob("*.template.json"))
     done = subprocess.run(
@@ -147,7 +150,7 @@ def test_cfn_lint_takes_the_templates(synthesised: Path) -> None:
 
 
 @needs_node
-def test_no_account_and_no_region_is_written_down(synthesised: Path) -> None:
+def test_templates_name_no_account_and_no_region(synthesised: Path) -> None:
     templates = list(synthesised.glob("*.template.json"))
     assert templates
     for template in templates:
@@ -159,7 +162,7 @@ def test_no_account_and_no_region_is_written_down(synthesised: Path) -> None:
 
 
 @needs_node
-def test_no_bucket_is_public_and_none_goes_with_its_stack(storage: Template) -> None:
+def test_buckets_are_private_and_kept_when_the_stack_is_deleted(storage: Template) -> None:
     assert len(buckets(storage)) == 2
     for name, bucket in buckets(storage).items():
         assert set(bucket["PublicAccessBlockConfiguration"].values()) == {True}, name
@@ -186,7 +189,7 @@ def test_buckets_refuse_plain_http_and_old_tls(storage: Template) -> None:
 
 
 @needs_node
-def test_data_is_encrypted_by_a_rotating_key_of_ours_and_access_is_logged(
+def test_data_is_encrypted_with_our_rotating_key_and_access_is_logged(
     storage: Template,
 ) -> None:
     keys = {

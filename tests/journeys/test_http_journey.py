@@ -1,4 +1,5 @@
-"""The whole journey over HTTP, through a real Serve instance: what a clinician's client does, and what an operator sees of it."""
+"""The whole journey over HTTP, through a real Serve instance: what a clinician's client does, and
+what an operator sees of it."""
 
 from __future__ import annotations
 
@@ -58,10 +59,10 @@ def finished(client: httpx.Client, accepted: dict[str, Any]) -> list[dict[str, A
 
 
 def test_from_a_slide_to_a_report(client: httpx.Client, generated_slide: Path) -> None:
-    begun = time.monotonic()
+    start = time.monotonic()
     accepted = send(client, generated_slide)
     states = finished(client, accepted)
-    print(f"journey {time.monotonic() - begun:.1f} s")
+    print(f"journey {time.monotonic() - start:.1f} s")
     last = states[-1]
     assert last["status"] == "done", last
     steps = [state["step"] for state in states if state["step"]]
@@ -100,7 +101,7 @@ def test_a_slide_within_the_store_by_its_uri(
     assert last["result"]["risk"] is None
 
 
-def test_a_bad_slide_is_told_in_one_sentence(
+def test_a_bad_slide_is_reported_in_one_sentence(
     client: httpx.Client, generated_slide: Path, tmp_path: Path
 ) -> None:
     cut = tmp_path / "Doe^John.svs"
@@ -144,7 +145,7 @@ def test_an_upload_stays_out_of_memory(service: Service, client: httpx.Client) -
     )
 
 
-def test_it_listens_where_it_is_told_and_nowhere_else(service: Service) -> None:
+def test_the_service_listens_only_on_the_given_address(service: Service) -> None:
     port = int(service.address.rpartition(":")[2])
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.3", port), timeout=2)
@@ -158,10 +159,10 @@ def test_cases_survive_the_death_of_the_executor(
     while client.get(cases[0]["links"]["analysis"]).json()["status"] == "queued":
         time.sleep(0.05)
     os.kill(victim, signal.SIGKILL)
-    begun = time.monotonic()
+    start = time.monotonic()
     states = [finished(client, case)[-1] for case in cases]
     print(
-        f"{len(states)} cases done {time.monotonic() - begun:.1f} s after the executor was killed"
+        f"{len(states)} cases done {time.monotonic() - start:.1f} s after the executor was killed"
     )
     assert [state["status"] for state in states] == ["done"] * 4
     assert [state["result"]["clinical"]["psa"] for state in states] == [5, 6, 7, 8]
@@ -169,7 +170,7 @@ def test_cases_survive_the_death_of_the_executor(
     assert len({item["id"] for item in listed}) == len(listed)
 
 
-def test_a_restart_takes_up_what_was_under_way(
+def test_a_restart_continues_the_analyses_that_were_running(
     service: Service, client: httpx.Client, model_set: str, generated_slide: Path
 ) -> None:
     """The last test: it stops the service that the others use."""

@@ -1,4 +1,5 @@
-"""`acinus prepare` killed at random moments and resumed: nothing finished is lost, and the end is the same to the byte."""
+"""`acinus prepare` killed at random moments and resumed: nothing finished is lost, and the end is
+the same to the byte."""
 
 from __future__ import annotations
 
@@ -44,7 +45,8 @@ def undisturbed(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Sna
 
 
 def snapshot(out: Path) -> Snapshot:
-    """All that a run leaves but its report, which tells of the run itself; not the parts of files that a killed writer left."""
+    """All that a run writes except its report, which describes the run; without parts of files
+    that a killed writer left."""
     files = {path.relative_to(out).as_posix(): path for path in out.rglob("*") if path.is_file()}
     return {
         name: path.read_bytes()
@@ -66,7 +68,8 @@ class Driver:
     said: Path
 
     def kill(self) -> dict[int, str]:
-        """SIGKILL, and wait until the workers have ended, which they do by themselves; returns what then still runs."""
+        """SIGKILL, and wait until the workers have ended, which they do by themselves; returns what
+        then still runs."""
         below = descendants(self.process.pid)
         self.process.kill()
         self.process.wait()
@@ -141,12 +144,12 @@ def test_a_killed_driver_loses_nothing(
         "staged": 0,
     }
     assert snapshot(out) == undisturbed
-    told = said.read_text()
-    assert f"{finished} of them kept" in told
+    printed = said.read_text()
+    assert f"{finished} of them kept" in printed
     for line in ("BrokenSlide", "UnsupportedSlide", "SlideNotFound", "MissingResolution"):
-        assert line in told
+        assert line in printed
     print(
-        f"driver killed once at {finished} of {SLIDES - BAD} slides, resumed once: same {len(undisturbed)} files"
+        f"driver killed once at {finished} of {SLIDES - BAD} slides: same {len(undisturbed)} files"
     )
 
 
@@ -155,7 +158,7 @@ def test_a_killed_driver_loses_nothing(
     [(local_workers.run_slides, LOCAL_WORKER), (ray_workers.run_slides, "ray::prepare_slide")],
     ids=["local", "ray"],
 )
-def test_killed_workers_cost_nothing(
+def test_killed_workers_lose_no_slide(
     ray_session: None,
     manifest: Path,
     undisturbed: Snapshot,
@@ -164,7 +167,7 @@ def test_killed_workers_cost_nothing(
     title: str,
 ) -> None:
     config = PrepareConfig(manifest=str(manifest), out=str(tmp_path))
-    with killing(title, below=os.getpid(), seed=3, pause=(0.05, 0.3), most=6) as killed:
+    with killing(title, below=os.getpid(), seed=3, pause=(0.05, 0.3), max_kills=6) as killed:
         report = prepare(config, run_slides=run_slides)
     assert killed
     assert (len(report.prepared), len(report.failed)) == (SLIDES - BAD, BAD)
@@ -192,7 +195,7 @@ def small_disk(place: Path, megabytes: int) -> Iterator[None]:
         subprocess.run(["umount", "--lazy", place], check=True)
 
 
-def test_a_full_disk_is_told_and_resumed(
+def test_a_full_disk_is_reported_and_resumed(
     manifest: Path, undisturbed: Snapshot, tmp_path: Path
 ) -> None:
     disk = tmp_path / "disk"
@@ -215,9 +218,7 @@ def test_a_full_disk_is_told_and_resumed(
             finished,
         )
         assert snapshot(disk / "out") == undisturbed
-    print(
-        f"disk full at {finished} of {SLIDES - BAD} slides, resumed once: same {len(undisturbed)} files"
-    )
+    print(f"disk full at {finished} of {SLIDES - BAD} slides: same {len(undisturbed)} files")
 
 
 @pytest.mark.slow
@@ -230,16 +231,15 @@ def test_a_thousand_slides_killed_many_times(tmp_path: Path) -> None:
         tmp_path / "said",
         tmp_path / "out",
     )
-    begun, peak = time.monotonic(), 0.0
+    start, peak = time.monotonic(), 0.0
     with driver(manifest, tmp_path / "undisturbed", said) as whole:
         while whole.process.poll() is None:
             peak = max(peak, whole.peak_mb()) if alive({whole.process.pid: ""}) else peak
             time.sleep(0.2)
         assert whole.process.returncode == 1
-    seconds = time.monotonic() - begun
-    print(
-        f"undisturbed: {seconds:.0f} s, {seconds / slides * 1000:.0f} ms a slide, driver at most {peak:.0f} MB"
-    )
+    seconds = time.monotonic() - start
+    each = seconds / slides * 1000
+    print(f"undisturbed: {seconds:.0f} s, {each:.0f} ms a slide, driver at most {peak:.0f} MB")
     expected = snapshot(tmp_path / "undisturbed")
 
     drivers = workers = 0
@@ -251,7 +251,7 @@ def test_a_thousand_slides_killed_many_times(tmp_path: Path) -> None:
                 below=victim.process.pid,
                 seed=drivers,
                 pause=(0.2, 4.0),
-                most=50,
+                max_kills=50,
             ) as killed:
                 while not starting and records(out) == before and victim.process.poll() is None:
                     time.sleep(0.05)
@@ -271,6 +271,6 @@ def test_a_thousand_slides_killed_many_times(tmp_path: Path) -> None:
     assert (counts["prepared"], counts["failed"]) == (slides - bad, bad)
     assert snapshot(out) == expected
     print(
-        f"{drivers} drivers and {workers} workers killed, {drivers} resumes, {slides} slides: same {len(expected)} files"
+        f"{drivers} drivers, {workers} workers killed, {slides} slides: same {len(expected)} files"
     )
     print(said.read_text())

@@ -119,7 +119,9 @@ def test_each_shard_once_and_in_order_under_killed_readers(
     expected = decode_patches(fetch_shards(table))["patch"]
     monkeypatch.setattr(patch_source, "_read_task", read_slowly)
     most = max(table["n_patches"].to_pylist())
-    with killing("ray::ReadShards", below=os.getpid(), seed=5, pause=(0.0, 0.2), most=6) as killed:
+    with killing(
+        "ray::ReadShards", below=os.getpid(), seed=5, pause=(0.0, 0.2), max_kills=6
+    ) as killed:
         blocks = list(
             read_patches(table, patches_per_task=4 * most).iter_batches(
                 batch_size=None, batch_format="pyarrow"

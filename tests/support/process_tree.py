@@ -1,4 +1,5 @@
-"""Kill processes that a test has started, and only those: found below a process of its own, by what Ray calls them."""
+"""Kill processes that a test has started, and only those: found below a process of its own, by what
+Ray calls them."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ from pathlib import Path
 
 
 def descendants(root: int) -> dict[int, str]:
-    """Process ids and titles of all processes below one, those that have ended and wait for their parent excepted."""
+    """Process ids and titles of all processes below one, those that have ended and wait for their
+    parent excepted."""
     parents: dict[int, int] = {}
     titles: dict[int, str] = {}
     for entry in Path("/proc").iterdir():
@@ -57,16 +59,17 @@ def kill(process: int) -> bool:
 
 @contextmanager
 def killing(
-    *titles: str, below: int, seed: int, pause: tuple[float, float], most: int
+    *titles: str, below: int, seed: int, pause: tuple[float, float], max_kills: int
 ) -> Iterator[dict[int, str]]:
-    """While the block runs, kill random processes below one, of any of the titles, at random moments.
+    """While the block runs, kill random processes below one, of any of the titles, at random
+    moments.
 
     Args:
         titles: how titles begin.
         below: process above them.
         seed: of the choice.
-        pause: seconds between two kills, least and most.
-        most: kills.
+        pause: seconds between two kills, minimum and maximum.
+        max_kills: kills after which it stops.
 
     Yields:
         Ids and titles of the processes killed so far.
@@ -76,7 +79,7 @@ def killing(
     killed: dict[int, str] = {}
 
     def run() -> None:
-        while len(killed) < most and not ended.wait(chance.uniform(*pause)):
+        while len(killed) < max_kills and not ended.wait(chance.uniform(*pause)):
             found = {
                 process: name
                 for process, name in descendants(below).items()

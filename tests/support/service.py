@@ -1,4 +1,5 @@
-"""The service as an operator runs it, in a process of its own: `app.serve.run` with settings from the environment."""
+"""The service as an operator runs it, in a process of its own: `app.serve.run` with settings from
+the environment."""
 
 from __future__ import annotations
 
@@ -107,7 +108,8 @@ def running(data_root: Path, models: str, **settings: str) -> Iterator[Service]:
 
 
 def _ready(process: subprocess.Popen[str]) -> str:
-    """The address that the service prints; its output goes on being read, so that it never blocks on a full pipe."""
+    """The address that the service prints; its output goes on being read, so that it never blocks
+    on a full pipe."""
     lines: queue.Queue[str | None] = queue.Queue()
 
     def read() -> None:

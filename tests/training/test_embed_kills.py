@@ -62,8 +62,12 @@ def test_each_shard_exactly_once(
     save_encoder(encoder, random_network(CONFIG.network, seed=0), CONFIG, {"name": "test"})
     monkeypatch.setattr(patch_source, "_read_task", read_slowly)
     with (
-        killing("ray::ReadShards", below=os.getpid(), seed=1, pause=(0.0, 0.1), most=3) as readers,
-        killing("ray::MapWorker", below=os.getpid(), seed=2, pause=(0.2, 0.8), most=3) as embedders,
+        killing(
+            "ray::ReadShards", below=os.getpid(), seed=1, pause=(0.0, 0.1), max_kills=3
+        ) as readers,
+        killing(
+            "ray::MapWorker", below=os.getpid(), seed=2, pause=(0.2, 0.8), max_kills=3
+        ) as embedders,
     ):
         made = embed_on_ray(shards, encoder, root)
     assert readers, "no reader was killed"
