@@ -1,5 +1,4 @@
-"""The machine of a benchmark: rates mean little without the processor and its vector instructions.
-"""
+"""The machine of a benchmark: rates mean little without the processor and its instructions."""
 
 from __future__ import annotations
 
