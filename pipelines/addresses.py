@@ -1,7 +1,8 @@
-"""Where derived objects lie. Every address holds organisation, slide identity, PatchSpec hash and (for embeddings) encoder.
+"""Where derived objects are stored.
 
-Addresses are keys relative to a store's root; `pipelines.storage.join(root, address)` makes the URI. They hold no file name of
-a slide: file names can carry patient data.
+Every address holds organisation, slide identity, PatchSpec hash and (for embeddings) encoder. Addresses are
+keys relative to a store's root; `storage.join(root, *address.split("/"))` makes the URI. They hold no file
+name of a slide: file names can carry patient data.
 """
 
 from __future__ import annotations

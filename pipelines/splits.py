@@ -1,4 +1,4 @@
-"""Which split a case belongs to, where nobody has decided: a function of the case's pseudonymous id and a seed alone.
+"""Which split a case belongs to if nobody has decided: a function of its pseudonymous id and a seed alone.
 
 A case is never in two splits, and cases that are added later move none of the old ones.
 """
@@ -26,11 +26,8 @@ class SplitShares:
     def __post_init__(self) -> None:
         names = [name for name, _ in self.shares]
         total = sum(share for _, share in self.shares)
-        if (
-            not all(names)
-            or len(set(names)) != len(names)
-            or min(share for _, share in self.shares) <= 0
-        ):
+        named = bool(names) and all(names) and len(set(names)) == len(names)
+        if not named or not all(share > 0 for _, share in self.shares):
             raise ValueError(f"{self}: each split needs a name of its own and a share above 0")
         if not math.isclose(total, 1.0, abs_tol=1e-6):
             raise ValueError(f"shares of splits are {total:g} together; they must be 1")
@@ -40,7 +37,7 @@ class SplitShares:
         """From `train=0.7,validation=0.15,test=0.15`.
 
         Raises:
-            ValueError: it does not read like that, or the shares are not 1 together.
+            ValueError: it is not written like that, or the shares are not 1 together.
         """
         shares = []
         for part in text.split(","):
@@ -50,17 +47,23 @@ class SplitShares:
             except ValueError:
                 equals = ""
             if not equals:
-                raise ValueError(
-                    f"{part!r} is not NAME=SHARE; write for example train=0.7,validation=0.15,test=0.15"
-                )
+                example = "train=0.7,validation=0.15,test=0.15"
+                raise ValueError(f"{part!r} is not NAME=SHARE; write for example {example}")
         return cls(shares=tuple(shares), seed=seed)
 
     def of(self, case: str) -> str:
-        """The split of a case: 53 bits of a SHA-256 over seed and case, in lower case, held against the cumulated shares."""
+        """The split of a case.
+
+        53 bits of a SHA-256 over seed and case, in lower case, compared with the cumulated shares.
+        """
         digest = hashlib.sha256(f"{self.seed}:{case.casefold()}".encode()).digest()
-        at = (int.from_bytes(digest[:8], "big") >> 11) / 2**53
+        position = (int.from_bytes(digest[:8], "big") >> 11) / 2**53
         bounds = accumulate(share for _, share in self.shares)
         return next(
-            (name for (name, _), bound in zip(self.shares, bounds, strict=True) if at < bound),
+            (
+                name
+                for (name, _), bound in zip(self.shares, bounds, strict=True)
+                if position < bound
+            ),
             self.shares[-1][0],
         )

@@ -1,4 +1,4 @@
-"""A remote or local object as a seekable file that fetches only what is asked for: for headers, not pixels."""
+"""An object as a seekable file that fetches only what is asked for: for headers, not pixels."""
 
 from __future__ import annotations
 
@@ -9,29 +9,31 @@ from pipelines import storage
 from pipelines.slides.errors import SlideNotFound
 
 BLOCK = 128 * 1024
-"""Bytes fetched at least: the directories of an SVS, and the tile index of its smaller levels, take one such block each."""
-LARGEST = 8 * 2**20
-"""Bytes fetched at most ahead of a reader that goes straight on, as one does through a long DICOM header."""
+"""Minimum bytes of a fetch: the directories of an SVS fit in one such block, and so does the tile index
+of its smaller levels."""
+MAX_AHEAD = 8 * 2**20
+"""Maximum bytes fetched ahead of a reader that goes straight on, as through a long DICOM header."""
 KEPT = 16
 """Blocks kept: directories are visited more than once."""
-MOST = 256 * 2**20
-"""Bytes of one read beyond which a header is not believed: the tile index of an 8 GB slide takes about 8 MB."""
+MAX_HEADER = 256 * 2**20
+"""Bytes of one read beyond which a header is not believed: the tile index of an 8 GB slide has about 8 MB."""
 
 
 class RangeFile(io.RawIOBase):
     """An object as a file for tifffile and pydicom.
 
-    A long read is one request of exactly its bytes; a short one fetches a block, and a block twice as long where reading goes
-    straight on. Reading raises SlideNotFound where the store fails, which no parser takes for a damaged header.
+    A long read is one request of exactly its bytes. A short one fetches a block, and a block twice as long
+    while reading goes straight on. If the store fails, reading raises SlideNotFound, which no parser takes
+    for a damaged header.
 
     Args:
         uri: of the object.
         size: its bytes.
-        head: its first bytes where they were fetched before.
+        head: its first bytes if they were fetched before.
     """
 
     def __init__(self, uri: str, size: int, head: bytes = b"") -> None:
-        self._uri, self._size, self._at = uri, size, 0
+        self._uri, self._size, self._position = uri, size, 0
         self._blocks: OrderedDict[int, bytes] = OrderedDict({0: head} if head else {})
         self._ahead, self._last_end = BLOCK, -1
 
@@ -42,22 +44,22 @@ class RangeFile(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
         if base + offset < 0:
             raise OSError(f"seek to byte {base + offset}")
-        self._at = base + offset
-        return self._at
+        self._position = base + offset
+        return self._position
 
     def tell(self) -> int:
-        return self._at
+        return self._position
 
     def read(self, count: int | None = -1) -> bytes:
-        left = max(self._size - self._at, 0)
+        left = max(self._size - self._position, 0)
         count = left if count is None or count < 0 else min(count, left)
-        if count > MOST:
+        if count > MAX_HEADER:
             raise OSError(f"a header of {count} bytes is not believed")
         data = self._fetch(count) if count else b""
-        self._at += len(data)
+        self._position += len(data)
         return data
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
@@ -67,14 +69,14 @@ class RangeFile(io.RawIOBase):
         return len(data)
 
     def _fetch(self, count: int) -> bytes:
-        start, end = self._at, self._at + count
+        start, end = self._position, self._position + count
         for first, block in self._blocks.items():
             if first <= start and end <= first + len(block):
                 self._blocks.move_to_end(first)
                 return block[start - first : end - first]
         if count >= BLOCK:
             return self._read(start, end)
-        self._ahead = min(2 * self._ahead, LARGEST) if start == self._last_end else BLOCK
+        self._ahead = min(2 * self._ahead, MAX_AHEAD) if start == self._last_end else BLOCK
         stop = min(start + self._ahead, self._size)
         block = self._read(start, stop)
         self._blocks[start], self._last_end = block, stop

@@ -1,4 +1,7 @@
-"""Where a slide is stored: finding its file, its version there, and the identity that follows. Knows no format but by its name."""
+"""Where a slide is stored: finding its file, its version there, and the identity that follows.
+
+Knows no format, only names. Takes URIs (`storage.as_uri`).
+"""
 
 from __future__ import annotations
 
@@ -13,13 +16,14 @@ from pipelines.slides.ranges import BLOCK, RangeFile
 
 @dataclass(frozen=True, kw_only=True)
 class SlideFile:
-    """What the store tells of the object before it is opened.
+    """What the store says of an object before it is opened.
 
     Attributes:
         uri: where it is.
         name: last part of the URI.
         size: bytes.
-        version: changes with the content: size and mtime, or ETag; of all its files where the slide is a MIRAX or VMS.
+        version: changes with the content: size and mtime, or ETag; of all its files if the slide is a
+            MIRAX or VMS.
         head: the first bytes, at most `ranges.BLOCK` of them.
     """
 
@@ -47,24 +51,22 @@ class SlideFile:
 
 
 def _companions(uri: str) -> str:
-    """Versions of a slide's further files: in a folder of its name (MIRAX), or beside it with names that begin as its own does
-    (Hamamatsu VMS and VMU); empty for other formats."""
+    """Versions of a slide's further files; empty for formats of one file.
+
+    They are in a folder of its name (MIRAX), or next to it with names that start like its own (Hamamatsu
+    VMS and VMU).
+    """
     stem, _, suffix = uri.rpartition(".")
     if suffix.lower() == "mrxs":
         return json.dumps(storage.versions(stem))
     if suffix.lower() in ("vms", "vmu"):
-        return json.dumps(
-            {
-                at: version
-                for at, version in storage.versions(uri.rpartition("/")[0]).items()
-                if at.startswith(stem)
-            }
-        )
+        found = storage.versions(uri.rpartition("/")[0])
+        return json.dumps({name: found[name] for name in found if name.startswith(stem)})
     return ""
 
 
 def find_file(uri: str) -> SlideFile | None:
-    """The slide's file; None where the slide is a folder or prefix of files, as a DICOM series is.
+    """The slide's file; None if the slide is a folder or prefix of files, as a DICOM series is.
 
     Raises:
         SlideNotFound: there is neither.
@@ -114,7 +116,7 @@ def _is_prefix(uri: str) -> bool:
 
 
 def is_dicom(head: bytes) -> bool:
-    """Whether a file begins as DICOM does (PS3.10, 7.1)."""
+    """Whether a file starts as DICOM does (PS3.10, 7.1)."""
     return head[128:132] == b"DICM"
 
 
@@ -124,7 +126,10 @@ def is_tiff(head: bytes) -> bool:
 
 
 def identity_of(version: str, *parts: bytes) -> str:
-    """Identity of a slide read in place: 32 hex digits over the object's version and the digest of its tile index."""
+    """Identity of a slide that is read in place: 32 hex digits.
+
+    Of a SHA-256 over the object's version and the digests of the parts of its tile index.
+    """
     digest = hashlib.sha256(version.encode())
     for part in parts:
         digest.update(hashlib.sha256(part).digest())

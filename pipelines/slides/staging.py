@@ -1,10 +1,12 @@
 """Local copies of remote slides that can't be read in place: a bounded cache on disk.
 
-Formats that only OpenSlide or wsidicom read are copied whole before their first pixel; a slide read so says it (`Slide.staged`).
-The folder may be a disk of the machine or a network directory that many machines share. A copy is used under a shared lock, made
-under an exclusive one, and appears under its name only when it is complete; the copies used longest ago make room for new ones.
-Who makes one sets its bytes aside first, in the name of the folder it is made in; what a process that died left there goes when
-room is made. Names hold no file name of a slide: those can carry patient data.
+Formats that only OpenSlide or wsidicom read are copied whole before their first pixel, and the slide says so
+(`Slide.staged`). The folder may be a disk of the machine or a network directory that many machines share.
+
+A copy is used under a shared lock, made under an exclusive one, and appears under its name only when it is
+complete. The copies used longest ago make room for new ones. Whoever makes one reserves its bytes first, in
+the name of the folder it is made in; what a process that died left there is removed when room is made.
+Names hold no file name of a slide: those can carry patient data.
 """
 
 from __future__ import annotations
@@ -23,27 +25,42 @@ from pipelines import storage
 from pipelines.slides.errors import BrokenSlide, SlideNotFound, UnsupportedSlide
 from pipelines.slides.source import SlideFile
 
+DEFAULT_BYTES = 50 * 2**30
+"""Of the cache: six slides of 8 GB."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class StagingConfig:
-    """Where copies lie.
+    """Where copies are kept.
 
     Attributes:
-        folder: of the cache (`ACINUS_STAGING`; by default below the system's folder for temporary files).
-        most: bytes that it may hold (`ACINUS_STAGING_BYTES`).
+        folder: of the cache (`ACINUS_STAGING`; by default in the system's folder for temporary files).
+        max_bytes: that it may hold (`ACINUS_STAGING_BYTES`).
+
+    Raises:
+        ValueError: the number of bytes is not positive.
     """
 
     folder: Path
-    most: int
+    max_bytes: int
+
+    def __post_init__(self) -> None:
+        if self.max_bytes < 1:
+            raise ValueError(f"max_bytes is {self.max_bytes}; it must be at least 1")
 
     @classmethod
     def from_environment(cls) -> StagingConfig:
-        """The configuration of this process."""
+        """The configuration of this process.
+
+        Raises:
+            ValueError: ACINUS_STAGING_BYTES is not a number of bytes.
+        """
         default = Path(tempfile.gettempdir()) / f"acinus-staging-{os.getuid()}"
-        return cls(
-            folder=Path(os.environ.get("ACINUS_STAGING", default)),
-            most=int(os.environ.get("ACINUS_STAGING_BYTES", str(50 * 2**30))),
-        )
+        text = os.environ.get("ACINUS_STAGING_BYTES", "") or str(DEFAULT_BYTES)
+        if not text.isdecimal() or not int(text):
+            raise ValueError(f"ACINUS_STAGING_BYTES is {text!r}; it must be a number of bytes")
+        folder = Path(os.environ.get("ACINUS_STAGING", "") or default).expanduser()
+        return cls(folder=folder, max_bytes=int(text))
 
 
 class LocalCopy:
@@ -74,45 +91,46 @@ def local_copy(files: Sequence[SlideFile], config: StagingConfig | None = None) 
     local = [storage.local_path(file.uri) for file in files]
     if all(local):
         return LocalCopy([path for path in local if path is not None])
-    config = config or StagingConfig.from_environment()
-    key = hashlib.sha256(
-        "\n".join(f"{file.uri} {file.version}" for file in files).encode()
-    ).hexdigest()[:32]
-    place = config.folder / key
+    try:
+        config = config or StagingConfig.from_environment()
+    except ValueError as error:
+        cause = f"is read from a local copy only, and {error}"
+        raise UnsupportedSlide(files[0].name, cause, "correct the environment") from None
+    versions = "\n".join(f"{file.uri} {file.version}" for file in files)
+    copy = config.folder / hashlib.sha256(versions.encode()).hexdigest()[:32]
     try:
         config.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        lock = (config.folder / f"{key}.lock").open("ab")
+        lock = copy.with_suffix(".lock").open("ab")
         try:
-            _hold(lock, place, files, config)
+            _hold(lock, copy, files, config)
         except BaseException:
             lock.close()
             raise
     except OSError as error:
-        cause = f"can't be copied to the cache for slides that are read locally ({error.strerror or type(error).__name__})"
-        raise UnsupportedSlide(
-            files[0].name, cause, "check ACINUS_STAGING: its folder, permissions and free space"
-        ) from error
-    return LocalCopy([place / _member(k, file) for k, file in enumerate(files)], lock)
+        reason = error.strerror or type(error).__name__
+        cause = f"can't be copied to the cache for slides that are read locally ({reason})"
+        remedy = "check ACINUS_STAGING: its folder, permissions and free space"
+        raise UnsupportedSlide(files[0].name, cause, remedy) from error
+    return LocalCopy([copy / _member(k, file) for k, file in enumerate(files)], lock)
 
 
-def _hold(lock: IO[bytes], place: Path, files: Sequence[SlideFile], config: StagingConfig) -> None:
-    """Have the copy under a shared lock, making it where there is none."""
+def _hold(lock: IO[bytes], copy: Path, files: Sequence[SlideFile], config: StagingConfig) -> None:
+    """Have the copy under a shared lock, making it if there is none."""
     fcntl.flock(lock, fcntl.LOCK_SH)
-    while not place.is_dir():
+    while not copy.is_dir():
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not place.is_dir():  # another process may have made it while this one waited
-            _fill(place, files, config)
-        fcntl.flock(
-            lock, fcntl.LOCK_SH
-        )  # not in one step: the copy may be removed before the lock is held again
-    os.utime(place)
+        if not copy.is_dir():  # another process may have made it while this one waited
+            _fill(copy, files, config)
+        # Not in one step: the copy may be removed before the lock is held again.
+        fcntl.flock(lock, fcntl.LOCK_SH)
+    os.utime(copy)
 
 
 def _member(k: int, file: SlideFile) -> str:
     return f"{k:04d}{PurePosixPath(file.name).suffix.lower()}"
 
 
-def _fill(place: Path, files: Sequence[SlideFile], config: StagingConfig) -> None:
+def _fill(copy: Path, files: Sequence[SlideFile], config: StagingConfig) -> None:
     companions = [
         (k, uri)
         for k, file in enumerate(files)
@@ -120,18 +138,20 @@ def _fill(place: Path, files: Sequence[SlideFile], config: StagingConfig) -> Non
         for uri in _mirax_parts(file)
     ]
     sizes = [file.size for file in files] + [SlideFile.find(uri).size for _, uri in companions]
-    if sum(sizes) > config.most:
-        cause = f"is read from a local copy only, and its {sum(sizes):,} bytes are more than the {config.most:,} set aside for such"
-        raise UnsupportedSlide(
-            files[0].name, cause, "raise ACINUS_STAGING_BYTES or convert it to a tiled TIFF"
+    if sum(sizes) > config.max_bytes:
+        cause = (
+            f"is read from a local copy only, and its {sum(sizes):,} bytes are more than the "
+            f"{config.max_bytes:,} of the cache"
         )
-    part = _reserve(place, files[0].name, sum(sizes), config)
+        remedy = "raise ACINUS_STAGING_BYTES or convert it to a tiled TIFF"
+        raise UnsupportedSlide(files[0].name, cause, remedy)
+    part = _reserve(copy, files[0].name, sum(sizes), config)
     try:
         for k, file in enumerate(files):
             _download(file.uri, file.size, part / _member(k, file))
         for (k, uri), size in zip(companions, sizes[len(files) :], strict=True):
             _download(uri, size, part / f"{k:04d}" / storage.object_name(uri))
-        part.rename(place)
+        part.rename(copy)
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
@@ -167,40 +187,51 @@ def _download(uri: str, size: int, target: Path) -> None:
         )
 
 
-def _reserve(place: Path, name: str, needed: int, config: StagingConfig) -> Path:
-    """A folder to make a copy of `needed` bytes in; its name sets them aside. The copies used longest ago make room, if unused.
+def _reserve(copy: Path, name: str, needed: int, config: StagingConfig) -> Path:
+    """A folder to make a copy of `needed` bytes in; its name reserves them.
+
+    The copies used longest ago make room if nobody uses them.
 
     Raises:
         UnsupportedSlide: what is in use leaves too little room.
     """
     with (config.folder / "room.lock").open("ab") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        held: dict[Path, int] = {}
-        for at in sorted(config.folder.iterdir(), key=_last_use):
-            key, _, reserved = at.name.partition(".part-")
-            if reserved and (key == place.name or _remove_unused(at, key)):
-                shutil.rmtree(at, ignore_errors=True)  # a process that died left it
-            elif at.is_dir():
-                held[at] = int(reserved.partition("-")[0]) if reserved else _size(at)
-        for at in [at for at in held if ".part-" not in at.name]:
-            if sum(held.values()) + needed > config.most and _remove_unused(at, at.name):
-                del held[at]
-        if sum(held.values()) + needed > config.most:
-            cause = f"needs {needed:,} bytes in the cache, where slides in use take {sum(held.values()):,} of {config.most:,}"
-            raise UnsupportedSlide(
-                name, cause, "try again when they are done, or raise ACINUS_STAGING_BYTES"
+        held = _held(copy.name, config.folder)
+        for other in [folder for folder in held if ".part-" not in folder.name]:
+            full = sum(held.values()) + needed > config.max_bytes
+            if full and _remove_unused(other, other.name):
+                del held[other]
+        if sum(held.values()) + needed > config.max_bytes:
+            cause = (
+                f"needs {needed:,} bytes in the cache, where slides in use have "
+                f"{sum(held.values()):,} of {config.max_bytes:,}"
             )
-        return Path(tempfile.mkdtemp(prefix=f"{place.name}.part-{needed}-", dir=config.folder))
+            remedy = "try again when they are done, or raise ACINUS_STAGING_BYTES"
+            raise UnsupportedSlide(name, cause, remedy)
+        return Path(tempfile.mkdtemp(prefix=f"{copy.name}.part-{needed}-", dir=config.folder))
 
 
-def _remove_unused(at: Path, key: str) -> bool:
-    """Remove a folder unless a process holds the lock of its copy; answers whether it is gone."""
-    with (at.parent / f"{key}.lock").open("ab") as lock:
+def _held(own_key: str, cache: Path) -> dict[Path, int]:
+    """Bytes of each copy, made or being made, oldest use first; what processes that died left is removed."""
+    held: dict[Path, int] = {}
+    for folder in sorted(cache.iterdir(), key=_last_use):
+        key, _, reserved = folder.name.partition(".part-")
+        if reserved and (key == own_key or _remove_unused(folder, key)):
+            shutil.rmtree(folder, ignore_errors=True)
+        elif folder.is_dir():
+            held[folder] = int(reserved.partition("-")[0]) if reserved else _size(folder)
+    return held
+
+
+def _remove_unused(folder: Path, key: str) -> bool:
+    """Remove a folder unless a process holds the lock of its copy; returns whether it is gone."""
+    with (folder.parent / f"{key}.lock").open("ab") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
-        shutil.rmtree(at, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
     return True
 
 

@@ -1,4 +1,4 @@
-"""The cache of local copies: bounded, shared by processes, and never taken away from a slide that is in use."""
+"""The cache of local copies: bounded, shared by processes, never taken from a slide in use."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def copies(folder: Path) -> set[str]:
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StagingConfig:
     """An empty cache for three small slides; it is that of the environment too."""
-    config = StagingConfig(folder=tmp_path / "cache", most=350_000)
+    config = StagingConfig(folder=tmp_path / "cache", max_bytes=350_000)
     monkeypatch.setenv("ACINUS_STAGING", str(config.folder))
-    monkeypatch.setenv("ACINUS_STAGING_BYTES", str(config.most))
+    monkeypatch.setenv("ACINUS_STAGING_BYTES", str(config.max_bytes))
     return config
 
 
@@ -92,14 +92,16 @@ def test_a_slide_in_use_stays(slides: list[SlideFile], cache: StagingConfig) -> 
 def test_what_is_larger_than_the_cache_is_refused(
     slides: list[SlideFile], cache: StagingConfig
 ) -> None:
-    small = StagingConfig(folder=cache.folder, most=slides[0].size - 1)
+    small = StagingConfig(folder=cache.folder, max_bytes=slides[0].size - 1)
     with pytest.raises(UnsupportedSlide, match=r"slide\.tif .* ACINUS_STAGING_BYTES") as caught:
         local_copy([slides[0]], small)
     assert f"{slides[0].size:,} bytes" in str(caught.value)
     assert copies(cache.folder) == set()
 
 
-def test_names_of_copies_tell_nothing(slides: list[SlideFile], cache: StagingConfig) -> None:
+def test_names_of_copies_hold_no_name_of_a_slide(
+    slides: list[SlideFile], cache: StagingConfig
+) -> None:
     local_copy([slides[0]], cache).release()
     assert not any("slide" in path.name for path in cache.folder.rglob("*"))
     assert cache.folder.stat().st_mode & 0o077 == 0
@@ -174,16 +176,16 @@ def test_staged_patches_are_local_ones(
 def test_a_mirax_whose_data_changes_is_another_slide(
     small_slide: Find, s3_bucket: str, tmp_path: Path
 ) -> None:
-    """Its index file alone tells nothing: a copy in the cache would go on showing what is no longer there."""
+    """Its index file stays the same: a copy in the cache would go on showing what is gone."""
     shutil.copytree(small_slide("mirax").parent, tmp_path, dirs_exist_ok=True)
     path = tmp_path / small_slide("mirax").name
     uri = upload(path, s3_bucket)
-    before = [SlideFile.find(at).version for at in (str(path), uri)]
-    assert [SlideFile.find(at).version for at in (str(path), uri)] == before
+    before = [SlideFile.find(at).version for at in (storage.as_uri(path), uri)]
+    assert [SlideFile.find(at).version for at in (storage.as_uri(path), uri)] == before
     data = path.with_suffix("") / "Data0000.dat"
     data.write_bytes(data.read_bytes() + b"more")
     storage.write_file(f"{uri.removesuffix('.mrxs')}/Data0000.dat", data)
-    after = [SlideFile.find(at).version for at in (str(path), uri)]
+    after = [SlideFile.find(at).version for at in (storage.as_uri(path), uri)]
     assert not set(before) & set(after)
 
 
@@ -203,7 +205,7 @@ def test_real_ndpi_in_s3(s3_bucket: str, tmp_path: Path, monkeypatch: pytest.Mon
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_room_is_made_of_what_died_and_not_of_what_is_used(
+def test_copies_of_dead_processes_make_room_and_used_ones_do_not(
     slides: list[SlideFile], cache: StagingConfig
 ) -> None:
     cache.folder.mkdir()
@@ -212,7 +214,7 @@ def test_room_is_made_of_what_died_and_not_of_what_is_used(
     (dead / "0000.tif").write_bytes(bytes(1000))
     used = [local_copy([file], cache) for file in slides[:3]]
     assert not dead.exists()
-    with pytest.raises(UnsupportedSlide, match=r"slides in use take 3.*ACINUS_STAGING_BYTES"):
+    with pytest.raises(UnsupportedSlide, match=r"slides in use have 3.*ACINUS_STAGING_BYTES"):
         local_copy([slides[3]], cache)
     assert all(path.exists() for copy in used for path in copy.paths)
     used[1].release()
@@ -222,10 +224,19 @@ def test_room_is_made_of_what_died_and_not_of_what_is_used(
         copy.release()
 
 
-def test_a_cache_that_can_not_be_written(slides: list[SlideFile], tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_written_is_named(slides: list[SlideFile], tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(UnsupportedSlide, match=r"slide\.tif can't be copied .* ACINUS_STAGING"):
-        local_copy([slides[0]], StagingConfig(folder=tmp_path / "file" / "below", most=10**9))
+        local_copy([slides[0]], StagingConfig(folder=tmp_path / "file" / "below", max_bytes=10**9))
+
+
+@pytest.mark.parametrize("text", ["50GB", "-1", "0", "1e9", "many"])
+def test_a_size_of_the_cache_that_is_not_a_number_is_named(
+    text: str, slides: list[SlideFile], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACINUS_STAGING_BYTES", text)
+    with pytest.raises(UnsupportedSlide, match=f"ACINUS_STAGING_BYTES is '{text}'"):
+        open_slide(slides[0].uri)
 
 
 def test_a_damaged_slide_leaves_no_lock(
