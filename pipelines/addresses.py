@@ -1,8 +1,8 @@
 """Where derived objects are stored.
 
-Every address holds organisation, slide identity, PatchSpec hash and (for embeddings) encoder. Addresses are
-keys relative to a store's root; `storage.join(root, *address.split("/"))` makes the URI. They hold no file
-name of a slide: file names can carry patient data.
+Every address holds organisation, slide identity, PatchSpec hash and (for embeddings) encoder.
+Addresses are keys relative to a store's root; `storage.join(root, *address.split("/"))` makes the
+URI. They hold no file name of a slide: file names can carry patient data.
 """
 
 from __future__ import annotations

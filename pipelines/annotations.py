@@ -1,21 +1,21 @@
 """Regions that someone drew on a slide, and which pattern each patch shows by them.
 
 Regions travel as QuPath's GeoJSON: polygons in pixels of level 0, the class in
-`properties.classification`. A class is a pattern in any spelling (`Gleason 3`, `gleason_3`). Of a derived
-class (`gleason_4: cribriform`, or `names` since QuPath 0.4) one part must be a pattern.
+`properties.classification`. A class is a pattern in any spelling (`Gleason 3`, `gleason_3`). Of a
+derived class (`gleason_4: cribriform`, or `names` since QuPath 0.4) one part must be a pattern.
 
 Every feature of a file ends in one of three ways:
 
     a region    its class is a pattern
-    not used    with a reason: classes that end in `*` (QuPath itself ignores `Region*`, `Ignore*`), no
-                class, detections, cells and TMA cores, areas of nothing
-    an error    any other class, or an outline that can't be read: a typing mistake must not turn a tumour
-                into unlabelled tissue
+    not used    with a reason: classes that end in `*` (QuPath itself ignores `Region*` and
+                `Ignore*`), no class, detections, cells and TMA cores, outlines without area
+    an error    any other class, or an outline that can't be read: a typing mistake must not turn
+                a tumour into unlabelled tissue
 
 QuPath crops some slides (MIRAX, some Leica and DICOM) to the area that was scanned, and exports
 coordinates relative to it. That is the default here too; a manifest says otherwise in its column
-`annotation_origin`. What no region covers is unlabelled, not benign. This module does not know what a
-model makes of labels.
+`annotation_origin`. What no region covers is unlabelled, not benign. This module does not know what
+a model makes of labels.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ class AnnotationFrame:
         size = {"width": row["bounds_width"], "height": row["bounds_height"]}
         return cls(origin=row["annotation_origin"], **corner, **size)
 
-    def place(self, name: str, annotations: Annotations) -> Annotations:
+    def to_level_0(self, name: str, annotations: Annotations) -> Annotations:
         """The annotations in pixels of level 0.
 
         Raises:
@@ -160,8 +160,8 @@ def read_annotations(uri: str, frame: AnnotationFrame | None = None) -> Annotati
         frame: what its coordinates are relative to; level 0 if None.
 
     Raises:
-        ManifestError: the file can't be read, is not GeoJSON, or holds a class that is not a pattern or an
-            outline that is not an area.
+        ManifestError: the file can't be read, is not GeoJSON, or holds a class that is not a
+            pattern or an outline that is not an area.
     """
     name = storage.object_name(uri)
     regions, unused = [], []
@@ -177,7 +177,7 @@ def read_annotations(uri: str, frame: AnnotationFrame | None = None) -> Annotati
         else:
             regions.append(Region(pattern=pattern, outline=outline, feature=label))
     found = Annotations(regions=tuple(regions), unused=tuple(unused))
-    return found if frame is None else frame.place(name, found)
+    return found if frame is None else frame.to_level_0(name, found)
 
 
 def write_regions(uri: str, regions: Sequence[Region]) -> None:
@@ -214,8 +214,8 @@ def patch_labels(
         x: left edges of N patches in level-0 pixels.
         y: top edges.
         side: of a patch in level-0 pixels.
-        min_share: a pattern labels a patch if its regions cover at least this share of it; the one that
-            covers most does, the higher one if two cover the same.
+        min_share: a pattern labels a patch if its regions cover at least this share of it; the one
+            that covers most does, the higher one if two cover the same.
     """
     patches = shapely.box(x, y, x + side, y + side)
     tree = shapely.STRtree(patches)
@@ -240,8 +240,8 @@ def share_with_patches(
 ) -> float:
     """Share of the regions' area that patches cover, 0 to 1; 0 without regions.
 
-    A low share says that regions are beside the tissue: drawn on another slide, or moved. Arguments as
-    `patch_labels` has them.
+    A low share says that regions are not on the tissue: drawn on another slide, or moved. The
+    arguments are those of `patch_labels`.
     """
     if not regions:
         return 0.0
@@ -301,13 +301,13 @@ def _classes(feature: dict[str, Any]) -> list[str]:
 
 
 _OTHER_KINDS = {"detection": "detection", "cell": "cell", "tile": "tile", "tma": "TMA core"}
-"""QuPath's objects that are computed or laid out, not drawn; word of its kind, and for people."""
+"""QuPath's objects that are computed or arranged, not drawn; word of its kind, and for people."""
 _OLD_KIND = re.compile(r"(Path|TMA)\w*Object")
 """What QuPath up to 0.3 wrote as a feature's id."""
 
 
 def _why_unused(feature: dict[str, Any]) -> str:
-    """Why a feature is no region; empty if it is one."""
+    """Why a feature is not a region; empty if it is one."""
     properties = _properties(feature)
     kind = str(properties.get("objectType") or properties.get("object_type") or "").lower()
     if not kind and _OLD_KIND.fullmatch(str(feature.get("id"))):

@@ -36,12 +36,13 @@ class CohortSlide:
         icc: digest of its ICC profile, empty if it has none.
         case: pseudonymous group id.
         split, label, annotation: of the manifest, empty if it has none.
-        annotation_origin: what coordinates of the annotation are relative to, see `manifest.ORIGINS`.
+        annotation_origin: what coordinates of the annotation are relative to, see
+            `manifest.ORIGINS`.
         spec: JSON of the PatchSpec.
         mpp: micrometres per pixel of level 0.
         width, height: pixels of level 0.
-        bounds_x, bounds_y, bounds_width, bounds_height: the scanned area in pixels of level 0, all of
-            it if the file names none.
+        bounds_x, bounds_y, bounds_width, bounds_height: the scanned area in pixels of level 0, all
+            of it if the file names none.
         n_patches: patches in all shards.
         shards_sha256: of the shard table's bytes.
     """

@@ -1,8 +1,9 @@
 """Slides by location: all that are below a folder or an S3 prefix, or those that a pattern names.
 
-Only files with a suffix of a slide count, such as those of `slides/**/*.svs`. The files of a DICOM series
-stand for their folder, which is one slide. Hidden files and folders are not looked at: `._a.svs` is not a
-slide but what macOS keeps about one. Files that look like slides but can't be read are reported.
+Only files with a suffix of a slide count, such as those of `slides/**/*.svs`. The files of a DICOM
+series stand for their folder, which is one slide. Hidden files and folders are not looked at:
+`._a.svs` is not a slide but what macOS keeps about one. Files that look like slides but can't be
+read are reported.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pipelines.slides import formats
 SUFFIXES = formats.suffixes(files=("one", "several"))
 """Of slides in one file, or of the file to open if a slide has several."""
 DICOM_SUFFIXES = formats.suffixes(files=("folder",))
-_NOT_PEOPLES = frozenset({"$recycle.bin", "__macosx", "lost+found", "system volume information"})
+_OF_SYSTEMS = frozenset({"$recycle.bin", "__macosx", "lost+found", "system volume information"})
 """Folders that systems keep on a disk; in them are deleted slides, or halves of files."""
 
 MAX_NAMED = 3
@@ -55,7 +56,7 @@ class Discovery:
 
 
 def is_pattern(location: str) -> bool:
-    """Whether a path or URI names several slides: `*` and `**` are wildcards, all else is literal."""
+    """Whether a path or URI names several slides: `*` and `**` are its only wildcards."""
     return "*" in location
 
 
@@ -63,8 +64,9 @@ def discover(location: str) -> Discovery:
     """The slides at a location; none if there is nothing.
 
     Args:
-        location: folder, S3 prefix, one slide, or a pattern: `*` is any part of a name, `**` any folders.
-            A pattern does not distinguish small and capital letters: scanners write `.SVS` too.
+        location: folder, S3 prefix, one slide, or a pattern: `*` is any part of a name, `**` any
+            folders. A pattern does not distinguish small and capital letters: scanners write `.SVS`
+            too.
 
     Raises:
         StorageError: the store can't be listed.
@@ -118,7 +120,7 @@ def _suffix(uri: str) -> str:
 
 def _is_hidden(path: str) -> bool:
     parts = PurePosixPath(path.lstrip("/")).parts
-    return any(part.startswith(".") or part.lower() in _NOT_PEOPLES for part in parts)
+    return any(part.startswith(".") or part.lower() in _OF_SYSTEMS for part in parts)
 
 
 def _matcher(pattern: str) -> re.Pattern[str]:

@@ -1,8 +1,8 @@
-"""The slides that a cohort is made of: a CSV or Parquet table, or just a folder, S3 prefix or pattern.
+"""The slides that a cohort is made of: a table (CSV or Parquet), or a folder, S3 prefix or pattern.
 
-Columns:
+Columns of a table:
 
-    slide              path or URI, relative to the manifest; `*` and `**` stand for all slides they match
+    slide              path or URI, relative to the manifest; `*` and `**` are wildcards
     mpp                micrometres per pixel of level 0
     case               pseudonymous group id: slides of one case never part between splits
     split              `train`, `validation`, `test`, ...
@@ -10,8 +10,8 @@ Columns:
     annotation         GeoJSON with regions
     annotation_origin  `bounds` (the default) or `slide`: see `pipelines.annotations`
 
-Only `slide` is needed. All slides of a pattern get the row's values. `manifest_table` says which tables can
-be read. Everything that is wrong is reported at once, with line numbers.
+Only `slide` is needed. All slides of a pattern get the row's values. `manifest_table` says which
+tables can be read. Everything that is wrong is reported at once, with line numbers.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from pipelines.slides.resolution import PLAUSIBLE_MPP
 from pipelines.splits import SplitShares
 
 ORIGINS = ("bounds", "slide")
-"""What coordinates of annotations are relative to (`annotations.AnnotationFrame`); the default first."""
+"""What coordinates of annotations are relative to (`AnnotationFrame`); the default first."""
 COLUMNS = ("slide", "mpp", "case", "split", "label", "annotation", "annotation_origin")
 MAX_REPORTED = 10
 """Unusable rows that one error names; it counts the others."""
@@ -42,8 +42,8 @@ class ManifestRow:
     """One slide of a cohort.
 
     Attributes:
-        line: line in the file, the header being line 1; of Parquet, as if it were CSV. 0 if a folder or a
-            pattern was given.
+        line: line in the file, the header being line 1; of Parquet, as if it were CSV. 0 if a
+            folder or a pattern was given.
         uri: where the slide is.
         mpp: micrometres per pixel if the manifest gives it.
         case: pseudonymous group id; one of its own if the manifest gives none.
@@ -75,7 +75,8 @@ class Manifest(Sequence[ManifestRow]):
 
     Attributes:
         rows: one a slide.
-        passed_over: files that look like slides and are none that can be read, and unreadable folders.
+        passed_over: files that look like slides but can't be read, and unreadable
+            folders.
     """
 
     rows: tuple[ManifestRow, ...]
@@ -96,14 +97,15 @@ def read_manifest(location: str, *, shares: SplitShares | None = None) -> Manife
     """Read and validate a manifest, or find the slides of a location.
 
     Args:
-        location: manifest; or a folder, an S3 prefix, a slide or a pattern, whose slides are then each a
-            case of their own.
-        shares: assign splits by case. Only if the manifest has no `split` column and every slide has a
-            case: without one, two slides of a patient could part.
+        location: manifest; or a folder, an S3 prefix, a slide or a pattern, whose slides are then
+            each a case of their own.
+        shares: assign splits by case. Only if the manifest has no `split` column and every slide
+            has a case: without one, two slides of a patient could part.
 
     Raises:
-        ManifestError: the table can't be read, lacks the `slide` column, has unusable values, names a slide
-            twice, or puts one case into two splits; names the lines. Or there is no slide at the location.
+        ManifestError: the table can't be read, lacks the `slide` column, has unusable values, names
+            a slide twice, or puts one case into two splits; names the lines. Or there is no slide
+            at the location.
         StorageError: the location can't be listed.
     """
     uri = storage.as_uri(location)
@@ -243,7 +245,7 @@ def _wrong_mpp(name: str, where: str, text: str) -> Iterator[ManifestError]:
 
 
 def _number(text: str) -> float | None:
-    """A number with a point or, as spreadsheets of half of Europe have it, a comma; None if it is none."""
+    """A number with a decimal point or, as many spreadsheets write it, a comma; else None."""
     try:
         return float(text.replace(",", ".") if text.count(",") == 1 else text)
     except ValueError:
@@ -289,7 +291,7 @@ def _leaks(rows: Sequence[ManifestRow]) -> Iterator[ManifestError]:
 
 
 def _key(case: str) -> str:
-    """What two spellings of a case have in common: P1 and p1 are one, and so are both forms of ä."""
+    """What two spellings of a case have in common: P1 and p1, or both Unicode forms of ä."""
     return unicodedata.normalize("NFC", case).casefold()
 
 

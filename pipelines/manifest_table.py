@@ -1,8 +1,9 @@
 """The cells of a manifest, as people's tables have them: CSV of any spreadsheet, or Parquet.
 
-CSV is UTF-8 or UTF-16 with a byte-order mark, with commas, semicolons or tabs, and line ends of any system.
-Column names may be in capitals; columns without name or cell are left out. What other programs write for
-nothing (`NA`, `nan`, `NULL`, ...) is nothing. This module does not know what the columns mean.
+CSV is UTF-8 or UTF-16 with a byte-order mark, with commas, semicolons or tabs, and line ends of any
+system. Column names may be in capitals; columns without name or cell are left out. What other
+programs write for nothing (`NA`, `nan`, `NULL`, ...) is nothing. This module does not know what the
+columns mean.
 """
 
 from __future__ import annotations
@@ -103,24 +104,25 @@ def read_table(uri: str, known: Sequence[str]) -> Table:
     return table
 
 
-def _check_columns(name: str, line: int, columns: Sequence[str], known: Sequence[str]) -> None:
+def _check_columns(table: str, line: int, columns: Sequence[str], known: Sequence[str]) -> None:
     wrong = []
     if unknown := [column for column in columns if column and column not in known]:
         wrong.append(f"the unknown column {', '.join(map(repr, unknown))}")
-    if repeated := sorted({at for at in columns if at and columns.count(at) > 1}):
+    if repeated := sorted({name for name in columns if name and columns.count(name) > 1}):
         wrong.append(f"the repeated column {', '.join(map(repr, repeated))}")
     if known[0] not in columns:
         wrong.append(f"no column {known[0]!r}")
     if wrong:
         remedy = f"use the columns {', '.join(known)}, each once"
-        raise ManifestError(name, f"has {' and '.join(wrong)} in line {line}", remedy)
+        raise ManifestError(table, f"has {' and '.join(wrong)} in line {line}", remedy)
 
 
 def _named(name: str, line: int, columns: Sequence[str], cells: Sequence[Any]) -> dict[str, str]:
     """Cells by column.
 
     Raises:
-        ManifestError: there are more or fewer cells than columns, or a cell has no column or line breaks.
+        ManifestError: there are more or fewer cells than columns, or a cell has no column or line
+            breaks.
     """
     texts = [_text(cell) for cell in cells]
     while len(texts) > len(columns) and not texts[-1]:
@@ -141,7 +143,7 @@ def _named(name: str, line: int, columns: Sequence[str], cells: Sequence[Any]) -
 
 
 def _text(value: Any) -> str:
-    """A cell as text. Tables of numbers with gaps hold NaN for nothing, and whole numbers as 12.0."""
+    """A cell as text. Numbers with gaps hold NaN for nothing, and whole numbers as 12.0."""
     if value is None or value != value:  # noqa: PLR0124 - NaN alone differs from itself
         return ""
     whole = isinstance(value, float) and value.is_integer()
@@ -164,18 +166,18 @@ def _decoded(name: str, data: bytes) -> str:
 def _csv_lines(
     name: str, data: bytes, problems: list[ManifestError]
 ) -> Iterator[tuple[int, list[Any]]]:
-    """Line number and cells of each row that is not blank; where quotation goes wrong, the rest is lost."""
+    """Line number and cells of each row that is not blank; none after a wrong quotation."""
     text = _decoded(name, data)
     first = next((line for line in text.splitlines() if line.strip()), "")
-    told = re.fullmatch(r"sep=(.)", first.strip())  # as Excel writes it, and hides it
-    separators = [told[1]] if told else [mark for mark in (",", ";", "\t") if mark in first]
+    declared = re.fullmatch(r"sep=(.)", first.strip())  # as Excel writes it, and hides it
+    separators = [declared[1]] if declared else [mark for mark in (",", ";", "\t") if mark in first]
     lines = io.StringIO(text, newline="")
     reader = csv.reader(lines, delimiter=(separators or [","])[0], strict=True)
     # A quoted cell can hold line ends: a row begins behind the last line of the row before.
     behind = 0
     try:
         for cells in reader:
-            hidden = told and "".join(cells).strip() in ("sep=", first.strip())
+            hidden = declared and "".join(cells).strip() in ("sep=", first.strip())
             if any(cell.strip() for cell in cells) and not hidden:
                 yield behind + 1, cells
             behind = reader.line_num

@@ -1,4 +1,4 @@
-"""Which split a case belongs to if nobody has decided: a function of its pseudonymous id and a seed alone.
+"""Which split a case belongs to if nobody has decided, by its pseudonymous id and a seed alone.
 
 A case is never in two splits, and cases that are added later move none of the old ones.
 """

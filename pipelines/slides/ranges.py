@@ -9,22 +9,22 @@ from pipelines import storage
 from pipelines.slides.errors import SlideNotFound
 
 BLOCK = 128 * 1024
-"""Minimum bytes of a fetch: the directories of an SVS fit in one such block, and so does the tile index
-of its smaller levels."""
+"""Minimum bytes of a fetch: the directories of an SVS fit in one such block, and so does the tile
+index of its smaller levels."""
 MAX_AHEAD = 8 * 2**20
 """Maximum bytes fetched ahead of a reader that goes straight on, as through a long DICOM header."""
 KEPT = 16
 """Blocks kept: directories are visited more than once."""
 MAX_HEADER = 256 * 2**20
-"""Bytes of one read beyond which a header is not believed: the tile index of an 8 GB slide has about 8 MB."""
+"""Bytes of one read beyond which a header is not believed: an 8 GB slide's tile index has 8 MB."""
 
 
 class RangeFile(io.RawIOBase):
     """An object as a file for tifffile and pydicom.
 
-    A long read is one request of exactly its bytes. A short one fetches a block, and a block twice as long
-    while reading goes straight on. If the store fails, reading raises SlideNotFound, which no parser takes
-    for a damaged header.
+    A long read is one request of exactly its bytes. A short one fetches a block, and a block twice
+    as long while reading goes straight on. If the store fails, reading raises SlideNotFound, which
+    no parser takes for a damaged header.
 
     Args:
         uri: of the object.

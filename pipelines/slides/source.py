@@ -22,8 +22,8 @@ class SlideFile:
         uri: where it is.
         name: last part of the URI.
         size: bytes.
-        version: changes with the content: size and mtime, or ETag; of all its files if the slide is a
-            MIRAX or VMS.
+        version: changes with the content: size and mtime, or ETag; of all its files if the slide is
+            a MIRAX or VMS.
         head: the first bytes, at most `ranges.BLOCK` of them.
     """
 
@@ -53,8 +53,8 @@ class SlideFile:
 def _companions(uri: str) -> str:
     """Versions of a slide's further files; empty for formats of one file.
 
-    They are in a folder of its name (MIRAX), or next to it with names that start like its own (Hamamatsu
-    VMS and VMU).
+    They are in a folder of its name (MIRAX), or next to it with names that start like its own
+    (Hamamatsu VMS and VMU).
     """
     stem, _, suffix = uri.rpartition(".")
     if suffix.lower() == "mrxs":
@@ -108,7 +108,7 @@ def _not_found(uri: str, error: storage.StorageError) -> SlideNotFound:
 
 
 def _is_prefix(uri: str) -> bool:
-    """Whether the URI is a folder written without its slash; not where the store does not say."""
+    """Whether the URI is a folder written without its slash; False if the store does not say."""
     try:
         return storage.is_folder(uri)
     except storage.StorageError:

@@ -1,12 +1,13 @@
 """Local copies of remote slides that can't be read in place: a bounded cache on disk.
 
-Formats that only OpenSlide or wsidicom read are copied whole before their first pixel, and the slide says so
-(`Slide.staged`). The folder may be a disk of the machine or a network directory that many machines share.
+Formats that only OpenSlide or wsidicom read are copied whole before their first pixel, and the
+slide says so (`Slide.staged`). The folder may be a disk of the machine or a network directory that
+many machines share.
 
-A copy is used under a shared lock, made under an exclusive one, and appears under its name only when it is
-complete. The copies used longest ago make room for new ones. Whoever makes one reserves its bytes first, in
-the name of the folder it is made in; what a process that died left there is removed when room is made.
-Names hold no file name of a slide: those can carry patient data.
+A copy is used under a shared lock, made under an exclusive one, and appears under its name only
+when it is complete. The copies used longest ago make room for new ones. Whoever makes one reserves
+its bytes first, in the name of the folder it is made in; what a process that died left there is
+removed when room is made. Names hold no file name of a slide: those can carry patient data.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ class StagingConfig:
     """Where copies are kept.
 
     Attributes:
-        folder: of the cache (`ACINUS_STAGING`; by default in the system's folder for temporary files).
+        folder: of the cache (`ACINUS_STAGING`; by default in the system's folder for temporary
+            files).
         max_bytes: that it may hold (`ACINUS_STAGING_BYTES`).
 
     Raises:
@@ -213,7 +215,10 @@ def _reserve(copy: Path, name: str, needed: int, config: StagingConfig) -> Path:
 
 
 def _held(own_key: str, cache: Path) -> dict[Path, int]:
-    """Bytes of each copy, made or being made, oldest use first; what processes that died left is removed."""
+    """Bytes of each copy, made or being made, oldest use first.
+
+    What processes that died left is removed.
+    """
     held: dict[Path, int] = {}
     for folder in sorted(cache.iterdir(), key=_last_use):
         key, _, reserved = folder.name.partition(".part-")

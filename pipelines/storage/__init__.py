@@ -1,9 +1,9 @@
 """Objects by URI: the same calls for `file://` (embedded) and `s3://` (real).
 
-Credentials and endpoints of S3 come from the usual `AWS_*` environment variables (`AWS_ENDPOINT_URL`,
-`AWS_REGION`, ...). Writes are atomic: a reader sees the old object, the new one or none. Every function
-raises `StorageError` or a class of its tree (`errors`) and nothing else. This room does not know what the
-bytes mean.
+Credentials and endpoints of S3 come from the usual `AWS_*` environment variables
+(`AWS_ENDPOINT_URL`, `AWS_REGION`, ...). Writes are atomic: a reader sees the old object, the new
+one or none. Every function raises `StorageError` or a class of its tree (`errors`) and nothing
+else. This room does not know what the bytes mean.
 
     uris      what a URI is: made absolute once, at the door
     objects   read, write, list, remove

@@ -1,4 +1,4 @@
-"""What can be wrong with an object or its store. Every error names the URI, the reason and the remedy.
+"""What can be wrong with an object or its store. Errors name the URI, the reason and the remedy.
 
     StorageError
     ├── InvalidUri         names no object that we can reach
@@ -9,7 +9,7 @@
     ├── StoreFull          there is no room to write it
     └── StoreUnavailable   the store or disk does not answer as it should
 
-Texts hold the URI, which may hold folders named after patients: code that reports a slide says its name
+Texts hold the URI, and folders may be named after patients: code that reports a slide says its name
 and drops the text (`raise ... from None`). They never hold credentials.
 """
 
@@ -69,7 +69,7 @@ class StoreUnavailable(StorageError):  # noqa: N818
 
 
 def without_secrets(uri: str) -> str:
-    """The URI without user, password and, where it is none of ours, its query: it may be a signature."""
+    """The URI without user, password and, unless it is ours, its query: it may be a signature."""
     parts = urlsplit(uri)
     if "@" in parts.netloc:
         parts = parts._replace(netloc=parts.netloc.rpartition("@")[2])

@@ -1,7 +1,7 @@
 """Files of a local disk or network directory: atomic writes, and listings that no odd entry stops.
 
-Not by obstore's own store for them: it can't name files that are not UTF-8 or hold a line break, ends a
-listing at a link to a parent folder, and gives the system's errors as text only.
+Not by obstore's own store for them: it can't name files that are not UTF-8 or hold a line break,
+ends a listing at a link to a parent folder, and gives the system's errors as text only.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def write(path: Path, fill: Write) -> None:
 def write_once(path: Path, fill: Write) -> bool:
     """Write a file unless there is one; returns whether it was written.
 
-    The bytes are on the disk before the name is: a content address must not hold an empty file after a
-    power failure, since nobody would write it again.
+    The bytes are on the disk before the name is: a content address must not hold an empty file
+    after a power failure, since nobody would write it again.
     """
     if _is_there(path):
         return False
@@ -48,7 +48,7 @@ def write_once(path: Path, fill: Write) -> bool:
 
 
 def move_once(source: Path, path: Path) -> bool:
-    """Give a file to an address unless there is one; it is renamed where source and target share a disk.
+    """Move a file to an address unless there is one: a rename if both are on one disk.
 
     The source is gone afterwards in both cases. Returns whether the address was written.
     """
@@ -69,7 +69,7 @@ def move_once(source: Path, path: Path) -> bool:
 
 
 def remove(path: Path) -> None:
-    """Remove a file and the folder that it leaves empty; no error where it is gone already."""
+    """Remove a file and the folder that it leaves empty; not an error if it is gone already."""
     path.unlink(missing_ok=True)
     try:
         path.parent.rmdir()
@@ -83,7 +83,7 @@ def walk(folder: Path, on_unreadable: Callable[[Path], None] | None = None) -> I
     A folder that can be reached both directly and by a link is listed under its own name.
 
     Args:
-        folder: to list; nothing where there is none.
+        folder: to list; nothing if there is none.
         on_unreadable: called with each folder below that may not be read; an error where None.
     """
     visited: set[tuple[int, int]] = set()

@@ -138,8 +138,8 @@ def write_file(uri: str, source: Path) -> None:
 def write_once(uri: str, data: Buffer) -> bool:
     """Write an object whose address follows from its content, unless it is there.
 
-    An object that is there is left untouched, with its time and ETag: readers hold on to them. Several
-    writers at a time all succeed, and leave one object. A killed writer leaves none.
+    An object that is there is left untouched, with its time and ETag, which readers rely on.
+    Several writers at a time all succeed, and leave one object. A killed writer leaves none.
 
     Returns:
         Whether it was written.
@@ -161,7 +161,8 @@ def write_file_once(uri: str, source: Path, *, consume: bool = False) -> bool:
     Args:
         uri: the address.
         source: the file.
-        consume: remove the source afterwards, whether it was written or not; on one disk nothing is copied.
+        consume: remove the source afterwards, whether it was written or not; on one disk nothing is
+            copied.
 
     Returns:
         Whether it was written.
@@ -191,7 +192,9 @@ def _copy_of(source: Path) -> Callable[[IO[bytes]], None]:
 
 
 def delete(uri: str) -> None:
-    """Remove an object and, on a local disk, the folder that it leaves empty; no error where there is none.
+    """Remove an object and, on a local disk, the folder that it leaves empty.
+
+    Removing it again is not an error.
 
     Raises:
         StorageError: it can't be removed.
@@ -220,12 +223,12 @@ def exists(uri: str) -> bool:
 
 
 def list_uris(prefix: str, *, on_unreadable: Callable[[str], None] | None = None) -> list[str]:
-    """URIs of all objects below a folder, sorted; none where there is no folder.
+    """URIs of all objects below a folder, sorted; none if there is no folder.
 
     Args:
         prefix: the folder.
-        on_unreadable: called with the URI of each local folder below that may not be read; an error where
-            None.
+        on_unreadable: called with the URI of each local folder below that may not be read; an error
+            where None.
 
     Raises:
         StorageError: the folder can't be listed.
@@ -238,7 +241,7 @@ def list_uris(prefix: str, *, on_unreadable: Callable[[str], None] | None = None
 
 
 def versions(prefix: str) -> dict[str, str]:
-    """Of every object below a folder, by URI: what changes when it is replaced (size with time or ETag).
+    """Version of every object below a folder, by URI: its size with its time or ETag.
 
     Raises:
         StorageError: the folder can't be listed.

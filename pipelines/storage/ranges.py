@@ -1,4 +1,4 @@
-"""Many byte ranges of one object: near ones travel in one request, and each byte goes where it is wanted.
+"""Many byte ranges of one object: near ones share a request, each byte goes where it is wanted.
 
 Local files are read by the system's scattered reads, objects of S3 by several requests at a time.
 """
@@ -23,16 +23,16 @@ from pipelines.storage.objects import file_version
 from pipelines.storage.uris import local_path
 
 COALESCE_GAP = 4096
-"""Bytes between two ranges up to which one request fetches both: at 100 MB/s a request's 40 us of CPU are
-worth about as much."""
+"""Bytes between two ranges up to which one request fetches both: a request's 40 us of CPU are worth
+about as much at 100 MB/s."""
 IN_FLIGHT = 8
 """Range requests of one read at a time: they hide 20 ms of latency behind decoding
 (`python -m tests.benchmarks.remote`)."""
 MAX_RUN = 2**21
-"""Bytes of one request at most, where ranges allow: several then share the way, and a row of 32 tiles
-still fits."""
+"""Maximum bytes of one request, if ranges allow: several then travel at a time, and a row of 32
+tiles still fits."""
 MAX_PIECES = 1000
-"""Buffers of one scattered read; the system takes at most 1,024 (IOV_MAX)."""
+"""Buffers of one scattered read; the system allows 1,024 (IOV_MAX)."""
 
 
 def read_ranges(
@@ -55,7 +55,8 @@ def read_into(
 ) -> None:
     """Fill each target with the bytes of one object from `start` on.
 
-    Ranges within `COALESCE_GAP` of each other travel in one request, `IN_FLIGHT` requests at a time.
+    Ranges within `COALESCE_GAP` of each other travel in one request, `IN_FLIGHT` requests at a
+    time.
 
     Args:
         uri: the object.

@@ -29,8 +29,8 @@ from pipelines.storage.errors import (
 from pipelines.storage.uris import check_parts
 
 PATIENCE = timedelta(minutes=1)
-"""For how long a request is tried again: S3 answers 503 SlowDown until it has made room. Read when a
-store is first used."""
+"""For how long a request is tried again: S3 answers 503 SlowDown until it has made room. Read when
+a store is first used."""
 SINGLE_PUT = 64 * 2**20
 """Bytes up to which a file is sent in one request, which alone can be conditional."""
 
@@ -41,8 +41,8 @@ def _store(bucket: str) -> S3Store:
     if endpoint := os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"):
         config["endpoint"] = endpoint
     allow_http = config.get("endpoint", "").startswith("http://")
-    # A wait is drawn between the first and `base` times the last: by 2, waits would hardly grow, by 4 a
-    # minute has 14 tries.
+    # A wait is drawn between the first and `base` times the last: by 2, waits would hardly grow, by
+    # 4 a minute has 14 tries.
     backoff = {
         "init_backoff": timedelta(milliseconds=100),
         "max_backoff": timedelta(seconds=10),
@@ -62,7 +62,7 @@ def forget_stores() -> None:
 
 @lru_cache(maxsize=1)
 def _first_user() -> int:
-    """The process that used a store first: its threads serve every store, and do not live on in forks."""
+    """The process that used a store first: its threads serve all, and do not live on in forks."""
     return os.getpid()
 
 
@@ -131,8 +131,8 @@ _CODE = re.compile(r"<Code>(\w+)</Code>")
 def _of_store(uri: str, doing: str, error: Exception) -> StorageError:
     """The error for an answer that obstore has no class for."""
     text = str(error)
-    status = next((at[1] or at[2] for at in _STATUS.finditer(text)), type(error).__name__)
-    code = next((at[1] for at in _CODE.finditer(text)), "")
+    status = next((found[1] or found[2] for found in _STATUS.finditer(text)), type(error).__name__)
+    code = next((found[1] for found in _CODE.finditer(text)), "")
     reason = f"can't be {doing} ({status.strip()}{', ' + code if code else ''})"
     if code == "NoSuchBucket":
         return ObjectNotFound(uri, "names no existing bucket", "check the URI")
@@ -183,7 +183,7 @@ def exists(uri: str) -> bool:
 
 
 def put(uri: str, content: bytes | Path) -> None:
-    """Write an object, in parts where it is long; call within `failures`."""
+    """Write an object, in parts if it is long; call within `failures`."""
     store, key = locate(uri)
     obstore.put(store, key, content)
 
@@ -191,9 +191,9 @@ def put(uri: str, content: bytes | Path) -> None:
 def put_once(uri: str, content: bytes | Path) -> bool:
     """Write an object unless there is one; returns whether it was written. Call within `failures`.
 
-    Up to `SINGLE_PUT` bytes the store itself decides (`If-None-Match: *`). Longer files travel in parts,
-    which obstore can't make conditional, and some stores know no conditions: there, two writers that begin
-    before either ends both write. They write the same bytes, so the ETag stays.
+    Up to `SINGLE_PUT` bytes the store itself decides (`If-None-Match: *`). Longer files travel in
+    parts, which obstore can't make conditional, and some stores know no conditions: there, two
+    writers that begin before either ends both write. They write the same bytes, so the ETag stays.
     """
     if exists(uri):
         return False
@@ -217,7 +217,7 @@ def put_once(uri: str, content: bytes | Path) -> bool:
 
 
 def delete(uri: str) -> None:
-    """Remove an object; no error where there is none. Call within `failures`."""
+    """Remove an object; not an error if there is none. Call within `failures`."""
     store, key = locate(uri)
     try:
         obstore.delete(store, key)
@@ -228,11 +228,13 @@ def delete(uri: str) -> None:
 def list_objects(uri: str) -> Sequence[dict[str, Any]]:
     """Metadata of all objects below a folder, by key; call within `failures`.
 
-    Empty objects that consoles make to show a folder are left out: they are no objects to anyone else.
+    Empty objects that consoles make to show a folder are left out.
     """
     store, key = locate(uri.rstrip("/"))
     items = [dict(item) for page in obstore.list(store, prefix=key) for item in page]
-    folders = {key} | {str(at) for item in items for at in PurePosixPath(item["path"]).parents}
+    folders = {key} | {
+        str(folder) for item in items for folder in PurePosixPath(item["path"]).parents
+    }
     kept = [item for item in items if item["size"] or item["path"] not in folders]
     return sorted(kept, key=lambda item: str(item["path"]))
 

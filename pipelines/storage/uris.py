@@ -13,7 +13,8 @@ from pipelines.storage.errors import InvalidUri
 def as_uri(path_or_uri: str | Path) -> str:
     """`file://` URI of a local path, made absolute; URIs pass unchanged.
 
-    `~` is the home folder. Links are followed for folders only: a link keeps its own name and suffix.
+    `~` is the home folder. Links are followed for folders only: a link keeps its own name and
+    suffix.
 
     Raises:
         InvalidUri: the path is empty.
@@ -29,7 +30,7 @@ def as_uri(path_or_uri: str | Path) -> str:
 
 
 def resolve(folder: str, path: str) -> str:
-    """The URI of a path that may be relative to a folder, without `.` and `..`: an object has one URI.
+    """The URI of a path that may be relative to a folder, without `.` and `..`.
 
     Args:
         folder: URI.
@@ -85,7 +86,9 @@ def relative_name(folder: str, uri: str) -> str:
 
 
 def _printable(text: str) -> str:
-    return "".join(at if at.isprintable() else "\N{REPLACEMENT CHARACTER}" for at in text)
+    return "".join(
+        letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text
+    )
 
 
 def check_parts(uri: str, key: str) -> None:

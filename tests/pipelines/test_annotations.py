@@ -293,7 +293,7 @@ def test_a_coordinate_that_is_not_a_number_is_refused(tmp_path: Path, number: st
         _regions(stored(tmp_path, text.replace("10", number)))
 
 
-def test_measurements_that_are_not_numbers_are_no_concern(tmp_path: Path) -> None:
+def test_measurements_may_be_nan(tmp_path: Path) -> None:
     """QuPath writes NaN for what it could not measure."""
     one = feature("gleason_3", square(0, 0, 10))
     one["properties"]["measurements"] = {"Circularity": float("nan")}
@@ -306,7 +306,7 @@ def test_what_is_not_json_is_refused(tmp_path: Path, text: str) -> None:
         _regions(stored(tmp_path, text))
 
 
-def test_a_byte_order_mark_is_no_harm(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_ignored(tmp_path: Path) -> None:
     path = tmp_path / "a.geojson"
     path.write_text(json.dumps(feature("benign", square(0, 0, 9))), encoding="utf-8-sig")
     assert len(_regions(str(path))) == 1

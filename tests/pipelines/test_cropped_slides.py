@@ -1,4 +1,4 @@
-"""Slides of which only a part was scanned: what QuPath draws on the tissue labels the patches of that tissue."""
+"""Slides scanned in part: what QuPath draws on the tissue labels the patches of that tissue."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.support.vendor_slides import TILE, write_mirax
 AREA = (1024, 512, 4096, 2048)
 """Left, top, width and height of what is scanned, of 8192 x 4096 pixels."""
 REGION = (409, 614, 2048, 1433)
-"""Corners of a region over the left half of the core, relative to the scanned area, as QuPath has it."""
+"""Corners of a region over the left half of the core, relative to the scanned area."""
 
 
 def _stained(width: int, height: int) -> np.ndarray:
@@ -81,7 +81,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_regions_label_the_patches_that_they_are_drawn_on(
     folder: Path, tmp_path: Path, origin: str, offset: tuple[int, int]
 ) -> None:
-    x0, y0, x1, y1 = (at + offset[k % 2] for k, at in enumerate(REGION))
+    x0, y0, x1, y1 = (corner + offset[k % 2] for k, corner in enumerate(REGION))
     ring = [(x0, y0), (x1, y0), (x1, y1), (x0, y1), (x0, y0)]
     feature = {
         "type": "Feature",
@@ -99,11 +99,11 @@ def test_regions_label_the_patches_that_they_are_drawn_on(
     storage.write_bytes(storage.join(out, "cohort.parquet"), cohort.to_parquet(table))
 
     shards = shards_of(load_shards(out))
-    x, y = (np.concatenate([getattr(at, axis) for at in shards]) for axis in ("x", "y"))
+    x, y = (np.concatenate([getattr(shard, axis) for shard in shards]) for axis in ("x", "y"))
     side = shards[0].patch_side
     frame = AnnotationFrame.of_row(asdict(outcome.row))
     labels = patch_labels(read_annotations(outcome.row.annotation, frame).regions, x, y, side)
-    left, top, right, bottom = (at + AREA[k % 2] for k, at in enumerate(REGION))
+    left, top, right, bottom = (corner + AREA[k % 2] for k, corner in enumerate(REGION))
     inside = (x >= left) & (x + side <= right) & (y >= top) & (y + side <= bottom)
     outside = (x + side <= left) | (x >= right) | (y + side <= top) | (y >= bottom)
     assert inside.sum() > 20

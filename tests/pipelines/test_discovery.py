@@ -1,4 +1,4 @@
-"""Folders as they are: odd names, links that go round, what systems leave behind, formats of others."""
+"""Folders as they are: odd names, link loops, what systems leave behind, formats of others."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _names(folder: Path) -> list[str]:
         "line\nbreak.txt",
     ],
 )
-def test_what_is_no_slide_of_people_is_passed_over(tmp_path: Path, odd: str) -> None:
+def test_hidden_files_and_those_of_systems_are_ignored(tmp_path: Path, odd: str) -> None:
     _touch(tmp_path, "a.svs", odd)
     assert _names(tmp_path) == ["a.svs"]
     assert discover(str(tmp_path)).passed_over == ()
@@ -109,9 +109,9 @@ def test_formats_that_are_not_read_are_reported_by_name_and_count(tmp_path: Path
     _touch(tmp_path, "a.svs", *(f"z{k}.zvi" for k in range(5)), "b.vsi", "_b_/stack1/frame.ets")
     manifest = read_manifest(str(tmp_path))
     assert len(manifest) == 1
-    told = passed_over_summary(manifest.passed_over)
-    assert "z0.zvi, z1.zvi, z2.zvi and 2 more: Zeiss ZVI can't be read" in told
-    assert "b.vsi: Olympus VSI can't be read; convert it to OME-TIFF or DICOM" in told
+    reported = passed_over_summary(manifest.passed_over)
+    assert "z0.zvi, z1.zvi, z2.zvi and 2 more: Zeiss ZVI can't be read" in reported
+    assert "b.vsi: Olympus VSI can't be read; convert it to OME-TIFF or DICOM" in reported
     (tmp_path / "m.csv").write_text("slide\n*\n")
     assert len(read_manifest(str(tmp_path / "m.csv")).passed_over) == 6
 

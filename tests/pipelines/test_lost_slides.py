@@ -1,4 +1,4 @@
-"""Slides whose store fails: an object that goes, shrinks or can't be reached is one typed error too."""
+"""Slides whose store fails: an object that goes, shrinks or can't be reached is a typed error."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from tests.pipelines.test_wrong_slides import svs
 from tests.support.formats import write_slide
 
 Faults = dict[str, list[int]]
-"""Statuses that the store answers the next requests for an object with, by its name, or for a list, by the bucket's; 200 stands
-for the true answer."""
+"""Statuses that the store answers the next requests with, by name of the object (of the bucket for
+lists); 200 stands for the true answer."""
 
 
 def test_object_that_goes_or_shrinks_in_s3(s3_bucket: str, tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ def _unanswered(*given: object, **named: object) -> object:
 
 
 class _Faulty(http.server.BaseHTTPRequestHandler):
-    """Passes requests on to an S3 server, save those that shall fail."""
+    """Passes requests on to an S3 server, except those that shall fail."""
 
     protocol_version = "HTTP/1.1"
     server_behind: str
@@ -105,7 +105,7 @@ class _Faulty(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def faults(s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Faults]:
-    """Make the store fail: what the test puts in is answered once, without a second try of the client."""
+    """Make the store fail: what the test puts in is answered once; the client tries once."""
     found: Faults = {}
     behind = os.environ["AWS_ENDPOINT_URL"].removeprefix("http://")
     handler = type("Handler", (_Faulty,), {"server_behind": behind, "faults": found})
@@ -125,7 +125,7 @@ def faults(s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Faults]:
 @pytest.mark.parametrize(
     "opened", ["", "level-0.dcm", "level-1.dcm"], ids=["folder", "file", "beside"]
 )
-def test_an_outage_takes_no_level_from_a_series(
+def test_a_series_is_not_opened_without_a_level_after_an_outage(
     opened: str, statuses: list[int], faults: Faults, s3_bucket: str, tmp_path: Path
 ) -> None:
     """Neither where a file's first bytes nor where the rest of its header can't be read."""
@@ -154,7 +154,7 @@ def test_a_store_that_asks_for_less_gets_time(
 
 
 @pytest.mark.parametrize("statuses", [[503], [400], [200, 503]], ids=str)
-def test_an_outage_is_not_told_as_damage(
+def test_an_outage_is_not_reported_as_damage(
     statuses: list[int], faults: Faults, s3_bucket: str, tmp_path: Path
 ) -> None:
     uri = f"{s3_bucket}/outage.svs"
@@ -173,26 +173,26 @@ def test_a_series_whose_folder_is_not_listed(
         open_slide(uri)
 
 
-def test_an_empty_object_is_no_outage(s3_bucket: str) -> None:
+def test_an_empty_object_is_not_an_outage(s3_bucket: str) -> None:
     uri = f"{s3_bucket}/empty.svs"
     storage.write_bytes(uri, b"")
     with pytest.raises(BrokenSlide, match=r"empty\.svs is an empty file"):
         open_slide(uri)
 
 
-def test_no_error_tells_the_folders_of_a_slide(
+def test_errors_and_tracebacks_hold_no_folders_of_a_slide(
     s3_bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither by itself nor by what led to it: tracebacks go to logs, and folders can bear names of patients."""
+    """Nor does its traceback: those go to logs, and folders can have names of patients."""
     folder = tmp_path / "Jane Doe"
     folder.mkdir()
     series = write_slide("dicom-jpeg", folder)
-    place = f"{s3_bucket}/Jane Doe/a.svs"
-    storage.write_bytes(place, b"0123")
-    version = storage.read_head(place, 4).version
-    storage.write_bytes(place, b"4567")
+    uri = f"{s3_bucket}/Jane Doe/a.svs"
+    storage.write_bytes(uri, b"0123")
+    version = storage.read_head(uri, 4).version
+    storage.write_bytes(uri, b"4567")
     with pytest.raises(storage.ObjectChanged):
-        storage.read_ranges(place, [0], [4], version=version)
+        storage.read_ranges(uri, [0], [4], version=version)
     with pytest.raises(ManifestError, match=r"m\.csv is not there") as unlisted:
         read_manifest(str(folder / "m.csv"))
     path = svs(folder)

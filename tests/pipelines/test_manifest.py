@@ -1,4 +1,4 @@
-"""Manifests: every mistake told with its line, every usual way of writing a table read, no patient in two splits."""
+"""Manifests: mistakes reported with their lines, usual tables read, no patient in two splits."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def _names(uris: Sequence[str]) -> list[str]:
         ("slide,case\nNA,p1\n", "names no slide in line 2"),
     ],
 )
-def test_mistakes_are_told_with_their_lines(
+def test_mistakes_are_reported_with_their_lines(
     tmp_path: Path, text: str | bytes, message: str
 ) -> None:
     with pytest.raises(ManifestError) as raised:
@@ -89,16 +89,17 @@ def test_mistakes_are_told_with_their_lines(
     assert message in str(raised.value)
 
 
-def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
+def test_all_mistakes_are_reported_at_once(tmp_path: Path) -> None:
     bad = "".join(f"s{k}.svs,p{k},train,x\n" for k in range(20))
     with pytest.raises(ManifestError, match="has 23 mistakes") as raised:
         _read(
             tmp_path,
-            f"slide,case,split,mpp\na.svs,p,train,1\n{bad},q,train,1\na.svs,p,train,1\nb.svs,p,test,1\n",
+            f"slide,case,split,mpp\na.svs,p,train,1\n{bad},q,train,1\n"
+            "a.svs,p,train,1\nb.svs,p,test,1\n",
         )
-    told = str(raised.value)
-    assert [f"in line {line}" in told for line in (2, 3, 12, 13)] == [False, True, True, False]
-    assert "and 13 more" in told
+    text = str(raised.value)
+    assert [f"in line {line}" in text for line in (2, 3, 12, 13)] == [False, True, True, False]
+    assert "and 13 more" in text
     with pytest.raises(ManifestError, match="has 3 mistakes") as raised:
         _read(tmp_path, "slide,case,split,mpp\na.svs,p,train,x\na.svs,p,train,1\nb.svs,p,test,1\n")
     assert "line 2" in str(raised.value)
@@ -137,14 +138,17 @@ def test_a_quoted_name_keeps_its_separator(tmp_path: Path) -> None:
     )
 
 
-def test_paths_beside_and_above_the_manifest(tmp_path: Path, s3_bucket: str) -> None:
+def test_paths_next_to_and_above_the_manifest(tmp_path: Path, s3_bucket: str) -> None:
     """A DICOM series is a folder, and is looked up by its path as the files are."""
     series = write_slide("dicom-jpeg", tmp_path)
-    text = f"slide,annotation\n../{series.name}/,./a.geojson\n./b.svs,\n{tmp_path}/c/../d.svs,\nfile://{tmp_path}/./e.svs,\n"
+    text = (
+        f"slide,annotation\n../{series.name}/,./a.geojson\n./b.svs,\n"
+        f"{tmp_path}/c/../d.svs,\nfile://{tmp_path}/./e.svs,\n"
+    )
     (tmp_path / "lists").mkdir()
     rows = _read(tmp_path / "lists", text)
     root = f"file://{tmp_path}"
-    assert [at.uri for at in rows] == [
+    assert [row.uri for row in rows] == [
         f"{root}/{series.name}",
         f"{root}/lists/b.svs",
         f"{root}/d.svs",
@@ -156,7 +160,7 @@ def test_paths_beside_and_above_the_manifest(tmp_path: Path, s3_bucket: str) -> 
         f"{s3_bucket}/lists/m.csv", b"slide\n../../../a.svs\n./s/\ns3://other/prefix/\n"
     )
     rows = read_manifest(f"{s3_bucket}/lists/m.csv")
-    assert [at.uri for at in rows] == [
+    assert [row.uri for row in rows] == [
         f"{s3_bucket}/a.svs",
         f"{s3_bucket}/lists/s",
         "s3://other/prefix/",
@@ -174,7 +178,7 @@ def test_parquet_is_read_like_csv(tmp_path: Path) -> None:
     )
     pq.write_table(table, tmp_path / "m.parquet")
     rows = read_manifest(str(tmp_path / "m.parquet"))
-    assert [(at.line, at.mpp, at.case, at.label) for at in rows] == [
+    assert [(row.line, row.mpp, row.case, row.label) for row in rows] == [
         (2, 0.25, "7", "3+3"),
         (3, None, "8", ""),
     ]
@@ -216,14 +220,14 @@ def _check_places(root: str) -> None:
     assert _names(_slides(f"{root.rpartition('/')[0]}/*/a.svs")) == ["a.svs"]
     assert _slides(f"{root}/nowhere") == _slides(f"{root}/*.txt") == []
     rows = read_manifest(f"{root}/**")
-    assert [at.case for at in rows] == [
+    assert [row.case for row in rows] == [
         "B.SVS",
         "a.svs",
         "deep/d [2].ndpi",
         "deep/er/c.tiff",
         "series",
     ]
-    assert {at.line for at in rows} == {0}
+    assert {row.line for row in rows} == {0}
     with pytest.raises(ManifestError, match=r"has no slide|is not there"):
         read_manifest(f"{root}/nowhere")
 
@@ -239,7 +243,7 @@ def test_prefixes_and_patterns_on_s3(s3_bucket: str) -> None:
     storage.write_bytes(f"{s3_bucket}/slides-of-others/z.svs", b"x")
     assert "z.svs" not in "".join(_slides(f"{s3_bucket}/slides"))
     storage.write_bytes(f"{s3_bucket}/m.csv", b"slide,label\nslides/*.svs,3+3\n")
-    assert [at.uri for at in read_manifest(f"{s3_bucket}/m.csv")] == [
+    assert [row.uri for row in read_manifest(f"{s3_bucket}/m.csv")] == [
         f"{s3_bucket}/slides/B.SVS",
         f"{s3_bucket}/slides/a.svs",
     ]
@@ -250,7 +254,7 @@ def test_a_pattern_in_a_row_stands_for_its_slides(tmp_path: Path) -> None:
     rows = _read(
         tmp_path, "slide,case,split,label\nslides/*.svs,p1,train,3+3\nslides/deep/**,,test,benign\n"
     )
-    assert [(at.line, at.case, at.split, at.label) for at in rows] == [
+    assert [(row.line, row.case, row.split, row.label) for row in rows] == [
         *([(2, "p1", "train", "3+3")] * 2),
         (3, "slides/deep/d [2].ndpi", "test", "benign"),
         (3, "slides/deep/er/c.tiff", "test", "benign"),
@@ -364,11 +368,11 @@ def test_origins_of_annotations(tmp_path: Path) -> None:
 def test_splits_follow_the_case(tmp_path: Path) -> None:
     def table(cases: int) -> str:
         return "slide,case\n" + "".join(
-            f"s{k}-{at}.svs,p{k}\n" for k in range(cases) for at in range(2)
+            f"s{k}-{n}.svs,p{k}\n" for k in range(cases) for n in range(2)
         )
 
     few, many = (
-        {at.uri: at for at in _read(tmp_path, table(n), shares=SHARES)} for n in (100, 2000)
+        {row.uri: row for row in _read(tmp_path, table(n), shares=SHARES)} for n in (100, 2000)
     )
     assert all(
         many[uri].split == row.split for uri, row in few.items()
@@ -382,7 +386,7 @@ def test_splits_follow_the_case(tmp_path: Path) -> None:
     assert [row.split for row in other] != [row.split for row in few.values()]
 
 
-def test_splits_are_only_assigned_where_that_is_safe(tmp_path: Path) -> None:
+def test_splits_are_only_assigned_if_every_slide_has_a_case(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match="column 'split' already"):
         _read(tmp_path, "slide,case,split\na.svs,p1,train\n", shares=SHARES)
     with pytest.raises(ManifestError, match="no case in line 3"):

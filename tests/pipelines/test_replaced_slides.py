@@ -1,4 +1,4 @@
-"""A slide that was replaced after it was prepared: its shards never show the other one's pixels under the old identity."""
+"""A slide replaced after it was prepared: its shards never show the other one's pixels."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _shards(uri: str, *, size: int = 128) -> pa.Table:
         return index_slide(slide, PatchSpec(size=size, mpp=0.5), organisation="org").shards
 
 
-def test_on_the_local_disk(tmp_path: Path) -> None:
+def test_a_slide_replaced_on_the_local_disk(tmp_path: Path) -> None:
     path = _write(tmp_path / "slide.tif", "gleason_4")
     shards = _shards(str(path))
     fetch_shards(shards)
@@ -54,7 +54,7 @@ def test_on_the_local_disk(tmp_path: Path) -> None:
         fetch_shards(shards)
 
 
-def test_on_s3(s3_bucket: str, tmp_path: Path) -> None:
+def test_a_slide_replaced_on_s3(s3_bucket: str, tmp_path: Path) -> None:
     uri = f"{s3_bucket}/slide.tif"
     storage.write_file(uri, _write(tmp_path / "one.tif", "gleason_4"))
     shards = _shards(uri)
@@ -67,7 +67,7 @@ def test_on_s3(s3_bucket: str, tmp_path: Path) -> None:
             slide.thumbnail(64)
 
 
-def test_where_pixels_travel(small_slide: Callable[[str], Path], tmp_path: Path) -> None:
+def test_a_format_whose_pixels_travel(small_slide: Callable[[str], Path], tmp_path: Path) -> None:
     path = tmp_path / "slide.ndpi"
     path.write_bytes(small_slide("ndpi").read_bytes())
     shards = _shards(str(path), size=64)
@@ -77,7 +77,7 @@ def test_where_pixels_travel(small_slide: Callable[[str], Path], tmp_path: Path)
         fetch_shards(shards)
 
 
-def test_patches_of_two_sizes_are_no_batch(tmp_path: Path) -> None:
+def test_patches_of_two_sizes_are_not_a_batch(tmp_path: Path) -> None:
     uri = str(_write(tmp_path / "slide.tif", "gleason_4"))
     mixed = pa.concat_tables([_shards(uri), _shards(uri, size=64)])
     with pytest.raises(ValueError, match=r"patches of \[64, 128\] px"):

@@ -180,12 +180,12 @@ def test_a_mirax_whose_data_changes_is_another_slide(
     shutil.copytree(small_slide("mirax").parent, tmp_path, dirs_exist_ok=True)
     path = tmp_path / small_slide("mirax").name
     uri = upload(path, s3_bucket)
-    before = [SlideFile.find(at).version for at in (storage.as_uri(path), uri)]
-    assert [SlideFile.find(at).version for at in (storage.as_uri(path), uri)] == before
+    before = [SlideFile.find(each).version for each in (storage.as_uri(path), uri)]
+    assert [SlideFile.find(each).version for each in (storage.as_uri(path), uri)] == before
     data = path.with_suffix("") / "Data0000.dat"
     data.write_bytes(data.read_bytes() + b"more")
     storage.write_file(f"{uri.removesuffix('.mrxs')}/Data0000.dat", data)
-    after = [SlideFile.find(at).version for at in (storage.as_uri(path), uri)]
+    after = [SlideFile.find(each).version for each in (storage.as_uri(path), uri)]
     assert not set(before) & set(after)
 
 

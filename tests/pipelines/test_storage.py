@@ -43,13 +43,13 @@ def check_store(root: str) -> None:
     assert storage.read_bytes(uri) == b"new"
 
 
-def test_local(tmp_path: Path) -> None:
+def test_a_store_on_the_local_disk(tmp_path: Path) -> None:
     check_store(str(tmp_path))
     with pytest.raises(storage.StorageError, match="ftp"):
         storage.read_bytes("ftp://host/x")
 
 
-def test_s3(s3_bucket: str) -> None:
+def test_a_store_on_s3(s3_bucket: str) -> None:
     check_store(f"{s3_bucket}/store")
 
 
@@ -58,8 +58,8 @@ def test_slide_on_s3_gives_the_same_pixels(s3_bucket: str, generated_slide: Path
     storage.write_file(uri, generated_slide)
     spec = PatchSpec(size=224, mpp=0.5)
     batches = []
-    for place in (uri, str(generated_slide)):
-        with open_slide(place) as slide:
+    for each in (uri, str(generated_slide)):
+        with open_slide(each) as slide:
             batches.append(
                 decode_patches(fetch_shards(index_slide(slide, spec, organisation="org").shards))
             )
@@ -86,7 +86,7 @@ def test_reads_that_come_short_are_completed(
         ([1000, 1003], [5000, 1100]),
     ):  # apart, and overlapping
         found = storage.read_ranges(str(tmp_path / "x.bin"), starts, ends)
-        assert [bytes(at) for at in found] == [
+        assert [bytes(part) for part in found] == [
             content[a:b] for a, b in zip(starts, ends, strict=True)
         ]
     with pytest.raises(storage.ObjectTruncated, match="ends at byte 10240 where 10300"):
@@ -94,7 +94,7 @@ def test_reads_that_come_short_are_completed(
 
 
 def test_a_prefix_is_one_slide_with_or_without_its_slash(s3_bucket: str, tmp_path: Path) -> None:
-    """A DICOM series in S3 is found as such, opened, and has a version that changes with its files."""
+    """A DICOM series in S3 is found, opened, and has a version that changes with its files."""
     series = write_slide("dicom-jpeg", tmp_path)
     prefix = f"{s3_bucket}/series/1.2.840"
     for file in series.iterdir():
@@ -151,7 +151,7 @@ else:
 def test_a_fork_reads_local_files_and_does_not_wait_for_stores(
     tmp_path: Path, before: str, after: str
 ) -> None:
-    """The threads of a store do not live on in a fork; a fork of a process that used none has its own."""
+    """Threads of a store do not live on in a fork; the fork of a process without has its own."""
     code = FORK.format(before=before, after=after)
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", code, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -200,7 +200,7 @@ def test_what_is_at_a_content_address_is_left_untouched(root: str, tmp_path: Pat
     assert storage.write_once(uri, b"whole")
     assert storage.write_file_once(big, source)
     before = storage.versions(root)
-    time.sleep(0.02)  # a later time of writing could be told from the first
+    time.sleep(0.02)  # a later time of writing would differ
     assert not storage.write_once(uri, b"whole")
     assert not storage.write_file_once(big, source)
     assert not storage.write_file_once(big, source, consume=True)
@@ -374,7 +374,7 @@ def test_a_bucket_that_is_missing_is_named(s3_bucket: str) -> None:
         storage.write_once("s3://no-such-bucket/x", b"0")
 
 
-def test_an_object_that_shows_a_folder_in_consoles_is_no_object(s3_bucket: str) -> None:
+def test_an_object_that_shows_a_folder_in_consoles_is_not_listed(s3_bucket: str) -> None:
     client = boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"])
     bucket = s3_bucket.removeprefix("s3://")
     for key in ("shown/", "shown/below/", "shown/below/x.bin"):

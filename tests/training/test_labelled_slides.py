@@ -70,7 +70,7 @@ def test_features_that_label_nothing_are_reported(encoder: str, tmp_path: Path) 
     assert "slide-1" not in remark  # it enters the model's card
 
 
-def test_regions_beside_the_tissue_are_reported(encoder: str, tmp_path: Path) -> None:
+def test_regions_outside_the_tissue_are_reported(encoder: str, tmp_path: Path) -> None:
     cohort = load(
         tmp_path, encoder, [feature({"name": "gleason_4"}, (-9 * WIDTH, 0, WIDTH, HEIGHT))]
     )
