@@ -6,12 +6,14 @@ Local files only: a remote slide is staged first (`staging`).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
 
 import numpy as np
 import openslide
 from numpy.typing import NDArray
 from PIL import Image
 
+from pipelines.slides import formats
 from pipelines.slides.errors import BrokenSlide, UnsupportedSlide
 from pipelines.slides.geometry import Level, Point, Rectangle, Size
 from pipelines.slides.resolution import COARSEST_SCAN, PLAUSIBLE_MPP, RecordedMpp, positive_number
@@ -80,8 +82,8 @@ class OpenSlideSlide(Slide):
                 (origin.x, origin.y), level, (size.width, size.height)
             )
         except openslide.OpenSlideError as error:
-            cause = f"has pixels that can't be decoded ({error})"
-            raise BrokenSlide(self.name, cause, "copy or export it again") from error
+            cause = f"has pixels that can't be decoded ({_reason(error, self._copy)})"
+            raise BrokenSlide(self.name, cause, "copy or export it again") from None
         white = Image.new("RGB", region.size, (255, 255, 255))
         white.paste(region, mask=region.getchannel("A"))
         return np.asarray(white)
@@ -97,16 +99,29 @@ def _open(file: SlideFile, copy: LocalCopy) -> openslide.OpenSlide:
         return openslide.OpenSlide(copy.paths[0])
     except openslide.OpenSlideUnsupportedFormatError as error:
         copy.release()
-        raise UnsupportedSlide(
-            file.name,
-            "is not a whole-slide image that we know",
-            "export it as SVS or pyramidal TIFF",
-        ) from error
+        raise _unknown(file.name) from error
     except openslide.OpenSlideError as error:
         copy.release()
-        raise BrokenSlide(
-            file.name, f"can't be opened ({error})", "copy or export it again"
-        ) from error
+        cause = f"can't be opened ({_reason(error, copy)})"
+        raise BrokenSlide(file.name, cause, "copy or export it again") from None
+
+
+def _unknown(name: str) -> UnsupportedSlide:
+    """The error for a file that OpenSlide does not know, or not without its further files."""
+    suffix = PurePosixPath(name).suffix.lower()
+    for form in formats.FORMATS:
+        if form.files == "several" and suffix in form.suffixes:
+            cause = f"is not a {form.name} slide, or lacks the files that belong to it"
+            remedy = "copy all files of the slide, with their folder"
+            return UnsupportedSlide(name, cause, remedy, code="incomplete-slide")
+    cause = "is not a whole-slide image that we know"
+    return UnsupportedSlide(name, cause, "export it as SVS or pyramidal TIFF")
+
+
+def _reason(error: openslide.OpenSlideError, copy: LocalCopy) -> str:
+    """OpenSlide's text without paths: a folder's or a file's name may be a patient's."""
+    path = copy.paths[0]
+    return str(error).replace(str(path.with_suffix("")), "...").replace(str(path.parent), "...")
 
 
 def _check_sizes(name: str, sizes: Sequence[Size], properties: Mapping[str, str]) -> None:

@@ -7,6 +7,8 @@ picture that was stored without loss.
 from __future__ import annotations
 
 import http.server
+import re
+import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -30,6 +32,7 @@ from pipelines.index import index_slide
 from pipelines.patches import PatchBatch, decode_patches, fetch_shards, resample
 from pipelines.shards import PIXELS, TILES
 from pipelines.slides import formats
+from pipelines.slides.errors import BrokenSlide, UnsupportedSlide
 from pipelines.slides.geometry import Point, Rectangle, Size
 from pipelines.slides.opening import open_slide
 from pipelines.slides.slide import Slide
@@ -445,3 +448,20 @@ def test_the_scanned_area_of_a_mirax_slide_is_told(tmp_path: Path) -> None:
         assert (outside == 255).all()
     with open_slide(str(tmp_path / "whole.mrxs")) as slide:
         assert slide.bounds is None
+
+
+@pytest.mark.parametrize("lost", ["Data0000.dat", "Index.dat", "Slidedat.ini", "folder"])
+def test_a_mirax_slide_without_all_its_files(lost: str, tmp_path: Path) -> None:
+    """The cause names no path: those of the folders may hold a patient's name."""
+    folder = tmp_path / "Doe^Jane"
+    folder.mkdir()
+    vendor_slides.write_mirax(folder / "Doe^Jane.mrxs", picture())
+    if lost == "folder":
+        shutil.rmtree(folder / "Doe^Jane")
+    else:
+        (folder / "Doe^Jane" / lost).unlink()
+    with pytest.raises((BrokenSlide, UnsupportedSlide)) as caught:
+        open_slide(str(folder / "Doe^Jane.mrxs"))
+    error = caught.value.of_slide("slide.mrxs")
+    assert "Doe" not in error.sentence
+    assert re.search(r"Couldn't open \.\.\./|lacks the files that belong to it", error.cause)

@@ -3,8 +3,11 @@ files."""
 
 from __future__ import annotations
 
+import importlib
 import os
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -28,7 +31,7 @@ from pipelines.slides.errors import (
     UnsupportedSlide,
 )
 from pipelines.slides.geometry import Level, Point, Size
-from pipelines.slides.opening import open_slide
+from pipelines.slides.opening import READERS, open_slide
 from pipelines.slides.slide import Slide
 from pipelines.slides.tiled import TiledSlide
 from pipelines.synthetic.svs import SvsMetadata, write_svs
@@ -432,3 +435,19 @@ def test_the_largest_slides_of_one_level_have_a_thumbnail() -> None:
     ):
         slide.thumbnail(1024)
     assert not slide.reads
+
+
+def test_a_tiff_loads_no_reader_but_its_own(generated_slide: Path) -> None:
+    """DICOM's libraries need a second to be imported."""
+    code = (
+        "import sys; from pipelines.slides.opening import open_slide;"
+        f"open_slide({str(generated_slide)!r}).thumbnail(64);"
+        "print([name for name in ('wsidicom', 'pydicom', 'openslide') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_every_reader_can_be_loaded(name: str) -> None:
+    assert importlib.import_module(READERS[name])

@@ -639,3 +639,17 @@ def test_damaged_neighbour_of_another_series_is_no_concern(tmp_path: Path) -> No
     in_file(cut_before_pixels, "level-2.dcm")(path)
     with pytest.raises(BrokenSlide, match=r"level-0\.dcm .*level-2\.dcm breaks off"):
         open_slide(str(path / "level-0.dcm"))
+
+
+@pytest.mark.parametrize(
+    ("elements", "remark"),
+    [
+        ({"TotalPixelMatrixFocalPlanes": 3}, "has 3 focal planes, of which one was read"),
+        ({"NumberOfOpticalPaths": 2}, "has 2 optical paths, of which one was read"),
+    ],
+)
+def test_focal_planes_and_optical_paths_of_dicom_are_remarked(
+    elements: dict[str, object], remark: str, tmp_path: Path
+) -> None:
+    path = series(element(**elements))(tmp_path)
+    assert dicom.find_series(path.as_uri()).facts.remarks == (remark,)
