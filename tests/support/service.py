@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-PATIENCE_S = 150.0
+PATIENCE_S = 240.0
 PROGRAM = """
 from app.serve.application import run
 from app.settings import Settings
