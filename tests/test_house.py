@@ -198,18 +198,19 @@ def test_no_file_is_longer_than_500_lines() -> None:
 
 
 WORDS = {
-    r"lies|lie (in|at|below|here|there|where|on|within|beside|behind|outside)": "is stored, is",
+    r"lies?": "is stored, is",
     r"what is left over": "the rest",
     r"mend(s|ed|ing)?": "fix",
     r"begun": "started",
     r"save (for|where|that|what|when|in)": "except",
     r"for ever": "forever",
-    r"(?<!here )(is|are|was|were) no (?!longer|more|less|fewer|other|such)[a-z]+": "is not a",
+    r"(?<!here )(is|are|was|were) no "
+    r"(?!longer|more|less|fewer|larger|finer|coarser|other|such)[a-z]+": "is not a",
     r"tells? (no|nothing|its|their|what|how|whether|where|which|of)": "has, reports, says",
     r"(is|are|was|were|be|been|as) told|told (what|how|where|that|in|by|to)": "given, reported",
     r"held against": "compared with",
-    r"answers (whether|what|how|with)": "returns",
-    r"laid": "placed",
+    r"answers (whether|what|how)": "returns",
+    r"laid(?! out)": "placed",
     r"so many(?! that)": "that many",
     r"(LEAST|MOST) [A-Z]+": "MIN_, MAX_",
 }

@@ -28,7 +28,7 @@ than `MAX_SECONDS` of CPU."""
 def work() -> None:
     """Read cases as lines, write outcomes as lines."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # what libraries print is no answer
+    os.dup2(2, 1)  # what libraries print is not an answer
     warnings.simplefilter("ignore")
     run_case(FUZZED[0], 0)  # loads the libraries before memory is limited
     pages = int(Path("/proc/self/statm").read_text().split()[0])

@@ -178,11 +178,11 @@ def test_killed_workers_lose_no_slide(
 
 
 @contextmanager
-def small_disk(place: Path, megabytes: int) -> Iterator[None]:
-    """A file system of so many MB at a folder; skips where that may not be mounted."""
-    place.mkdir()
+def small_disk(folder: Path, megabytes: int) -> Iterator[None]:
+    """A file system of this size (MB) at a new folder; skips the test if it can't be mounted."""
+    folder.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", place],
+        ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", folder],
         capture_output=True,
         text=True,
         check=False,
@@ -192,7 +192,7 @@ def small_disk(place: Path, megabytes: int) -> Iterator[None]:
     try:
         yield
     finally:
-        subprocess.run(["umount", "--lazy", place], check=True)
+        subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 def test_a_full_disk_is_reported_and_resumed(

@@ -147,7 +147,7 @@ HUGE_BLOCK = 16
 """Tiles: tissue and glass of a huge slide begin at multiples of it, so that levels 1 and 2 have no
 mixed tiles either."""
 HUGE_COPIES = 8
-"""Places in a huge file where all its different tiles lie."""
+"""Positions in a huge file at which all its different tiles are stored."""
 HUGE_QUALITY = 93
 """JPEG quality at which a tile of generated tissue has 24 kB, and one of a huge slide 17 kB on
 average: as in scans."""
@@ -256,10 +256,10 @@ class _HugeSlide:
         )
         return stream.tell() - np.cumsum(lengths[::-1])[::-1], lengths
 
-    def _texture(self, shrink: int, least: int) -> NDArray[np.uint8]:
-        """The tissue of a level, repeated to at least `least` pixels."""
+    def _texture(self, shrink: int, min_side: int) -> NDArray[np.uint8]:
+        """The tissue of a level, repeated to at least `min_side` pixels."""
         texture = np.asarray(Image.fromarray(self.tissue).reduce(shrink))
-        repeats = -(-least // len(texture))
+        repeats = -(-min_side // len(texture))
         return np.tile(texture, (repeats, repeats, 1))
 
 

@@ -1,4 +1,5 @@
-"""A prepared cohort made by hand: shard tables, annotations, and stored embeddings that show their pattern; no pixels."""
+"""A prepared cohort made by hand: shard tables, annotations, and stored embeddings that show their
+pattern; no pixels."""
 
 from __future__ import annotations
 
