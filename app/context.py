@@ -1,4 +1,7 @@
-"""What endpoints are given: settings, database, queue, and one unit of work a request. Opened by the app's lifespan."""
+"""What endpoints are given: settings, database, queue, and one unit of work for each request.
+
+The application's lifespan opens and closes it.
+"""
 
 from __future__ import annotations
 

@@ -8,13 +8,14 @@
     ├── UploadTooLarge          413
     ├── UnsupportedUpload       415  a file whose kind is not read from an upload
     ├── UploadNotStored         503  the disk that uploads arrive on is full or cannot be written
-    ├── ModelSetUnusable        503  no model set at the configured place, or its parts do not fit together
-    ├── AddressTaken            500  the HTTP service cannot listen where it is told to
-    └── AnalysisAbandoned       500  the process died again and again while it worked on this analysis
+    ├── ModelSetUnusable        503  the models were exchanged while an analysis was running
+    ├── AddressTaken            500  the HTTP service cannot listen on its host and port
+    └── AnalysisAbandoned       500  the process died again and again during this analysis
 
-Every answer that is not a success has the body `{"error": class, "message": sentence, "analysis": id or null}`. Slide errors
-(`pipelines.slides.errors`) travel the same way: their `sentence` is for clinicians, their traceback goes to the logs, which hold
-no patient data. An unexpected exception becomes a 500 whose message names nothing internal.
+Every answer that is not a success has the body `{"error": class, "message": sentence, "analysis":
+id or null}`. Slide errors (`pipelines.slides.errors`) travel the same way: their `sentence` is for
+clinicians, their traceback goes to the logs, which hold no patient data. An unexpected exception
+becomes a 500 whose message names nothing internal.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class ErrorBody(BaseModel):
 
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """OpenAPI's description of answers with these statuses."""
+    """OpenAPI's description of the answers of these statuses."""
     return {status: {"model": ErrorBody} for status in statuses}
 
 
@@ -95,7 +96,7 @@ UNUSABLE_STORE = (
 
 
 def clinical_sentence(error: BaseException) -> str:
-    """The sentence a clinician reads about `error`; nothing internal for errors that are not ours."""
+    """The sentence that a clinician reads about an error; nothing internal if it is not ours."""
     if isinstance(error, SlideError):
         remedy = REMEDIES.get(error.code, error.remedy)
         return f"Slide {error.slide} {error.cause}; {remedy}."

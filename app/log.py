@@ -1,7 +1,8 @@
 """Logs for engineers: one JSON object a line, no patient data.
 
-Events carry identifiers (`analysis`, `organisation`, `slide` = SHA-256) and never clinical variables or file names, which can
-hold a patient's name. `configure()` is called once by each process's entry point.
+Events carry identifiers (`analysis`, `organisation`, `slide` = SHA-256) and never clinical
+variables or file names, which can hold a patient's name. `configure()` is called once by each
+process's entry point.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
 """Every setting of the service, with its default and what it means.
 
-Settings come from `ACINUS_*` environment variables or from the caller, are checked once and then frozen: no module reads the
-environment by itself. The defaults need no installation: SQLite and files below one folder. In the cloud the same names hold a
-PostgreSQL URL and an `s3://` root.
+Settings come from `ACINUS_*` environment variables or from the caller, are checked once and then
+frozen; no other module of the service reads them from the environment. What is not the service's
+own is read where it is used: `AWS_*` by the store, `RAY_ADDRESS` when Ray starts, `ACINUS_STAGING`
+when slides are staged. The defaults need no installation: SQLite and files below one folder. In the
+cloud the same names hold a PostgreSQL URL and an `s3://` root.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ class Settings(BaseSettings):
 
     data_root: Path = Field(
         default_factory=lambda: Path.home() / ".acinus",
-        description="Local folder of the embedded databases, of uploads in transit and of slides staged from remote stores.",
+        description="Local folder of the embedded databases, of uploads in transit "
+        "and of slides staged from remote stores.",
     )
     database_url: str = Field(
         default_factory=_sqlite_url("acinus.db"),
@@ -40,20 +43,24 @@ class Settings(BaseSettings):
     )
     workflow_database_url: str = Field(
         default_factory=_sqlite_url("workflows.db"),
-        description="URL of the DBOS system database, where the case workflow keeps which steps are done: SQLite or PostgreSQL.",
+        description="URL of the DBOS system database (SQLite or PostgreSQL), "
+        "where the case workflow keeps which steps are done.",
     )
     storage_root: str = Field(
         default_factory=lambda values: storage.as_uri(values["data_root"] / "store"),
-        description="Where slides, embeddings and reports lie: a local path, `file://` or `s3://bucket/prefix`.",
+        description="Where slides, embeddings and reports are stored: "
+        "a local path, `file://` or `s3://bucket/prefix`.",
     )
     models: str = Field(
         default_factory=lambda values: storage.as_uri(values["data_root"] / "models"),
-        description="Path or URI of the model set (encoder, slide model, risk model) that analyses use.",
+        description="Path or URI of the model set that analyses use: "
+        "encoder, slide model and risk model.",
     )
     organisation_id: str = Field(
         default="local",
         pattern=r"^[a-z0-9][a-z0-9-]{0,62}$",
-        description="The organisation every request belongs to until accounts exist; the first folder of every object's key.",
+        description="The organisation of every request until accounts exist; "
+        "the first folder of every object's key.",
     )
     host: str = Field(
         default="127.0.0.1",
@@ -63,7 +70,8 @@ class Settings(BaseSettings):
     max_upload_bytes: int = Field(
         default=16 * GIB,
         gt=0,
-        description="Largest slide accepted by upload, in bytes; larger ones are refused as they arrive.",
+        description="Maximum size in bytes of an uploaded slide; "
+        "larger ones are refused as they arrive.",
     )
     concurrent_cases: int = Field(
         default=2, ge=1, description="How many analyses the one executor works on at the same time."
@@ -87,7 +95,8 @@ class Settings(BaseSettings):
     )
     executor_id: str = Field(
         default="case-executor",
-        description="Name under which the one executor process claims workflows. Two live processes must never share it.",
+        description="Name under which the one executor process claims workflows. "
+        "Two live processes must never share it.",
     )
 
     @field_validator("data_root")
@@ -107,9 +116,9 @@ class Settings(BaseSettings):
 
     @property
     def staging(self) -> Path:
-        """Local folder where ingestion works on slides of remote stores."""
+        """Local folder in which ingestion works on slides."""
         return self.data_root / "staging"
 
     def organisation_root(self, organisation_id: str) -> str:
-        """URI below which everything of one organisation lies."""
+        """URI below which everything of one organisation is stored."""
         return storage.join(self.storage_root, organisation_id)

@@ -41,7 +41,7 @@ def get(session: Session, organisation_id: str, analysis_id: str) -> Analysis:
 def page(
     session: Session, organisation_id: str, *, limit: int, before: datetime | None
 ) -> tuple[Sequence[Analysis], datetime | None]:
-    """Analyses in order of arrival, newest first, and the `before` of the next page, None at the end.
+    """One page of analyses, newest first, and the `before` of the next page; None at the end.
 
     A page never ends between analyses that arrived at the same time, so that none is lost between
     two pages: it ends before them, or holds all of them if they alone are more than `limit`.
@@ -64,7 +64,10 @@ def page(
 
 
 def queued(session: Session) -> Sequence[tuple[str, str]]:
-    """(organisation, analysis) of everything that waits, of all organisations: only the executor asks."""
+    """(organisation, analysis) of everything that waits, of all organisations.
+
+    Only the executor asks.
+    """
     query = (
         select(Analysis.organisation_id, Analysis.id)
         .where(Analysis.status == Status.QUEUED)

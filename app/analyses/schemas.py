@@ -46,7 +46,7 @@ PointInTime = Annotated[datetime, BeforeValidator(point_in_time)]
 
 
 class AnalysisRequest(ClinicalVariables):
-    """The text fields of the form; the slide itself is the file in the field `slide`, or `slide_uri`."""
+    """The text fields of the form. The slide is the file in the field `slide`, or `slide_uri`."""
 
     slide_uri: Annotated[
         Annotated[str, Field(min_length=1, max_length=2048)] | None,
@@ -83,7 +83,9 @@ def _form_schema() -> dict[str, Any]:
         "properties": properties,
         "oneOf": [{"required": ["slide"]}, {"required": ["slide_uri"]}],
         "dependentRequired": {
-            name: [other for other in group if other != name] for group in together for name in group
+            name: [other for other in group if other != name]
+            for group in together
+            for name in group
         },
         "additionalProperties": False,
     }

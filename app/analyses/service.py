@@ -1,4 +1,4 @@
-"""Taking in an analysis: check what was sent, write the rows, then put the workflow on its queue."""
+"""Taking in an analysis: check what was sent, write the rows, put the workflow on its queue."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def submit(
 ) -> Accepted:
     """Take in one analysis.
 
-    The rows are committed before the workflow is queued, so that it finds them. If this process dies in
-    between, the executor queues what waits when it starts (`app.workflow.executor`).
+    The rows are committed before the workflow is queued, so that it finds them. If this process
+    dies in between, the executor queues what waits when it starts (`app.workflow.executor`).
     """
     request = parse(form)
     organisation_id = principal.organisation_id

@@ -40,7 +40,8 @@ class Analysis(Base):
     status: Mapped[Status] = mapped_column(by_value(Status, 16), default=Status.QUEUED)
     step: Mapped[Step | None] = mapped_column(by_value(Step, 16))
     attempts: Mapped[int] = mapped_column(default=0)
-    """How often the workflow started or resumed: a slide that kills its process must not do so forever."""
+    """How often the workflow started or resumed. A slide that kills its process must not do so
+    forever."""
     shards_done: Mapped[int] = mapped_column(default=0)
     shards_total: Mapped[int | None]
     error: Mapped[str | None] = mapped_column(String(64))

@@ -1,4 +1,7 @@
-"""The HTTP application: routers, error answers, and what is opened and closed with it. Knows no model and no Ray."""
+"""The HTTP application: routers, error answers, and what is opened and closed with it.
+
+It imports no model and no Ray.
+"""
 
 from __future__ import annotations
 

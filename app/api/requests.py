@@ -1,4 +1,4 @@
-"""What holds for every request: clients' habits that must not matter, and slips that must not pass."""
+"""What holds for every request: habits that must not matter, and slips that must not pass."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What a caller states about a case. Checked here with the limits that the risk model knows (`training.risk.covariates`)."""
+"""What a caller states about a case.
+
+It is checked here with the limits of the risk model (`training.risk.covariates`).
+"""
 
 from __future__ import annotations
 
@@ -68,7 +71,10 @@ def checked(kind: type[M], values: Mapping[str, object]) -> M:
 
 
 class ClinicalVariables(BaseModel):
-    """Clinical variables of one patient, without identity. Age, PSA and T stage are all needed for a risk, or all left out."""
+    """Clinical variables of one patient, without identity.
+
+    Age, PSA and T stage are all needed for a risk, or all left out.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -12,7 +12,7 @@ from app.database.base import Base, now
 
 
 class Case(Base):
-    """One patient episode: its clinical variables. No name, no date of birth, no hospital number."""
+    """Clinical variables of one patient episode: no name, date of birth or hospital number."""
 
     __tablename__ = "cases"
 

@@ -1,4 +1,7 @@
-"""Bring a database to the newest schema. Safe to call from several processes at once: one migrates, the others wait."""
+"""Bring a database to the newest schema.
+
+Several processes may call it at once: one migrates, the others wait.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Connections and units of work. One request, or one step of a workflow, is one session and one commit."""
+"""Connections and units of work.
+
+One request, or one step of a workflow, is one session and one commit.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +54,7 @@ class Database:
 
 
 def insert_if_absent(session: Session, row: Base) -> None:
-    """Insert `row` unless its primary key is there already: what an at-least-once step may repeat."""
+    """Insert a row unless its primary key exists: a step that is repeated may repeat it."""
     table = type(row).__table__
     values = {
         column.key: getattr(row, column.key)

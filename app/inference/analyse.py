@@ -34,7 +34,8 @@ def analyse(
 ) -> AnalysisResult:
     """Run all stages of an analysis.
 
-    The slide is read in place and not ingested: its identity comes from its size, time and tile index.
+    The slide is read in place and not ingested: its identity comes from its size, time and tile
+    index.
 
     Args:
         slide: path or URI.

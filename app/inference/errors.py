@@ -6,6 +6,6 @@ from app.errors import ServiceError
 
 
 class ModelSetUnusable(ServiceError):  # noqa: N818
-    """No model set at the configured place, or its parts do not fit together."""
+    """The models were exchanged while an analysis was running."""
 
     status = 503

@@ -1,6 +1,6 @@
-"""The models a case needs, wherever they run: in this process, or behind Ray Serve handles (`app.serve.deployments`).
+"""The models that a case needs: in this process, or behind handles (`app.serve.deployments`).
 
-Both do the same through the same functions of `training`; an analysis cannot tell which one it was given.
+Both do the same through the same functions of `training`, so that an analysis is the same on both.
 """
 
 from __future__ import annotations

@@ -6,10 +6,10 @@
     report    heatmap.png and report.pdf
 
 `run_stages` runs them, whoever runs a stage: the case workflow as durable steps against Ray Serve
-(`app.workflow.case_workflow`), `analyse` in this process (`app.inference.analyse`). Each stage reads
-what it needs from the store and may be repeated: all files belong to the analysis, and embeddings
-have addresses made of content, so nothing is computed or counted twice. This module knows neither
-HTTP nor database.
+(`app.workflow.case_workflow`), `analyse` in this process (`app.inference.analyse`). Each stage
+reads what it needs from the store and may be repeated: all files belong to the analysis, and
+embeddings have addresses made of content, so nothing is computed or counted twice. This module
+knows neither HTTP nor database.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ from training.encoder.embed import missing_shards
 T = TypeVar("T")
 
 SHARD_SIDE = 16
-"""Maximum number of patches along a side of a shard: half of what training reads by. Here a shard is
-what progress counts and a crash repeats, and computing costs far more than the few tiles that are
-decoded twice."""
+"""Maximum number of patches along a side of a shard: half of what training reads by. Here a shard
+is what progress counts and a crash repeats, and computing costs far more than the few tiles that
+are decoded twice."""
 
 
 @dataclass(frozen=True, kw_only=True)

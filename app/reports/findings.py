@@ -1,4 +1,4 @@
-"""What a report is made from: the slide as it was indexed, the models, and what they found on it."""
+"""What a report is made from: the indexed slide, the models, and what they found on it."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""Where on the slide which pattern was seen: patch probabilities as a raster, and as a picture over the thumbnail.
+"""Where on the slide which pattern was seen: a raster of probabilities, and a picture of it.
 
-The picture carries its own legend and scale bar, so that it can be read wherever it is pasted. Colours rise in order (blue for
-benign, then yellow, orange, dark red) and stay apart for the three kinds of colour blindness (tested). Certainty shows as
-opacity. This module knows pixels and probabilities and no model.
+The picture carries its own legend and scale bar, so that it can be read wherever it is pasted.
+Colours rise in order (blue for benign, then yellow, orange, dark red) and stay apart for the three
+kinds of colour blindness (tested). Certainty shows as opacity. This module knows pixels and
+probabilities and no model.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ COLOURS: Final = ((43, 108, 176), (250, 220, 60), (236, 122, 8), (130, 10, 30))
 """sRGB of PATTERNS, in their order."""
 LABELS: Final = ("Benign", "Gleason 3", "Gleason 4", "Gleason 5")
 OPACITY: Final = ((0.10, 0.40), (0.40, 0.85), (0.40, 0.85), (0.40, 0.85))
-"""Opacity per pattern when it is barely the most probable, and when it is certain: benign recedes."""
+"""Opacity of each pattern, barely the most probable and certain: benign recedes."""
 LEGEND_SHARE: Final = 0.75
-"""The legend is at least this share of the picture's height wide: beside a tall slide it stays readable."""
+"""Minimum width of the legend as a share of the height: it stays readable on tall slides."""
 FONTS: Final = Path(__file__).parent / "fonts"
 
 Raster = npt.NDArray[np.float32]
@@ -66,7 +67,7 @@ def pattern_raster(
 
 
 def overlay(thumbnail: Pixels, raster: Raster) -> Pixels:
-    """The thumbnail with the most probable pattern laid over it, uint8 [h, w, 3]."""
+    """The thumbnail with the most probable pattern placed over it, uint8 [h, w, 3]."""
     grey = thumbnail.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
     base = 0.75 * grey[..., None] + 0.25 * thumbnail
     base = 255 - (255 - base) * 0.9
@@ -82,7 +83,10 @@ def overlay(thumbnail: Pixels, raster: Raster) -> Pixels:
 
 
 def scale_bar(width_um: float) -> float:
-    """Length of the scale bar in micrometres: the largest of 1, 2, 5 x 10^k that is at most a fourth of the picture's width."""
+    """Length of the scale bar in micrometres.
+
+    It is the largest of 1, 2, 5 x 10^k that is at most a fourth of the picture's width.
+    """
     limit = width_um / 4
     power = 10.0 ** np.floor(np.log10(limit))
     return float(max(step * power for step in (1, 2, 5) if step * power <= limit))
@@ -95,7 +99,8 @@ def heatmap_png(thumbnail: Pixels, raster: Raster, *, mpp: float, min_width: int
         thumbnail: uint8 [h, w, 3].
         raster: of the same height and width, from `pattern_raster`.
         mpp: micrometres per thumbnail pixel.
-        min_width: thumbnails whose picture would be narrower are enlarged, so that the legend can be read.
+        min_width: thumbnails whose picture would be narrower are enlarged, so that the legend can
+            be read.
     """
     picture = Image.fromarray(overlay(thumbnail, raster))
     zoom = max(1.0, min_width / max(picture.width, LEGEND_SHARE * picture.height))

@@ -1,4 +1,6 @@
-"""The report as PDF/A, through typst: the template draws everything as vectors from the report's JSON and the heatmap.
+"""The report as PDF/A, through typst.
+
+The template draws everything as vectors from the report's JSON and the heatmap.
 
 The same report gives the same bytes. Fonts come with the package; nothing is fetched.
 """

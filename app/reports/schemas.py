@@ -1,6 +1,7 @@
-"""The report as JSON: the one source of the PDF, of the API's `result` and of what `acinus analyse` prints.
+"""The report as JSON: the source of the PDF, of the API's `result` and of what the CLI prints.
 
-Every share and probability is between 0 and 1; lengths are micrometres unless their name says otherwise.
+Every share and probability is between 0 and 1; lengths are micrometres unless their name says
+otherwise.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class Specimen(Part):
     mpp: float
     patches: int
     patch_area_mm2: float
-    """Area that the analysed patches cover."""
+    """Area that the analysed patches cover together."""
 
 
 class Grading(Part):
@@ -55,7 +56,7 @@ class Grading(Part):
 
 
 class SlideModelPrediction(Part):
-    """What the slide model says by itself, from attention over all patches: a check on the grading."""
+    """What the slide model says on its own, by attention over all patches: checks the grading."""
 
     grade_group: Annotated[int, Field(ge=0, le=5)]
     grade_group_probabilities: Annotated[list[Share], Field(min_length=6, max_length=6)]
@@ -92,7 +93,8 @@ class Risk(Part):
     percentile: float | None
     """Within the NCCN group, of the cohort that the model was fitted on."""
     contributions: dict[str, float]
-    """Log hazard that image, age, PSA, T stage and Gleason add against the average patient; they sum to `score`."""
+    """Log hazard that image, age, PSA, T stage and Gleason add, compared with the average patient.
+    They sum to `score`."""
     outside_training_range: list[str]
     gleason_from: Literal["pathologist", "image"]
 
@@ -122,7 +124,8 @@ class Report(Part):
     schema_version: Literal[1] = 1
     notice: Literal["Research use only; not a diagnosis"] = NOTICE
     simulated_outcomes: bool
-    """The risk model was fitted on outcomes that a generator drew: nothing in the risk is about patients."""
+    """Whether the risk model was fitted on outcomes that a generator drew: then nothing in the risk
+    is about patients."""
     analysis_id: str
     created_at: datetime
     specimen: Specimen

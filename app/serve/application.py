@@ -1,15 +1,17 @@
 """OPEN FIRST. The service on Ray Serve: what runs where, and how it starts and stops.
 
-    build(args)        the application, for a Serve config file (`import_path: app.serve:build`) or for `run`
-    run(settings)      what `acinus serve` does: a Ray of its own where there is none, the application, until SIGTERM or SIGINT
+    build(args)      the application, for a Serve config file (`import_path: app.serve:build`)
+    run(settings)    what `acinus serve` does: the application until SIGTERM or SIGINT, on a Ray of
+                     its own if there is none
 
-    client -> Ingress (FastAPI) -> queue in the workflow database -> CaseExecutor -> Encoder, SlideRisk -> store and database
+    client -> Ingress (FastAPI) -> queue in the workflow database
+           -> CaseExecutor -> Encoder, SlideRisk -> store and database
 
-In a Serve config file, `proxy_location: Disabled` belongs beside the application: the Ingress listens itself, on the host and
-port of the settings (`app.serve.ingress` has the measured reason).
+In a Serve config file, `proxy_location: Disabled` belongs next to the application: the Ingress
+listens itself, on the host and port of the settings (`app.serve.ingress` has the measured reason).
 
-The Ingress never calls a model: it writes a case down, queues it and answers. The executor takes it from there
-(`app.workflow`), so that cases survive the death of any of these processes.
+The Ingress never calls a model: it writes a case down, queues it and answers. The executor takes it
+from there (`app.workflow`), so that cases survive the death of any of these processes.
 """
 
 from __future__ import annotations
@@ -41,7 +43,8 @@ def build(args: dict[str, Any] | Settings) -> Any:
     """The Serve application.
 
     Args:
-        args: settings, as in the `args` of a Serve config file: names of `app.settings`; what is left out comes from `ACINUS_*`.
+        args: settings, as in the `args` of a Serve config file: names of `app.settings`; what is
+            left out comes from `ACINUS_*`.
     """
     settings = args if isinstance(args, Settings) else Settings(**args)
 
@@ -59,7 +62,8 @@ def build(args: dict[str, Any] | Settings) -> Any:
         cpus=1,
         resources={"num_gpus": settings.encoder_gpus},
         num_replicas=settings.encoder_replicas,
-        max_ongoing_requests=2,  # one shard is fetched while another is computed; the rest waits where it can be rerouted
+        # One shard is fetched while another is computed; the rest waits where it can be rerouted.
+        max_ongoing_requests=2,
     ).bind(settings, precision)
     slide_risk = deployed(
         deployments.SlideRiskDeployment, "SlideRisk", cpus=0.5, max_ongoing_requests=4
@@ -79,7 +83,7 @@ def build(args: dict[str, Any] | Settings) -> Any:
 
 
 def run(settings: Settings, *, on_ready: Callable[[str], None] = print) -> None:
-    """Serve until SIGTERM or SIGINT, then stop cleanly: cases under way are taken up by the next start.
+    """Serve until SIGTERM or SIGINT, then stop cleanly; the next start takes up open cases.
 
     Args:
         settings: see `app.settings`.

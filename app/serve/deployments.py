@@ -1,11 +1,12 @@
-"""Ray Serve around the plain functions: where the encoder, the slide and risk models and the case executor run.
+"""Ray Serve around plain functions: where models and case executor run.
 
     CaseExecutor   one replica: works the queue, its steps call the two below
-    Encoder        embeds shards; a request is a shard: rows of the shard table in, embeddings under their content address out
+    Encoder        embeds shards: rows of the shard table in, embeddings to their content address
     SlideRisk      reads a slide: bag of embeddings -> patterns, grade, risk
 
-Wrappers only: each method is one call of a function that is tested without Ray. Torch runs in threads, never on the event loop.
-Plain classes here; `app.serve.build` says how many of each there are and what they may use.
+Wrappers only: each method is one call of a function that is tested without Ray. Torch runs in
+threads, never on the event loop. Plain classes here; `app.serve.build` says how many of each there
+are and what they may use.
 """
 
 from __future__ import annotations
@@ -32,7 +33,10 @@ from training.precision import PrecisionChoice
 
 
 class EncoderDeployment:
-    """One replica of the encoder. Requests overlap: one shard is fetched and decoded while another is computed."""
+    """One replica of the encoder.
+
+    Requests overlap: one shard is fetched and decoded while another is computed.
+    """
 
     def __init__(self, settings: Settings, precision: PrecisionChoice) -> None:
         log.configure()
@@ -72,7 +76,8 @@ class SlideRiskDeployment:
 class ServedModels:
     """The models behind deployment handles (`app.inference.models.Models`).
 
-    The workflow's steps run on an event loop of their own; handles are used on the replica's loop, where they were made.
+    The workflow's steps run on an event loop of their own; handles are used on the replica's loop,
+    where they were made.
     """
 
     def __init__(
@@ -100,7 +105,7 @@ class ServedModels:
         return await self._call(self._slide_risk, "read", shards, root, clinical, key)
 
     async def _call(self, deployment: DeploymentHandle, method: str, *args: Any) -> Any:
-        """One request on the replica's loop; errors of the deployment come back as they were raised."""
+        """One request on the replica's loop; errors come back as the deployment raised them."""
 
         async def request() -> (
             Any
@@ -116,7 +121,10 @@ class ServedModels:
 
 
 class CaseExecutorDeployment:
-    """The one executor of the case workflow. Never more than one replica: it claims workflows under a fixed name."""
+    """The one executor of the case workflow.
+
+    Never more than one replica: it claims workflows under a fixed name.
+    """
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
         self, settings: Settings, encoder: DeploymentHandle, slide_risk: DeploymentHandle

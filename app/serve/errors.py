@@ -6,4 +6,4 @@ from app.errors import ServiceError
 
 
 class AddressTaken(ServiceError):  # noqa: N818
-    """The HTTP service cannot listen where it is told to."""
+    """The HTTP service cannot listen on its host and port."""

@@ -1,10 +1,14 @@
-"""The HTTP deployment: FastAPI under uvicorn in a Serve replica. Imports no model: it takes cases in and queues them.
+"""The HTTP deployment: FastAPI under uvicorn in a Serve replica.
 
-The replica listens itself, and Serve's own HTTP proxies stay off, because their path holds a request's body in memory without
-bound. An upload of 1.5 GB took 1.6 GB in the proxy and 1.9 GB in the replica; behind HAProxy 1.2 GB in the replica; with
-uvicorn's flow control 7 MB, at 382 instead of 208 MiB/s. It also listens on the given address only (HAProxy opens two more
-ports on every one) and answers as many requests as behind HAProxy (300-360/s beside 140-190/s through Serve's proxy, same busy
-2 cores). Serve still places, checks and restarts the replica; several nodes have one each, behind a load balancer.
+It imports no model: it takes cases in and queues them.
+
+The replica listens itself, and Serve's own HTTP proxies stay off, because their path holds a
+request's body in memory without bound. An upload of 1.5 GB took 1.6 GB in the proxy and 1.9 GB in
+the replica; behind HAProxy 1.2 GB in the replica; with uvicorn's flow control 7 MB, at 382 instead
+of 208 MiB/s. It also listens on the given address only: HAProxy opens two more ports on every one.
+It answers as many requests as behind HAProxy: 300-360/s, compared with 140-190/s through Serve's
+proxy on the same 2 busy cores. Serve still places, checks and restarts the replica; several nodes
+have one each, behind a load balancer.
 """
 
 from __future__ import annotations
@@ -43,7 +47,7 @@ class IngressDeployment:
         while not self._server.started:
             if self._serving.done():
                 await self._serving
-                raise RuntimeError("the HTTP server ended before it began; its log says why")
+                raise RuntimeError("the HTTP server ended before it started; its log says why")
             await asyncio.sleep(0.02)
 
     async def check_health(self) -> None:

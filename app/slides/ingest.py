@@ -28,7 +28,8 @@ class IngestedSlide:
     """A slide in the organisation's store.
 
     Attributes:
-        slide_id: SHA-256 of the de-identified object; of a folder, over its files' names and SHA-256.
+        slide_id: SHA-256 of the de-identified object; of a folder, over its files' names and
+            SHA-256.
         uri: where it is stored.
         size_bytes: how large it is.
     """
@@ -81,7 +82,7 @@ def take_in(
 
 
 def _fetch(source: str, path: Path) -> Path:
-    """A remote slide on local disk: cleaning needs the whole object. Streamed, never whole in memory."""
+    """Copy a remote slide to local disk, streamed: cleaning needs the whole object."""
     try:
         with path.open("wb") as target:
             for chunk in storage.stream_bytes(source):

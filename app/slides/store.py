@@ -1,7 +1,7 @@
-"""Where an organisation's slides lie, and what a caller may name.
+"""Where an organisation's slides are stored, and which of them a caller may name.
 
 <storage_root>/<organisation>/incoming/<analysis>/slide.svs   as it arrived: removed by ingestion
-<storage_root>/<organisation>/<slide_id>/slide.svs            de-identified; slide_id is the SHA-256 of exactly these bytes
+<storage_root>/<organisation>/<slide_id>/slide.svs            de-identified; slide_id: its SHA-256
 """
 
 from __future__ import annotations
@@ -25,18 +25,19 @@ def incoming_uri(settings: Settings, organisation_id: str, analysis_id: str, suf
 
 
 def slide_uri(settings: Settings, organisation_id: str, slide_id: str, suffix: str) -> str:
-    """Where an ingested slide lies."""
+    """Where an ingested slide is stored."""
     return storage.join(settings.organisation_root(organisation_id), slide_id, f"slide{suffix}")
 
 
 def within_organisation(settings: Settings, organisation_id: str, uri: str) -> str:
-    """`uri` as it may be used: below the organisation's own prefix, with nothing in it that leads out again.
+    """The URI as it may be used: below the organisation's own prefix, and not leading out of it.
 
     Raises:
-        OutsideStore: it is anywhere else, or no `file://` or `s3://` URI.
+        OutsideStore: it is anywhere else, or not a `file://` or `s3://` URI.
     """
     refusal = OutsideStore(
-        "The slide's URI is not within your organisation's store; upload the slide or copy it there first."
+        "The slide's URI is not within your organisation's store; "
+        "upload the slide or copy it there first."
     )
     root = urlsplit(settings.organisation_root(organisation_id))
     parts = urlsplit(uri)

@@ -1,7 +1,9 @@
-"""Receive a multipart form whose file may be as large as a slide: the file goes to disk as it arrives, never whole into memory.
+"""Receive a multipart form whose file may be as large as a slide.
 
-The file's own name is looked at for its suffix and then forgotten: names can hold a patient's. A form that breaks off, grows too
-large or cannot be read leaves nothing behind.
+The file goes to disk as it arrives, never whole into memory.
+
+The file's own name is looked at for its suffix and then forgotten: names can hold a patient's. A
+form that breaks off, grows too large or cannot be read leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -47,7 +49,8 @@ class Form:
 
     Attributes:
         fields: the text fields.
-        file: the slide on local disk, None if the form held none. It is removed at the end of `receive` unless it was moved away.
+        file: the slide on local disk, None if the form held none. It is removed at the end of
+            `receive` unless it was moved away.
         suffix: the slide's suffix, lower case, one of `SUFFIXES`.
     """
 
@@ -171,7 +174,7 @@ _EXTENDED = re.compile(rb";[ \t]*filename\*=[\w-]*'[^']*'([^;\s]+)", re.IGNORECA
 
 
 def extended_file_name(disposition: bytes) -> bytes:
-    """The file name in the form of RFC 5987, which older clients send alone; empty if there is none.
+    """The file name as RFC 5987 writes it, which older clients send alone; empty if there is none.
 
     RFC 7578 forbids that form, so a plain `filename` counts before it.
     """
@@ -196,8 +199,10 @@ async def receive(request: Request, folder: Path, max_bytes: int) -> AsyncIterat
     """Read the form of `request`, its file into `folder`.
 
     Raises:
-        InvalidRequest: no multipart form, one that breaks off, or one with parts that are not understood.
-        UploadTooLarge: the slide exceeds `max_bytes`; noticed by the announced length, at the latest while it arrives.
+        InvalidRequest: no multipart form, one that breaks off, or one with parts that are not
+            understood.
+        UploadTooLarge: the slide exceeds `max_bytes`; noticed by the announced length, at the
+            latest while it arrives.
         UnsupportedUpload: a kind of file that is not read from an upload.
         UploadNotStored: the disk is full or cannot be written.
     """

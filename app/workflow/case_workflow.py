@@ -1,11 +1,11 @@
-"""The durable case workflow: ingest, then the stages of `app.inference.stages`. It survives any process.
+"""The durable case workflow: ingest, then the stages of `app.inference.stages`.
 
-Web processes only put analyses on the queue (`app.workflow.queue`). ONE executor process, with a fixed
-executor id, works it (`app.workflow.executor`): two executors that share an id would both recover the
-same workflows. DBOS records each finished step in its database; after a crash the next process of that
-id goes on behind the last one recorded. A step may therefore run twice, and every step is idempotent:
-the files of an analysis are its own, embeddings have addresses made of their content, rows have keys,
-progress is set and never added to.
+Web processes only put analyses on the queue (`app.workflow.queue`). ONE executor process, with a
+fixed executor id, works it (`app.workflow.executor`): two executors that share an id would both
+recover the same workflows. DBOS records each finished step in its database; after a crash the next
+process of that id goes on behind the last one recorded. A step may therefore run twice, and every
+step is idempotent: the files of an analysis are its own, embeddings have addresses made of their
+content, rows have keys, progress is set and never added to.
 
 This module knows how a step is run and where results are written down, not what a stage does.
 """
@@ -45,7 +45,7 @@ MAX_ATTEMPTS: Final = 5
 EXPECTED: Final = (SlideError, ServiceError, TrainingError)
 """Errors that say what is wrong: trying again would not help."""
 NAMED: Final = (*EXPECTED, storage.StorageError)
-"""Errors whose class callers may see. A store that did not answer may answer when it is tried again."""
+"""Errors whose class callers may see. A store that did not answer may answer when tried again."""
 
 
 @DBOS.dbos_class(CLASS)
@@ -143,8 +143,8 @@ class CaseWorkflow(DBOSConfiguredInstance):
         """Count the attempt: the one thing that happens each time a process takes the workflow up.
 
         Returns:
-            Whether the analysis is done: the process before this one died between writing the result
-            and noting that it had.
+            Whether the analysis is done: the process before this one died between writing the
+            result and noting that it had.
         """
         with self._database.session() as session:
             row = session.get_one(Analysis, (files.organisation, files.analysis_id))

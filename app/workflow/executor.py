@@ -19,7 +19,10 @@ log = structlog.get_logger(__name__)
 
 
 class CaseExecutor:
-    """The one process that works the queue. Start it inside a running event loop, stop it before that loop ends."""
+    """The one process that works the queue.
+
+    Start it inside a running event loop, and stop it before that loop ends.
+    """
 
     def __init__(self, settings: Settings, models: Models) -> None:
         self._settings = settings
@@ -49,7 +52,10 @@ class CaseExecutor:
         log.info("executor started", executor=settings.executor_id)
 
     def _queue_waiting(self) -> None:
-        """Queue what a web process wrote down but died before it could queue. Queueing again changes nothing."""
+        """Queue what a web process wrote down but could not queue before it died.
+
+        Queueing again changes nothing.
+        """
         assert self._database is not None
         with self._database.session() as session:
             waiting = analyses.queued(session)
@@ -61,7 +67,7 @@ class CaseExecutor:
             queue.close()
 
     async def stop(self) -> None:
-        """Stop working. What is under way stays open and is taken up by the next process of this executor id."""
+        """Stop working. The next process of this executor id takes up what stays open."""
         await asyncio.to_thread(DBOS.destroy, destroy_registry=False)
         if self._database is not None:
             self._database.close()

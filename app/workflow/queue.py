@@ -1,6 +1,6 @@
-"""The queue of cases in the workflow database, as web processes see it: they put analyses on it and nothing else.
+"""The queue of cases in the workflow database, as web processes see it: they only add to it.
 
-Imports no model: what takes requests in stays small.
+It imports no model: what takes requests in stays small.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ QUEUE: Final = "cases"
 CLASS: Final = "CaseWorkflow"
 WORKFLOW: Final = "analyse_case"
 VERSION: Final = "2"
-"""Of the sequence of steps and of what they hand on: change it with them. A workflow only ever resumes
-under the version that it started with."""
+"""Of the sequence of steps and of what they hand on: change it with them. A workflow only ever
+resumes under the version that it started with."""
 
 
 class DurableQueue:

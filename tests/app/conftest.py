@@ -1,4 +1,4 @@
-"""A service without its executor: settings in a temporary folder, the real database, the real queue, HTTP without a socket."""
+"""A service without its executor: the real database and queue, in a temporary folder."""
 
 from __future__ import annotations
 

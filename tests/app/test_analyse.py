@@ -1,4 +1,4 @@
-"""One analysis in this process, through the real models: what it writes, that it repeats itself, and what it refuses."""
+"""One analysis in this process, through the real models: what it writes, repeats and refuses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""HTTP without the executor: what is taken in, what is refused and in which words, and who sees whose analyses."""
+"""HTTP without the executor: what is taken in or refused, and who sees whose analyses."""
 
 from __future__ import annotations
 
@@ -193,7 +193,7 @@ def test_an_upload_without_announced_length_is_limited_while_it_arrives(
 @pytest.mark.parametrize(
     "body",
     [
-        b'--b\r\nContent-Disposition: form-data; name="slide"; filename="s.svs"\r\n\r\nhalf of a sli',
+        b'--b\r\nContent-Disposition: form-data; name="slide"; filename="s.svs"\r\n\r\nhalf a sli',
         b"not a form at all",
         b"--b\r\nContent-Disposition: form-data\r\n\r\nx\r\n--b--\r\n",
         b'--b\r\nContent-Disposition: form-data; name="age"\r\n\r\n\xff\xfe\r\n--b--\r\n',
@@ -307,7 +307,7 @@ def test_the_list_is_paged_newest_first(app: FastAPI) -> None:
     run(app, journey)
 
 
-def test_a_failed_analysis_tells_its_sentence(app: FastAPI) -> None:
+def test_a_failed_analysis_gives_its_sentence(app: FastAPI) -> None:
     async def journey(client: httpx.AsyncClient) -> None:
         body = (await post(client)).json()
         with app.state.context.database.session() as session:

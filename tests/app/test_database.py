@@ -1,4 +1,4 @@
-"""The schema, on SQLite and on a real PostgreSQL: migrations give exactly the models' tables, once, whoever calls first."""
+"""The schema, on SQLite and on a real PostgreSQL: migrations give exactly the declared tables."""
 
 from __future__ import annotations
 

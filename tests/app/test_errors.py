@@ -1,4 +1,4 @@
-"""Errors: a status and a sentence each, whole after pickling, and logs that hold no patient data."""
+"""Errors: each has a status and a sentence and survives pickling; logs hold no patient data."""
 
 from __future__ import annotations
 

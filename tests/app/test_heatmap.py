@@ -1,4 +1,4 @@
-"""The heatmap: right place, right colour, readable by the colour-blind, with a legend and a scale bar that is true."""
+"""The heatmap: positions, colours that the colour-blind can read, legend and scale bar."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_colours_stay_apart(kind: str) -> None:
     assert lab[1, 0] > lab[2, 0] > lab[3, 0], "the higher the pattern, the darker"
 
 
-def test_a_patch_lies_where_it_was() -> None:
+def test_a_patch_is_drawn_at_its_position() -> None:
     raster = pattern_raster(
         np.array([640]), np.array([320]), one_hot(2), side=320, scale=1 / 32, shape=(40, 60)
     )

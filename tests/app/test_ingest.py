@@ -1,4 +1,4 @@
-"""Ingestion: de-identified, known by its hash, stored once, the original gone; repeatable at every point."""
+"""Ingestion: de-identified, known by its hash, stored once; repeatable at every point."""
 
 from __future__ import annotations
 

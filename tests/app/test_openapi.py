@@ -1,4 +1,6 @@
-"""The whole API against its own description: schemathesis makes requests, right and wrong, of every operation.
+"""The whole API compared with its own description, by schemathesis.
+
+It makes requests, right and wrong, of every operation.
 
 All of schemathesis's checks must hold: no 500, no undocumented status, content type or body, right
 data accepted, wrong data refused, methods that do not exist answered with those that do.

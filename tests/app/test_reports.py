@@ -1,4 +1,4 @@
-"""The PDF: what must stand on every page stands there, the same report gives the same bytes, and it is PDF/A."""
+"""The PDF: what every page must show, the same bytes for the same report, and PDF/A."""
 
 from __future__ import annotations
 
@@ -205,7 +205,7 @@ def test_it_can_be_looked_at() -> None:
     assert [page[:4] for page in report_pages(example(), heatmap(), ppi=40)] == [b"\x89PNG"] * 2
 
 
-def test_a_share_beyond_one_is_no_report() -> None:
+def test_a_share_beyond_one_is_refused() -> None:
     with pytest.raises(ValidationError):
         schemas.Estimate(estimate=1.2, lower=0, upper=1)
 

@@ -1,4 +1,4 @@
-"""The Serve application: what it is made of, from settings or from the arguments of a Serve config file; no Ray is started."""
+"""The Serve application: what it is made of, and what is refused before Ray starts."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ def test_every_setting_is_documented() -> None:
     assert undocumented == [], "write a description that an operator can act on"
 
 
-def test_defaults_lie_below_the_data_root(tmp_path: Path) -> None:
+def test_defaults_are_below_the_data_root(tmp_path: Path) -> None:
     settings = Settings(data_root=tmp_path)
     assert settings.database_url == f"sqlite:///{tmp_path}/acinus.db"
     assert settings.workflow_database_url == f"sqlite:///{tmp_path}/workflows.db"

@@ -1,4 +1,4 @@
-"""The case workflow: killed at any moment it goes on in the next process, and each result counts once."""
+"""The case workflow: the next process goes on where one was killed; each result counts once."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def submit(
 
 
 def executor(settings: Settings, crash: str = "") -> subprocess.CompletedProcess[str]:
-    """Run an executor until all is done, or until it dies where it is told to."""
+    """Run an executor until all is done, or until it dies at the step named."""
     arguments = [
         sys.executable,
         "-W",
@@ -146,7 +146,7 @@ def test_a_queue_of_good_and_bad_cases(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """One executor works them all off: each ends as it should, and no bad one takes a good one with it."""
+    """One executor works on them all: each ends as it should, whatever becomes of the others."""
     cut = tmp_path / "cut.svs"
     cut.write_bytes(generated_slide.read_bytes()[:200_000])
     bad = submit(service_settings, database, cut)
@@ -203,8 +203,8 @@ def test_the_same_slide_uploaded_many_times_while_it_is_analysed_gives_each_its_
     request: pytest.FixtureRequest,
 ) -> None:
     """A double click, a retry, a corrected PSA: no upload disturbs an analysis that is running."""
-    places = {"storage_root": request.getfixturevalue("bucket")} if root == "s3" else {}
-    settings = Settings(data_root=tmp_path / "data", models=model_set, concurrent_cases=3, **places)
+    store = {"storage_root": request.getfixturevalue("bucket")} if root == "s3" else {}
+    settings = Settings(data_root=tmp_path / "data", models=model_set, concurrent_cases=3, **store)
     upgrade_to_head(settings.database_url)
     database = Database(settings.database_url)
     uploads = {
@@ -227,7 +227,7 @@ def test_the_same_slide_uploaded_many_times_while_it_is_analysed_gives_each_its_
 def test_the_same_on_postgresql(
     postgres: str, tmp_path: Path, model_set: str, generated_slide: Path
 ) -> None:
-    """Rows and workflow in one PostgreSQL, as in the cloud: a process is killed, the next one finishes."""
+    """Rows and workflow in one PostgreSQL, as in the cloud: the next process finishes."""
     server = create_engine(postgres, isolation_level="AUTOCOMMIT")
     with server.connect() as connection:
         for name in ("service", "workflows"):

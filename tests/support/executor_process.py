@@ -1,7 +1,10 @@
-"""An executor in a process of its own, which can be told where to die: `python -m tests.support.executor_process SETTINGS CRASH`.
+"""An executor in a process of its own, which dies where CRASH says.
 
-CRASH is empty, the name of a step (killed as it begins, the step before it being recorded), `embed:N` (killed when N shards are
-done) or `done` (killed when the result is written down but the workflow does not know it yet). Prints one line per step it runs.
+    python -m tests.support.executor_process SETTINGS CRASH
+
+CRASH is empty, the name of a step (killed as it begins, the step before it being recorded),
+`embed:N` (killed when N shards are done) or `done` (killed when the result is written down but the
+workflow does not know it yet). Prints one line per step it runs.
 """
 
 from __future__ import annotations
@@ -32,7 +35,7 @@ def die() -> None:
 
 
 def install_crash(crash: str) -> None:
-    """Replace `CaseWorkflow._note`, which every step calls, by one that dies at the wanted moment."""
+    """Replace `CaseWorkflow._note`, which every step calls, by one that dies when asked."""
     wanted, _, shards = crash.partition(":")
     original = CaseWorkflow._note
 

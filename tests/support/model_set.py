@@ -1,7 +1,10 @@
-"""A complete, tiny model set for tests of the service: every model is fitted by the product's own functions, in seconds.
+"""A complete, tiny model set for tests of the service.
 
-The encoder has random weights; pattern head and attention model are fitted on the generated cohort's patches and labels, the risk
-model on simulated outcomes. What it says is worth nothing; that it says it through every real path is the point.
+Every model is fitted by the product's own functions, in seconds.
+
+The encoder has random weights; pattern head and attention model are fitted on the generated
+cohort's patches and labels, the risk model on simulated outcomes. What it says is worth nothing;
+that it says it through every real path is the point.
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ PATIENTS = 200
 
 
 def make_model_set(manifest: str, out: str) -> str:
-    """Fit the three models on the slides of `manifest` and write them below `out`; returns its URI."""
+    """Fit the three models on a manifest's slides and write them below `out`; returns its URI."""
     config = EncoderConfig(
         network=ViTConfig(size=SPEC.size, dim=32, depth=2, heads=2, layer_scale=None), spec=SPEC
     )

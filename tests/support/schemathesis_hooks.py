@@ -1,8 +1,8 @@
 """What schemathesis cannot make of our form by itself; loaded by its command line.
 
-The form has either `slide` or `slide_uri` (`oneOf` of two `required`). Schemathesis 4.32 fills in both
-and calls that valid, and leaves one branch's field out and calls that invalid. The rule is taken out of
-what it reads; requests that break it are left to `tests/app/test_api.py`.
+The form has either `slide` or `slide_uri` (`oneOf` of two `required`). Schemathesis 4.32 fills in
+both and calls that valid, and leaves one branch's field out and calls that invalid. The rule is
+taken out of what it reads; requests that break it are left to `tests/app/test_api.py`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""How Alembic reaches the database: on the connection `app.database.migrate` hands over, or by `alembic -x url=...`."""
+"""How Alembic reaches the database.
+
+It uses the connection of `app.database.migrate`, or the URL of `alembic -x url=...`.
+"""
 
 from __future__ import annotations
 
