@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from app.slides import upload as upload_form
+from app.uploads import reception
 from pipelines import discovery, storage
 from pipelines.grid import PatchSpec
 from pipelines.index import index_slide
@@ -426,7 +426,7 @@ def test_every_format_is_in_the_table(name: str) -> None:
 def test_discovery_finds_what_is_read_and_upload_takes_what_can_be_cleaned() -> None:
     assert {".svs", ".tiff", ".mrxs", ".svslide"} <= discovery.SUFFIXES
     assert frozenset({".dcm", ".dicom"}) == discovery.DICOM_SUFFIXES
-    assert frozenset({".svs", ".tif", ".tiff", ".ndpi"}) == upload_form.SUFFIXES
+    assert frozenset({".svs", ".tif", ".tiff", ".ndpi"}) == reception.SUFFIXES
     assert not discovery.SUFFIXES & formats.NOT_READ.keys()
 
 
