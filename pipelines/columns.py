@@ -54,7 +54,8 @@ def rows_of(row: type[Row], table: pa.Table) -> list[Row]:
         KeyError: a column is missing.
         ValueError: the values of a row can't be.
     """
-    columns = {found.name: _values(table[found.name]) for found in fields(row)}  # type: ignore[arg-type]
+    names = schema_of(row).names
+    columns = {name: _values(table[name]) for name in names}
     return [row(**{name: values[k] for name, values in columns.items()}) for k in range(len(table))]
 
 

@@ -1,10 +1,12 @@
-"""Which slides are prepared already: one record a slide, written last, so that a killed run loses nothing that was finished.
+"""Which slides are prepared already: one record a slide, written last, so that a killed run loses
+nothing that was finished.
 
 OUT/{organisation}/prepared/{key}.json
 
-The key is a digest of all that a slide's shard table follows from: where the slide is and its version there, PatchSpec,
-resolution given by hand, and `index.INDEX_VERSION`. What changes any of these changes the key, and the slide is prepared anew. The
-record holds no name of a slide and nothing of the manifest: labels, cases and splits can change without any slide being read again.
+The key is a digest of all that a slide's shard table follows from: the slide's URI and version,
+PatchSpec, a given mpp, and `index.INDEX_VERSION`. If any of these changes, the key changes and the
+slide is prepared again. The record holds no slide's name and nothing of the manifest: labels, cases
+and splits can change without reading a slide again.
 """
 
 from __future__ import annotations
@@ -18,11 +20,11 @@ from pipelines.index import INDEX_VERSION, SlideRecord
 from pipelines.slides.source import find_file, is_dicom
 
 NEXT_TO_SHARDS = (addresses.quality, addresses.fingerprint, addresses.overview)
-"""What else a prepared slide has."""
+"""The other files of a prepared slide."""
 
 
 def slide_version(uri: str) -> str:
-    """What changes when the slide is replaced: size and time, or ETag; of each file where a slide is several.
+    """What changes when the slide is replaced: size and time, or ETag, of each of its files.
 
     Raises:
         SlideNotFound: there is no such object.

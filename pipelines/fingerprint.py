@@ -1,7 +1,9 @@
-"""What a slide looks like to a model, in a few numbers: scanner, resolution, colours of glass, tissue and stains.
+"""What a slide looks like to a model, in a few numbers: scanner, resolution, colours of glass,
+tissue and stains.
 
-Kept with every prepared and every analysed slide, so that a model can say of a new slide whether it resembles what it was trained
-on. Holds no serial number, no date, no name and nothing else of a patient. Knows no model and no threshold.
+Kept with every prepared and every analysed slide, so that a model can say of a new slide whether it
+resembles what it was trained on. Holds no serial number, no date, no name and nothing else of a
+patient. Knows no model and no threshold.
 """
 
 from __future__ import annotations
@@ -26,12 +28,12 @@ class Fingerprint:
 
     Attributes:
         vendor: format, as `Slide.vendor`.
-        scanner: maker and model, as `Slide.scanner`; empty where the metadata don't tell.
+        scanner: maker and model, as `Slide.scanner`; empty if the metadata have none.
         mpp: micrometres per pixel of level 0.
-        glass: red, green, blue of empty glass (0-255); empty where the thumbnail shows none.
-        mean, deviation: of the tissue's colour in CIELAB (D65); empty where no tissue was sampled.
-        haematoxylin, eosin: optical density of the stains (Macenko 2009) in red, green, blue, of length 1.
-        maxima: 99th percentiles of their concentrations; all three empty where there are not two stains.
+        glass: red, green, blue of empty glass (0-255); empty if the thumbnail shows none.
+        mean, deviation: of the tissue's colour in CIELAB (D65); empty if no tissue was sampled.
+        haematoxylin, eosin: unit optical densities of the stains (Macenko 2009): red, green, blue.
+        maxima: 99th percentiles of their concentrations; all empty if there are not two stains.
     """
 
     vendor: str
@@ -88,8 +90,9 @@ def fingerprint(slide: Slide, patches: NDArray[np.uint8], *, glass: Triple | Non
 def colour_distance(one: Fingerprint, other: Fingerprint) -> float:
     """How far apart the tissue's colours of two slides are, in units of CIELAB's colour difference.
 
-    It is the 2-Wasserstein distance between the two distributions of colour, taken as normal ones with independent axes: 0 for
-    the same colours, about 2 where a person just sees a difference. Vendor, scanner and mpp are not in it: they are equal or not.
+    It is the 2-Wasserstein distance between the two distributions of colour, taken as normal ones
+    with independent axes: 0 for the same colours, about 2 where a person just sees a difference.
+    Vendor, scanner and mpp are not in it: they are equal or not.
 
     Raises:
         ValueError: a fingerprint has no tissue colours.
@@ -100,7 +103,7 @@ def colour_distance(one: Fingerprint, other: Fingerprint) -> float:
 
 
 def _stains(pixels: NDArray[np.uint8]) -> MacenkoFit | None:
-    """The two stains, None where there are not two."""
+    """The two stains, None if there are not two."""
     try:
         return MacenkoFit.fit(pixels)
     except UnfitStain:
@@ -108,5 +111,6 @@ def _stains(pixels: NDArray[np.uint8]) -> MacenkoFit | None:
 
 
 def _rounded(values: Any) -> tuple[float, ...]:
-    """To what a measurement on some patches bears; also keeps a processor's last bits out of the file."""
+    """Rounded to the measurement's precision, which keeps a processor's last bits out of the
+    file."""
     return tuple(round(float(value), 4) for value in values)

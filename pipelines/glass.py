@@ -1,7 +1,8 @@
 """The slide's own glass, and what is absorbed in front of it.
 
-Scanners differ in brightness and white balance, so colours are judged relative to the glass of the same slide: absorbance is
-zero where nothing lies on it, whatever the lamp. Knows no tissue, no ink and no patch.
+Scanners differ in brightness and white balance, so colours are judged relative to the glass of the
+same slide: absorbance is zero where the glass is empty, whatever the lamp. Knows no tissue, no ink
+and no patch.
 """
 
 from __future__ import annotations
@@ -11,33 +12,34 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 USUAL_GLASS = (243.0, 243.0, 243.0)
-"""Glass of a usual scan, for pictures that show none; the scans at hand have 237 to 243."""
+"""Glass of a usual scan, if a picture shows none; the scans at hand have 237 to 243."""
 GLASS_LEVEL = 180
 """Glass is brighter than this in every channel on brightfield scans (0-255) ..."""
 GLASS_TINT = 45
 """... its channels differ by less than this (yellowish lamps) ..."""
 STAIN_TINT = 12
 """... and green is not below both others by this much: that is H&E, which absorbs green most."""
-LEAST_GLASS = 0.002
-"""Least share of the picture: below it the bright pixels are lumina or dust, not glass."""
+MIN_GLASS = 0.002
+"""Minimum share of the picture: below it the bright pixels are lumina or dust, not glass."""
 
 
 def glass_colour(thumbnail: NDArray[np.uint8]) -> tuple[float, float, float] | None:
-    """Colour of the empty glass: that of the commonest brightness among bright pixels that are not stained.
+    """Colour of the empty glass: the commonest among bright pixels that are not stained.
 
-    Pure white is counted only where there is nothing else, since readers fill places that were not scanned with it.
+    Pure white is counted only if there is nothing else, since readers fill areas that were not
+    scanned with it.
 
     Args:
         thumbnail: uint8 [h, w, 3].
 
     Returns:
-        Red, green, blue (0-255), or None where the picture shows no glass.
+        Red, green, blue (0-255), or None if the picture shows no glass.
     """
     low, high = extremes(thumbnail)
     green = thumbnail[..., 1].astype(np.int16)
     stained = np.minimum(thumbnail[..., 0], thumbnail[..., 2]) - green > STAIN_TINT
     bright = thumbnail[(low > GLASS_LEVEL) & (high - low < GLASS_TINT) & ~stained]
-    if len(bright) < max(1.0, LEAST_GLASS * low.size):
+    if len(bright) < max(1.0, MIN_GLASS * low.size):
         return None
     level = bright.sum(axis=1, dtype=np.int32) // 3
     counts = np.bincount(level, minlength=256).astype(np.float64)
@@ -51,7 +53,8 @@ def glass_colour(thumbnail: NDArray[np.uint8]) -> tuple[float, float, float] | N
 
 
 def extremes(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Lowest and highest channel of each pixel, uint8 [...] each; ten times as fast as reducing the last axis."""
+    """Lowest and highest channel of each pixel, uint8 [...] each; 10 x as fast as
+    `min(axis=-1)`."""
     red, green, blue = pixels[..., 0], pixels[..., 1], pixels[..., 2]
     return np.minimum(np.minimum(red, green), blue), np.maximum(np.maximum(red, green), blue)
 
@@ -63,7 +66,7 @@ def absorbance(
 
     Args:
         pixels: uint8 [..., 3].
-        glass: colour of the glass; None takes `USUAL_GLASS`.
+        glass: colour of the glass; None for `USUAL_GLASS`.
 
     Returns:
         float32 [3, ...]: red, green, blue.

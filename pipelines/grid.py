@@ -1,6 +1,7 @@
-"""Which patches of a slide are looked at: a square lattice at a wanted resolution, kept where there is enough tissue.
+"""The patches of a slide: a square lattice at a wanted resolution, of which those with enough
+tissue are kept.
 
-`PatchSpec` is the contract between training and serving: an encoder carries the spec it was trained with.
+`PatchSpec` is the contract between training and serving: an encoder carries its own.
 """
 
 from __future__ import annotations
@@ -21,9 +22,11 @@ from pipelines.slides.resolution import PLAUSIBLE_MPP
 from pipelines.slides.slide import Slide
 
 MIN_SIZE, MAX_SIZE = 16, 8192
-"""Sides of a patch in pixels that make sense: below, focus can't be measured; beyond, one patch uses 200 MB."""
+"""Sides of a patch in pixels that make sense: below, focus can't be measured; beyond, one patch
+uses 200 MB."""
 NATIVE = 0.02
-"""A level whose mpp differs from the wanted one by at most this share is read as it is: scanners' own calibration is no finer."""
+"""A level whose mpp differs from the wanted one by at most this share is read as it is: scanners
+are not calibrated more finely."""
 
 
 SIDE = 32
@@ -41,8 +44,9 @@ class PatchSpec:
         size: side in pixels, after resampling to `mpp`.
         mpp: micrometres per pixel.
         overlap: pixels that neighbouring patches share.
-        min_tissue: least share of the patch's area that the tissue mask covers, 0 to 1.
-        icc: whether pixels are brought to sRGB by the slide's own ICC profile; a slide without one is left as it is.
+        min_tissue: minimum share of the patch's area that the tissue mask covers, 0 to 1.
+        icc: whether pixels are brought to sRGB by the slide's own ICC profile; a slide without one
+            is left as it is.
         stain: how stain is normalised, one of `STAINS`; empty for not at all.
 
     Raises:
@@ -101,11 +105,11 @@ class PatchGrid:
 
     Attributes:
         level: the level that is read; shrunk by `scale`, so that its pixels are the decoder's.
-        scale: by what tiles are shrunk while they are decoded, 1 where a level fits.
-        read_size: side of a patch in pixels of that level; resampled to `PatchSpec.size` where it differs.
+        scale: factor by which tiles are shrunk while they are decoded, 1 if a level fits.
+        read_size: side of a patch in pixels of that level, before it is resampled to `size`.
         x, y: top-left corners in level-0 pixels, int32 [N].
         read_x, read_y: the same in pixels of `level`, int32 [N].
-        column, row: place in the lattice, int32 [N].
+        column, row: position in the lattice, int32 [N].
     """
 
     level: Level
@@ -120,7 +124,8 @@ class PatchGrid:
 
 
 def choose_level(slide: Slide, spec: PatchSpec) -> tuple[Level, int, int]:
-    """The level nearest above the wanted resolution, by what it is shrunk while it is decoded, and a patch's side in its pixels.
+    """The level nearest above the wanted resolution, the factor by which it is shrunk while it is
+    decoded, and a patch's side in its pixels.
 
     Raises:
         MissingResolution: the slide has no mpp.
@@ -133,11 +138,11 @@ def choose_level(slide: Slide, spec: PatchSpec) -> tuple[Level, int, int]:
         raise UnsupportedSlide(
             slide.name, cause, "scan it at a higher magnification or use a model for a coarser mpp"
         )
-    stored = max(fitting, key=lambda at: at.downsample)
+    stored = max(fitting, key=lambda level: level.downsample)
     scale = next(
-        at
-        for at in slide.scales(stored.index)
-        if at == 1 or stored.downsample * at <= wanted * (1 + NATIVE)
+        factor
+        for factor in slide.scales(stored.index)
+        if factor == 1 or stored.downsample * factor <= wanted * (1 + NATIVE)
     )
     level = stored.shrunk(scale)
     read_size = round(spec.size * wanted / level.downsample)
@@ -145,7 +150,7 @@ def choose_level(slide: Slide, spec: PatchSpec) -> tuple[Level, int, int]:
 
 
 def patch_grid(slide: Slide, tissue: NDArray[np.bool_], spec: PatchSpec) -> PatchGrid:
-    """Lay the lattice from the top-left corner and keep whole patches with enough tissue.
+    """Place the lattice from the top-left corner and keep whole patches with enough tissue.
 
     Args:
         slide: open slide.

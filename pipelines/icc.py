@@ -1,4 +1,5 @@
-"""From a scanner's own colours to sRGB, by the ICC profile that the slide carries. Off unless a PatchSpec asks for it.
+"""From a scanner's own colours to sRGB, by the ICC profile that the slide carries. Off unless a
+PatchSpec asks for it.
 
 LittleCMS through Pillow; perceptual intent, as viewers do it.
 """

@@ -1,6 +1,7 @@
-"""From an open slide to what is known of it before it is streamed: tissue, quality, fingerprint, shards, and a picture.
+"""What is found out about an open slide before it is streamed: tissue, quality, fingerprint,
+shards, and a picture.
 
-    index_slide(slide, spec)    thumbnail -> artefacts -> tissue mask -> patch grid -> a few patches -> shard table
+    index_slide(slide, spec)    thumbnail -> artefacts -> tissue mask -> patch grid -> shard table
     write_index(indexed, root)  shard table, quality, fingerprint and picture to their addresses
 
 Header, thumbnail and 16 patches are read. Knows no manifest and no cohort.
@@ -32,15 +33,16 @@ from pipelines.tissue import tissue_mask
 from pipelines.void import filled_tiles
 
 INDEX_VERSION = 2
-"""Part of every completion record's key (`completion.py`): slides are indexed again where it changed. Raise it together with the
-digests in `tests/pipelines/test_index_version.py` when the same slide gives other shards, quality or fingerprint than before."""
+"""Part of every completion record's key (`completion.py`): slides are indexed again if it changed.
+Raise it together with the digests in `tests/pipelines/test_index_version.py` when the same slide
+gives other shards, quality or fingerprint than before."""
 THUMBNAIL_SIDE = 2048
-"""Longer side in pixels of the thumbnail that tissue is found on: 30 um a pixel on a 60 mm slide."""
+"""Longer side in pixels of the thumbnail for finding tissue: 30 um a pixel on a 60 mm slide."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SlideRecord:
-    """What is kept of a prepared slide, and what proves that its shard table is whole. Holds no name.
+    """What is kept of a prepared slide, with proof that its shard table is whole. Holds no name.
 
     Attributes:
         slide_id: the slide's identity.
@@ -118,7 +120,7 @@ def index_slide(
 ) -> IndexedSlide:
     """Find the tissue of an open slide, judge it, and cut it into shards.
 
-    No patch is laid on an artefact: tissue that is nearer to one than half a patch does not count.
+    No patch is placed on an artefact: tissue nearer to one than half a patch does not count.
 
     Raises:
         SlideError: no mpp, too coarse, no tissue, or unreadable pixels.
@@ -166,7 +168,8 @@ def _record(slide: Slide, thumbnail: NDArray[np.uint8], shards: pa.Table) -> Sli
         bounds_height=bounds.size.height,
         n_patches=sum(shards["n_patches"].to_pylist()),
         remarks=slide.remarks,
-        # Not of what is read back: a copy of the slide, prepared at the same time, has the same address.
+        # Not of what is read back: a copy of the slide, prepared at the same time, has the same
+        # address.
         shards_sha256=hashlib.sha256(cohort.to_parquet(shards)).hexdigest(),
         thumbnail_sha256=hashlib.sha256(thumbnail.tobytes()).hexdigest(),
     )

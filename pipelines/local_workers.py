@@ -1,9 +1,9 @@
-"""Slides prepared in processes of this machine, without Ray: what `prepare` does if no cluster is named.
+"""Slides prepared in processes of this machine, without Ray: the default of `prepare`.
 
 Each slide under way has a process of its own, so that a slide that ends its process ends no other.
-A process starts in the time in which Python imports the readers, about a second; a Ray of this machine
-needs ten. Processes are started by name (`python -m pipelines.slide_worker`), not by multiprocessing,
-which would run the caller's own script again in each of them.
+A process starts in the time in which Python imports the readers, about a second; a Ray of this
+machine needs ten. Processes are started by name (`python -m pipelines.slide_worker`), not by
+multiprocessing, which would run the caller's own script again in each of them.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class _Workers:
         self.busy[worker.start(row, config)] = worker, k
 
     def finished(self) -> list[tuple[int, SlideOutcome | OutputError | Death]]:
-        """Wait until something happens; returns the results that there are, with the numbers of their rows."""
+        """Wait for a message; returns the new results and the numbers of their rows."""
         found = []
         for connection in wait(list(self.busy)):
             worker, k = self.busy[connection]  # type: ignore[index]
@@ -128,7 +128,7 @@ class _Workers:
 
 
 class _Worker:
-    """A process that prepares one slide at a time; started when it is first needed, and again after a death."""
+    """A process that prepares one slide at a time; started when it is needed."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
@@ -162,7 +162,7 @@ class _Worker:
         """What the process sends: an answer, or None if it has just started. Or that it is dead.
 
         Raises:
-            WorkerFailure: it ended by itself before it could do anything.
+            WorkerFailure: it ended before it could do anything.
         """
         try:
             answer: SlideOutcome | OutputError | None = self._connection.recv()

@@ -1,4 +1,5 @@
-"""One picture per slide: thumbnail, tissue mask, artefacts and patch grid, to be looked at before anything is trained on it."""
+"""One picture per slide: thumbnail, tissue mask, artefacts and patch grid, to be looked at before
+anything is trained on it."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ EDGE = (0, 175, 200)
 BUBBLE = (235, 200, 0)
 VOID = (165, 70, 190)
 COVER = 0.65
-"""How much of an artefact's colour covers the thumbnail: what lies below stays visible."""
+"""How much of an artefact's colour covers the thumbnail: what is below stays visible."""
 BARS_UM = (5000.0, 2000.0, 1000.0, 500.0, 200.0, 100.0, 50.0)
 """Lengths that a scale bar may have, micrometres."""
 
@@ -38,8 +39,9 @@ def overview_picture(
     Args:
         thumbnail: uint8 [h, w, 3].
         tissue: bool [h, w], outlined in green.
-        boxes: patches as left, top, right, bottom in thumbnail pixels, float64 [N, 4], drawn in blue.
-        found: artefacts, in orange (ink), cyan (coverslip edge) and yellow (bubble); the legend names those that are there.
+        boxes: patches as left, top, right, bottom in thumbnail pixels, float64 [N, 4], in blue.
+        found: artefacts, in orange (ink), cyan (coverslip edge), yellow (bubble); and purple (not
+            scanned); the legend names those that occur.
         mpp: micrometres per pixel of the thumbnail, for the scale bar.
 
     Returns:

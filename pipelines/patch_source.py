@@ -1,6 +1,6 @@
-"""The patch stream as ONE Ray Data source, for training and inference: `patches.fetch_shards` in read tasks, and counts as metrics.
+"""The patch stream as ONE Ray Data source, for training and inference.
 
-Adds nothing to `pipelines.patches` but scheduling; what does not need Ray imports that module alone.
+Adds scheduling to `pipelines.patches`, and nothing else.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from pipelines.read_counts import ReadCounts
 from pipelines.shards import PIXELS
 
 PATCHES_PER_TASK = 1024
-"""Patches that one read task fetches: a block costs Ray 14-18 CPU-ms whatever its size; these are about 20 MB of tiles."""
+"""Patches that one read task fetches: a block costs Ray 14-18 CPU-ms whatever its size; these are
+about 20 MB of tiles."""
 
 
 def read_patches(
@@ -32,12 +33,13 @@ def read_patches(
 
     Args:
         shards: rows of `pipelines.shards.SCHEMA`; their order is the stream's order.
-        concurrency: maximum number of read tasks at a time, None for as many as the cluster has CPUs.
-        patches_per_task: fewer make more blocks, so that a short table can keep several consumers busy.
+        concurrency: maximum number of read tasks at a time; None for one per CPU of the cluster.
+        patches_per_task: fewer make more blocks, so that a short table keeps several consumers
+            busy.
 
     Returns:
-        A dataset with one row a shard, as `pipelines.patches.fetch_shards` returns it. Give its blocks (pyarrow) to
-        `pipelines.patches.decode_patches`.
+        A dataset with one row a shard, as `pipelines.patches.fetch_shards` returns it. Give its
+        blocks (pyarrow) to `pipelines.patches.decode_patches`.
     """
     tasks = _split_for_tasks(shards, patches_per_task)
     # Ray warns if there may be more at a time than there are tasks.
@@ -50,7 +52,7 @@ def read_patches(
 
 
 def _split_for_tasks(shards: pa.Table, limit: int) -> list[pa.Table]:
-    """Consecutive shards with at most `limit` patches a task; a larger shard is a task of its own."""
+    """Consecutive shards, at most `limit` patches a task; a larger shard is a task of its own."""
     counts = np.array(shards["n_patches"].to_pylist(), np.int64)
     bounds, total = [0], 0
     for k, count in enumerate(counts.tolist()):
@@ -63,7 +65,8 @@ def _split_for_tasks(shards: pa.Table, limit: int) -> list[pa.Table]:
 
 
 def publish_counts(rows: pa.Table) -> None:
-    """Add what fetching cost to Ray's metrics, for dashboard and Prometheus; does nothing in a process without Ray."""
+    """Add what fetching cost to Ray's metrics, for dashboard and Prometheus; does nothing in a
+    process without Ray."""
     if not ray.is_initialized():
         return
     counts = ReadCounts.of(rows)

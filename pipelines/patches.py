@@ -1,10 +1,12 @@
 """The patch stream without Ray: what a read task fetches, and the decoding that its consumers do.
 
-    shard rows -> fetch_shards -> rows of shards with their encoded tiles -> decode_patches -> uint8 [N, H, W, 3]
+    shard rows -> fetch_shards -> rows of shards with their encoded tiles -> decode_patches -> uint8
+    [N, H, W, 3]
 
-Pixels travel compressed: fetched rows are 10-13 times smaller than pixels. Each source tile is decoded once, in the consumer's own
-threads. Slides that only OpenSlide or wsidicom open are decoded while they are fetched and travel as pixels. `stream_patches` is
-both steps in one process; `patch_source.read_patches` is the same as a Ray Data source.
+Pixels travel compressed: fetched rows are 10-13 times smaller than pixels. Each source tile is
+decoded once, in the consumer's own threads. Slides that only OpenSlide or wsidicom open are decoded
+while they are fetched and travel as pixels. `stream_patches` is both steps in one process;
+`patch_source.read_patches` is the same as a Ray Data source.
 """
 
 from __future__ import annotations
@@ -52,7 +54,8 @@ FETCHED = pa.schema(
 class PatchBatch(TypedDict):
     """Decoded patches, in shard order.
 
-    Keys: `slide_id` object [N] of str; `shard` int32 [N]; `x`, `y` int32 [N], top-left corner in level-0 pixels; `patch` uint8
+    Keys: `slide_id` object [N] of str; `shard` int32 [N]; `x`, `y` int32 [N], top-left corner in
+        level-0 pixels; `patch` uint8
     [N, H, W, 3].
     """
 
@@ -66,12 +69,12 @@ class PatchBatch(TypedDict):
 def stream_patches(
     shards: pa.Table, *, ahead: int = AHEAD, out: NDArray[np.uint8] | None = None
 ) -> Iterator[PatchBatch]:
-    """Decode shard after shard in this thread while the next are fetched in others: the stream without Ray.
+    """The stream without Ray: decodes shards in this thread while others fetch the next.
 
     Args:
         shards: rows of `pipelines.shards.SCHEMA`.
         ahead: shards fetched before they are needed.
-        out: see `decode_patches`; each batch then lies in it until the next is asked for.
+        out: see `decode_patches`; a batch is then a view of it, valid until the next is asked for.
 
     Raises:
         SlideError: a slide is gone, or a patch does not decode.
@@ -90,7 +93,7 @@ def stream_patches(
 
 
 def fetch_shards(shards: pa.Table) -> pa.Table:
-    """Fetch what is needed to decode the shards: their encoded tiles, or pixels where tiles can't travel.
+    """Fetch what decoding the shards needs: encoded tiles, or pixels if tiles can't travel.
 
     Args:
         shards: rows of `pipelines.shards.SCHEMA`.
@@ -114,8 +117,9 @@ def decode_patches(rows: pa.Table, *, out: NDArray[np.uint8] | None = None) -> P
 
     Args:
         rows: output of `fetch_shards` or a block of `read_patches`; all of one patch size.
-        out: uint8 [>= N, size, size, 3] to decode into, C-contiguous; `patch` is then a view of its first N. A loop that gives
-            the same array again and again is spared about 20 us a patch, in which the system would zero fresh memory.
+        out: uint8 [>= N, size, size, 3] to decode into, C-contiguous; `patch` is then a view of its
+            first N. A loop that reuses one array saves about 20 us a patch, the time to zero fresh
+            memory.
 
     Raises:
         ValueError: `rows` mixes sizes, or `out` does not fit.

@@ -1,4 +1,4 @@
-"""What a preparation is told and what it reports: config, outcome of each slide, report of the run.
+"""A preparation's config and reports: config, outcome of each slide, report of the run.
 
 Light on purpose: the process that hands out slides loads this and no library that reads them.
 """
@@ -123,7 +123,7 @@ class SlideOutcome:
 
     @classmethod
     def crashed(cls, row: ManifestRow, reason: str, *, trace: str = "") -> SlideOutcome:
-        """The outcome of a row whose slide ended each process that read it; `trace`: its last words."""
+        """The outcome of a row whose slide ended each process that read it."""
         cause = f"ended the process that read it {ATTEMPTS} times ({reason})"
         remedy = "export it again, or give workers more memory"
         outcome = cls.failed(row, BrokenSlide(storage.object_name(row.uri), cause, remedy))
@@ -141,7 +141,7 @@ def writing(out: str) -> Iterator[None]:
 
 
 RunSlides = Callable[[Sequence[ManifestRow], PrepareConfig], Iterator[tuple[int, SlideOutcome]]]
-"""Attempts every row, and yields its index and outcome as it finishes: `local_workers`, `ray_workers`."""
+"""Attempts every row and yields its index and outcome: `local_workers` or `ray_workers`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,7 +168,7 @@ class PrepareReport:
 
     @property
     def staged(self) -> int:
-        """Slides that were copied from object storage whole: their format can't be read in place."""
+        """Slides copied whole from object storage: their format can't be read in place."""
         return sum(bool(outcome.row and outcome.row.staged) for outcome in self.prepared)
 
     @property

@@ -2,13 +2,13 @@
 
     prepare(config)
       read_manifest                      rows, validated
-      local_workers or ray_workers       processes that run `prepare_slide.prepare_slide`, row by row:
-                                         open -> thumbnail -> tissue mask -> patch grid -> shard table
+      local_workers or ray_workers       processes that run `prepare_slide`, row by row:
+                                         thumbnail -> tissue mask -> patch grid -> shard table
       cohort.parquet, report.json        every success kept, every failure recorded
 
-Headers and thumbnails are read, never whole slides. What is written depends on slides and config alone:
-not on who ran them, the order in which slides finish, or how often the run was killed and resumed. Knows
-no model and no patient.
+Headers and thumbnails are read, never whole slides. What is written depends on slides and config
+alone: not on who ran them, the order in which slides finish, or how often the run was killed and
+resumed. Knows no model and no patient.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def prepare(
 def _refuse_same_slide(
     rows: Sequence[ManifestRow], outcomes: Sequence[SlideOutcome]
 ) -> list[SlideOutcome]:
-    """Outcomes in which a slide with two names counts once: the first counts, the others are failures.
+    """Outcomes in which a slide with two names counts once; its second name is a failure.
 
     It would be counted twice else, or be in two splits. The same identity or the same thumbnail is
     the same slide.
@@ -104,10 +104,11 @@ def _tidy_refused(
     config: PrepareConfig,
     run_slides: RunSlides,
 ) -> None:
-    """Undo what preparing a refused copy did: no shard table stays that is of no slide of the cohort.
+    """Undo what preparing a refused copy did: only slides of the cohort keep a shard table.
 
-    A copy with an identity of its own has files of its own: they are removed. One with the identity of
-    the first has overwritten its shard table, which names the copy's URI: the first is prepared again.
+    A copy with an identity of its own has files of its own: they are removed. One with the identity
+    of the first has overwritten its shard table, which names the copy's URI: the first is prepared
+    again.
     """
     refused = [k for k, outcome in enumerate(kept) if outcome.row is None and found[k].row]
     copies = {one.slide_id for k in refused if (one := found[k].row)}

@@ -1,4 +1,4 @@
-"""One slide of a preparation: index it, write its shard table, picture and record. What a worker process runs.
+"""One slide of a preparation, as a worker process runs it: index it, write what was found.
 
 prepare_slide(row, config)
   find_record         what `resume` finds finished is kept
@@ -40,7 +40,7 @@ def _prepare_slide(row: ManifestRow, config: PrepareConfig) -> SlideOutcome:
         record = kept or _store(_index(row, config), key, config)
     except OutputError:
         raise
-    except Exception as error:  # noqa: BLE001 - the slide boundary: one bad slide must not end the run
+    except Exception as error:  # noqa: BLE001 - one bad slide must not end the run
         return SlideOutcome.failed(row, error)
     return SlideOutcome(
         line=row.line,

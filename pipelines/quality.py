@@ -1,14 +1,16 @@
-"""What spoils a slide: pen, coverslip edges, air bubbles and black fields on the thumbnail; blur, blank and burnt-out in patches.
+"""What spoils a slide: pen, coverslip edges, air bubbles and voids on the thumbnail; blurred, blank
+and burnt-out patches.
 
     artefacts(thumbnail, mpp=)     masks, from the colour and the shape of what is absorbed
     patch_quality(patches)         focus, blank, saturated and ink of full-resolution patches
     assess(...)                    both as shares of the tissue, with a verdict in plain sentences
 
-H&E absorbs green most, then blue, red least (haematoxylin 0.65 : 0.70 : 0.29, eosin 0.07 : 0.99 : 0.11 in red : green : blue,
-Ruifrok and Johnston 2001). What absorbs otherwise is not H&E: green and blue ink take red away most, red ink takes blue away as
-much as green, and black ink, coverslip edges and the rims of bubbles are grey. HistoQC (Janowczyk 2019) and GrandQC (Weng 2024)
-learn such masks from examples; there are too few here to learn from, so these are rules. `python -m tests.benchmarks.quality`
-says how well they find what people drew. Knows no lattice and no model.
+H&E absorbs green most, then blue, red least (haematoxylin 0.65 : 0.70 : 0.29, eosin 0.07 : 0.99 :
+0.11 in red : green : blue, Ruifrok and Johnston 2001). What absorbs otherwise is not H&E: green and
+blue ink take red away most, red ink takes blue away as much as green, and black ink, coverslip
+edges and the rims of bubbles are grey. HistoQC (Janowczyk 2019) and GrandQC (Weng 2024) learn such
+masks from examples; there are too few here to learn from, so these are rules. `python -m
+tests.benchmarks.quality` says how well they find what people drew. Knows no lattice and no model.
 """
 
 from __future__ import annotations
@@ -26,55 +28,62 @@ from pipelines.void import black_areas, larger_pieces
 
 Mask = NDArray[np.bool_]
 
-# Colour of ink, as absorbance. Real H&E averaged to 20-30 um a pixel stays below: red minus green 0.03, red's share of the sum
-# 0.39 (99.9th percentiles), blue / green 0.76 (99th percentile) on the scans at hand.
+# Colour of ink, as absorbance. Real H&E averaged to 20-30 um a pixel stays below: red minus green
+# 0.03, red's share of the sum 0.39 (99.9th percentiles), blue / green 0.76 (99th percentile) on the
+# scans at hand.
 COOL = (0.08, 0.38, 0.25)
-"""Green and blue ink: red exceeds green by this, and is this share of the sum, which is at least this."""
+"""Green and blue ink: minimum of red - green, of red's share of the sum, and of the sum."""
 COOL_CORE = 0.20
 """Some of a stroke of cool ink is as strong as this (red over green); its faint rims are not."""
 WARM = (0.62, 0.30, 0.8)
 """Red ink: blue / green above this, red / green below this, sum of the channels above this."""
 WARM_CORE = (0.66, 0.25, 1.5)
-"""The same for a stroke's core: eosinophilic muscle reaches the rim's values, but is not as dense."""
+"""The same for a stroke's core: eosinophilic muscle reaches the rim's values, not these."""
 GREY = (0.88, 0.75, 1.3, 1.5)
-"""Grey: blue / green at least the first, red / green between the second and third, blue / green at most the last."""
+"""Grey: blue / green at least the first, red / green between the second and third, blue / green at
+most the last."""
 DARK = 0.6
-"""Sum of the channels' absorbance from which a grey pixel is a mark: a brightness of 80 % of the glass."""
+"""Sum of the channels' absorbance from which grey is a mark: 80 % of the glass's brightness."""
 DARK_CORE = 1.5
-"""A coverslip edge is as dark as this somewhere (60 % of the glass); smears on the glass are not."""
+"""A coverslip edge is as dark as this somewhere (60 % of the glass); smears are not."""
 BLACK_CORE = 1.2
 """Black ink is at least as dark as this over its whole width."""
 FAINT, FAINT_SHARE = (0.60, 0.30, 0.15), 0.8
-"""On a slide with strokes of red ink, pieces with this share of this colour (as `WARM`) are faint strokes, not eosin."""
+"""On a slide with strokes of red ink, pieces with this share of this colour (as `WARM`) are faint
+strokes, not eosin."""
 
 # Shapes, micrometres.
 STROKE_UM = 200.0
-"""The core of a stroke has at least the area of a square of this side: markers draw 500 to 2000 um."""
+"""Side of a square with the minimum area of a stroke's core: markers draw 500 to 2000 um."""
 BLACK_WIDTH_UM = 600.0
-"""A grey mark wider than this is ink, a thinner one an edge: edges of coverslips and cracks stay below 500 um."""
+"""A grey mark wider than this is ink, a thinner one an edge: edges of coverslips and cracks stay
+below 500 um."""
 EDGE_LENGTH_UM = 2500.0
-"""Least length of a coverslip edge: hairs and dust are shorter."""
+"""Minimum length of a coverslip edge: hairs and dust are shorter."""
 BUBBLE_UM = 500.0
-"""Least diameter of a bubble: smaller ones are no larger than a gland's lumen."""
+"""Minimum diameter of a bubble: smaller ones have the size of a gland's lumen."""
 ROUND = 0.9
-"""Least share of its convex hull, and of an ellipse of its moments, that a bubble's disc fills."""
+"""Minimum share that a bubble fills of its convex hull, and of an ellipse of its moments."""
 FRINGE = 2.0
 """Pixels round an artefact whose colour JPEG's coarser colour channels mix with it."""
 
 BLOCK = 8
-"""Side in pixels of the squares that a patch's colours are averaged over: 4 um at 0.5 um a pixel, about a nucleus."""
+"""Side in pixels of the squares that a patch's colours are averaged over: 4 um at 0.5 um a pixel,
+about a nucleus."""
 BLANK = 0.12
 """Sum of the channels' absorbance below which a block is glass: pale stroma starts near 0.18."""
 BURNT = 254
 """Lowest channel of a burnt-out pixel."""
 MIN_FOCUS = 0.1
-"""Least focus of a sharp patch (see `patch_quality`): of 211 patches of H&E at 0.5 um a pixel that are not blank, sharp ones have
-a median of 1.0 and a 1st percentile near 0.2; blurred by a Gaussian of 1.5 px, the 99th percentile is 0.1."""
+"""Minimum focus of a sharp patch (see `patch_quality`): of 211 patches of H&E at 0.5 um a pixel
+that are not blank, sharp ones have a median of 1.0 and a 1st percentile near 0.2; blurred by a
+Gaussian of 1.5 px, the 99th percentile is 0.1."""
 FLAT = 10.0
-"""Variance of luminance (grey levels squared) that noise alone has: keeps the focus of an empty patch near 0."""
+"""Variance of luminance (grey levels squared) that noise alone has: keeps the focus of an empty
+patch near 0."""
 
 COARSE = 4
-"""What an artefact hides is estimated on every so many-th row and column: 0.1 mm, less than a stroke is wide."""
+"""Step of the rows and columns on which hidden tissue is estimated: 0.1 mm, less than a stroke."""
 LIMITED, POOR = 0.10, 0.50
 """Shares of the tissue from which a slide's use is limited, and from which it is poor."""
 MISSING_UM = 500.0
@@ -88,11 +97,11 @@ class Artefacts:
     """Masks over the thumbnail, bool [h, w] each, and the glass they are seen against.
 
     Attributes:
-        glass: colour of the empty glass (0-255), None where the picture shows none.
+        glass: colour of the empty glass (0-255), None if the picture shows none.
         pen: strokes of ink of any colour.
-        faint: faint strokes of red ink beside the tissue, which would pass for eosin.
+        faint: faint strokes of red ink next to the tissue, which would pass for eosin.
         edge: edges of the coverslip, cracks, the slide's own edge.
-        bubble: air bubbles with what lies below them.
+        bubble: air bubbles with what is below them.
         void: not scanned; see `pipelines.void`.
     """
 
@@ -109,7 +118,7 @@ class Artefacts:
         return self.pen | self.faint | self.edge | self.bubble | self.void
 
     def within(self, distance: float) -> Mask:
-        """Places not farther than this many pixels from any of them."""
+        """Pixels not farther than this many pixels from any of them."""
         return _within(self.mask, distance)
 
 
@@ -142,12 +151,12 @@ class SlideQuality:
     Attributes:
         tissue_mm2: tissue free of artefacts, square millimetres.
         pen, edge, bubble: share of the tissue that each hides, 0 to 1.
-        missing: share of the tissue that was not scanned, as far as the tissue round it tells.
+        missing: share of the tissue that was not scanned, judged by the tissue around it.
         void: share of the picture that was not scanned.
-        blurred, blank, saturated: share of the sampled patches out of focus, mostly glass, more than a tenth burnt out; 0
-            where none was sampled.
+        blurred, blank, saturated: share of the sampled patches out of focus, mostly glass, more
+            than a tenth burnt out; 0 where no patch was sampled.
         verdict: `good`, `limited` or `poor`.
-        sentences: why, in plain words; empty where all is well.
+        sentences: why, in plain words; empty if all is well.
     """
 
     tissue_mm2: float
@@ -173,10 +182,11 @@ class SlideQuality:
 
 
 def artefacts(thumbnail: NDArray[np.uint8], *, mpp: float) -> Artefacts:
-    """Find what is not tissue and hides tissue: 0.4 s for a thumbnail of 3 megapixels, more where there is black ink.
+    """Find what is not tissue and hides tissue: 0.4 s for a thumbnail of 3 megapixels, more if
+    there is black ink.
 
-    Blur is not among them: at a thumbnail's 10 to 30 um a pixel a slide out of focus looks as a sharp one; `patch_quality`
-    sees it.
+    Blur is not among them: at a thumbnail's 10 to 30 um a pixel a slide out of focus looks like a
+    sharp one; `patch_quality` sees the difference.
 
     Args:
         thumbnail: uint8 [h, w, 3].
@@ -198,11 +208,12 @@ def artefacts(thumbnail: NDArray[np.uint8], *, mpp: float) -> Artefacts:
 def patch_quality(
     patches: NDArray[np.uint8], *, glass: tuple[float, float, float] | None = None
 ) -> PatchQuality:
-    """Measure patches at full resolution: 0.5 ms for one of 224 px (`python -m tests.benchmarks.quality`).
+    """Measure patches at full resolution: 0.5 ms for one of 224 px.
 
-    Focus is the variance of the Laplacian of luminance (Pech-Pacheco 2000), divided by the variance of luminance: the quotient
-    does not depend on how deeply a slide is stained. Without the division, deep and pale patches (35 % of the contrast) that are
-    sharp can't be told from ones blurred by a Gaussian of 0.7 px: area under the curve 0.51 against 0.90.
+    Focus is the variance of the Laplacian of luminance (Pech-Pacheco 2000), divided by the variance
+    of luminance: the quotient does not depend on how deeply a slide is stained. Without the
+    division, deep and pale patches (35 % of the contrast) that are sharp can't be distinguished
+    from ones blurred by a Gaussian of 0.7 px: area under the curve 0.51 against 0.90.
 
     Args:
         patches: uint8 [N, H, W, 3], sides of at least 16 pixels.
@@ -212,9 +223,8 @@ def patch_quality(
     found = PatchQuality(
         **{name: np.zeros(count, np.float32) for name in ("focus", "blank", "saturated", "pen")}
     )
-    for k, patch in enumerate(
-        patches
-    ):  # one at a time: the intermediates stay in the processor's cache
+    # One at a time: the intermediates stay in the processor's cache.
+    for k, patch in enumerate(patches):
         found.focus[k] = _focus(patch)
         found.saturated[k] = (extremes(patch[::2, ::2])[0] >= BURNT).mean()
         colours = absorbance(_block_means(patch), glass)
@@ -277,19 +287,20 @@ _SENTENCES = {
 def _coloured_ink(
     colours: NDArray[np.float32], total: NDArray[np.float32], *, mpp: float
 ) -> tuple[Mask, Mask, Mask]:
-    """Strokes of green or blue, of red, and of faint red ink: cores that are large enough, with the fainter pixels on them."""
-    least = (STROKE_UM / mpp) ** 2
+    """Strokes of green or blue, of red, and of faint red ink: cores that are large enough, with the
+    fainter pixels on them."""
+    min_area = (STROKE_UM / mpp) ** 2
     cool = _grown(
-        larger_pieces(_cool(colours, total, COOL_CORE), least), _cool(colours, total, COOL[0])
+        larger_pieces(_cool(colours, total, COOL_CORE), min_area), _cool(colours, total, COOL[0])
     )
     warm = _grown(
-        larger_pieces(_warm(colours, total, WARM_CORE), least), _warm(colours, total, WARM)
+        larger_pieces(_warm(colours, total, WARM_CORE), min_area), _warm(colours, total, WARM)
     )
     return cool, warm, _faint_strokes(colours, total, warm) if warm.any() else warm
 
 
 def _faint_strokes(colours: NDArray[np.float32], total: NDArray[np.float32], strokes: Mask) -> Mask:
-    """Pieces beside the strokes that have hardly any other colour."""
+    """Pieces next to the strokes that have hardly any other colour."""
     pieces, count = ndimage.label((total > FAINT[2]) & ~strokes, np.ones((3, 3)))
     share = ndimage.mean(_warm(colours, total, FAINT), pieces, np.arange(count + 1))
     share[0] = 0.0
@@ -325,9 +336,9 @@ def _lines(dark: Mask, total: NDArray[np.float32], *, mpp: float) -> tuple[Mask,
         top, left, bottom, right = region.bbox
         if max(bottom - top, right - left) * mpp < BUBBLE_UM:
             continue
-        place = (slice(top, bottom), slice(left, right))
+        window = (slice(top, bottom), slice(left, right))
         if _is_bubble(region, mpp=mpp):
-            bubble[place] |= region.image_filled
+            bubble[window] |= region.image_filled
             continue
         length = region.axis_major_length
         if (
@@ -335,12 +346,12 @@ def _lines(dark: Mask, total: NDArray[np.float32], *, mpp: float) -> tuple[Mask,
             and region.area / length * mpp < BLACK_WIDTH_UM
             and region.intensity_max > DARK_CORE
         ):
-            edge[place] |= region.image
+            edge[window] |= region.image
     return edge, bubble & ~edge
 
 
 def _is_bubble(region: Any, *, mpp: float) -> bool:
-    """A closed rim round a disc: most of what it fills is not itself dark, and the whole is round."""
+    """Whether it is a closed rim round a disc that is mostly not dark itself."""
     filled = region.area_filled
     if (
         filled < 2 * region.area
@@ -363,11 +374,10 @@ def _grown(seeds: Mask, candidates: Mask) -> Mask:
 
 
 def _wider(mask: Mask, width: float) -> Mask:
-    """Opening with a disc of this diameter, by distances; the picture's border does not count as an end."""
+    """Opening with a disc of this diameter; the picture's border does not count as an end."""
     radius = width / 2
-    square = max(
-        1, int(radius * 2**0.5)
-    )  # fits into the disc; looking for it first is cheap, and most slides have none
+    # A square that fits into the disc: looking for it first is cheap, and most slides have none.
+    square = max(1, int(radius * 2**0.5))
     if not ndimage.minimum_filter(mask, size=square, mode="nearest").any():
         return np.zeros_like(mask)
     margin = int(radius) + 1
@@ -381,7 +391,7 @@ def _wider(mask: Mask, width: float) -> Mask:
 
 
 def _within(mask: Mask, distance: float) -> Mask:
-    """Pixels not farther from the mask than this; empty where the mask is."""
+    """Pixels not farther from the mask than this; empty if the mask is."""
     if not mask.any():
         return mask
     return np.asarray(ndimage.distance_transform_edt(~mask) <= distance)
@@ -400,11 +410,11 @@ def _void_in_tissue(tissue: Mask, found: Artefacts, *, mpp: float) -> Mask:
 
 
 def _with_hidden(tissue: Mask, found: Artefacts) -> Mask:
-    """Tissue and what artefacts hide of it, coarse: below an artefact is what lies nearest beside it."""
-    beside = _coarse(found.within(FRINGE + 1))
-    if not beside.any() or beside.all():
+    """Tissue and what artefacts hide of it, coarse: below an artefact is what is nearest to it."""
+    near = _coarse(found.within(FRINGE + 1))
+    if not near.any() or near.all():
         return _coarse(tissue)
-    nearest = ndimage.distance_transform_edt(beside, return_distances=False, return_indices=True)
+    nearest = ndimage.distance_transform_edt(near, return_distances=False, return_indices=True)
     return np.asarray(_coarse(tissue)[tuple(nearest)])
 
 

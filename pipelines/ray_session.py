@@ -8,7 +8,8 @@ import os
 import ray
 
 LOGICAL_CPUS = 4
-"""Least logical CPUs of a local Ray: with 2, a pipeline's reading and the model's workers wait for each other for ever."""
+"""Minimum number of logical CPUs of a local Ray: with 2, a pipeline's reading and the model's
+workers wait for each other forever."""
 
 
 def on_cluster() -> bool:
@@ -17,7 +18,8 @@ def on_cluster() -> bool:
 
 
 def ensure_ray() -> None:
-    """Connect to the cluster that `RAY_ADDRESS` names, else start Ray on this machine; nothing where Ray is running already."""
+    """Connect to the cluster that `RAY_ADDRESS` names, else start Ray on this machine; does nothing
+    if Ray is running already."""
     if ray.is_initialized():
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -29,6 +31,6 @@ def ensure_ray() -> None:
         num_cpus=max(LOGICAL_CPUS, os.cpu_count() or 1),
         include_dashboard=False,
         log_to_driver=False,
-        logging_level=logging.ERROR,  # its notices are not what a command says
+        logging_level=logging.ERROR,  # a command prints its own messages only
         _node_ip_address="127.0.0.1",
     )

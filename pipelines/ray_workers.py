@@ -1,4 +1,4 @@
-"""Slides prepared as Ray tasks, on all machines of a cluster: `prepare` with `run_slides=ray_workers.run_slides`."""
+"""Slides prepared as Ray tasks, on all machines of a cluster."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from pipelines.ray_session import ensure_ray
 def run_slides(
     rows: Sequence[ManifestRow], config: PrepareConfig
 ) -> Iterator[tuple[int, SlideOutcome]]:
-    """Attempt every row; at most twice as many at a time as there are CPUs: a long manifest would fill the scheduler.
+    """Attempt every row; at most twice as many at a time as there are CPUs: a long manifest would
+    fill the scheduler.
 
     Yields:
         Index of the row and its outcome, as slides finish.

@@ -1,8 +1,10 @@
-"""Shards: rectangles of patches of one slide whose source tiles are neighbours. The unit of work, of retry and of checkpoint.
+"""Shards: rectangles of patches of one slide whose source tiles are neighbours. The unit of work,
+of retry and of checkpoint.
 
-`Shard` declares a row once: its fields are the columns of the table, in this order, and say which of them the pixels follow from.
-A row is metadata only, but all of it: with the byte ranges of its tiles a read task fetches them without opening the slide.
-Deterministic: the same slide and PatchSpec give the same rows, in the same order.
+`Shard` declares a row once: its fields are the columns of the table, in this order, and say which
+of them the pixels follow from. A row is metadata only, but all of it: with the byte ranges of its
+tiles a read task fetches them without opening the slide. Deterministic: the same slide and
+PatchSpec give the same rows, in the same order.
 """
 
 from __future__ import annotations
@@ -38,7 +40,8 @@ _INT64S = pa.list_(pa.int64())
 class Shard:
     """One row of the shard table.
 
-    "The level" is the level that is read, after it is shrunk by `scale`; a pixel of it is `downsample` pixels of level 0.
+    "The level" is the level that is read, after it is shrunk by `scale`; a pixel of it is
+    `downsample` pixels of level 0.
 
     Attributes:
         organisation_id: owner of all derived objects.
@@ -57,7 +60,8 @@ class Shard:
         read_x, read_y: the same in pixels of the level, int32 [N].
         icc: whether pixels are brought to sRGB by the slide's ICC profile.
         stain: `pipelines.stain.StainFit` as bytes, empty where stain is left as it is.
-        transport: `TILES` or `PIXELS`. With pixels, all columns of tiles but `tile_version` are empty or 0.
+        transport: `TILES` or `PIXELS`. With pixels, all columns of tiles but `tile_version` are
+            empty or 0.
         level_width, level_height: pixels of the level.
         tile_width, tile_height: pixels of a tile of the level.
         tile: numbers of the tiles that the patches need, int32 [T].
@@ -125,9 +129,11 @@ class Shard:
 
     @property
     def patch_side(self) -> float:
-        """Side of a patch in level-0 pixels: the area that its pixels are read from. The one formula for it.
+        """Side of a patch in level-0 pixels: the area that its pixels are read from. The one
+        formula for it.
 
-        It can differ by up to 2 % from `patch_size * PatchSpec.mpp / mpp`: a level that close to the wanted mpp is read as it is.
+        It can differ by up to 2 % from `patch_size * PatchSpec.mpp / mpp`: a level that close to
+        the wanted mpp is read as it is.
         """
         return self.read_size * self.downsample
 
@@ -158,7 +164,8 @@ class Shard:
 
     @property
     def name(self) -> str:
-        """Number and 16 hex digits over what its pixels follow from: another lattice, scale or stain is another name."""
+        """Number and 16 hex digits over what its pixels follow from: another lattice, scale or
+        stain is another name."""
         values = [_plain(getattr(self, name)) for name in DECISIVE]
         return f"{self.shard:06d}-{hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]}"
 
@@ -176,7 +183,7 @@ def _plain(value: Any) -> Any:
 
 
 def shards_of(table: pa.Table) -> list[Shard]:
-    """The rows of a table that has at least the columns of `SCHEMA`; arrays are views of its memory.
+    """The rows of a table with at least the columns of `SCHEMA`; arrays are views of it.
 
     Raises:
         ValueError: a row that no shard can be.

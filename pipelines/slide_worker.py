@@ -1,7 +1,8 @@
-"""`python -m pipelines.slide_worker DESCRIPTOR`: prepares slides, one at a time, for `local_workers`.
+"""`python -m pipelines.slide_worker DESCRIPTOR`: prepares slides for `local_workers`.
 
-Sends None when it is ready. Then it receives (row, config) on the connection with this file descriptor,
-and sends back the outcome, or the OutputError that ends the run. It ends when the other end does.
+Sends None when it is ready. Then it receives (row, config) on the connection with this file
+descriptor, and sends back the outcome, or the OutputError that ends the run. It ends when the other
+end does.
 """
 
 from __future__ import annotations

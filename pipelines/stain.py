@@ -1,13 +1,14 @@
-"""Stain normalisation: fitted once a slide, carried in its shard rows, applied to every patch as a table.
+"""Stain normalisation: fitted once per slide, carried in its shard rows, applied to patches.
 
     patches = sample_patches(slide, grid)                 a few, spread over the lattice
     fit = fit_slide_stain(slide.name, patches, method=)   their tissue -> fit
     fit.apply(patches)                                    in place, to a fixed target
 
-Both methods are, up to the target's constants, a logarithm, a 3 x 3 matrix and an exponential: a fit comes down to the matrix and
-three offsets. Reinhard's would turn glass pink or cyan; here what lies near the glass's colour keeps it. Fitting Macenko on every
-patch instead costs many times as much (`python -m tests.benchmarks.stain`) and makes a pixel's colour depend on where the lattice
-lies. Knows no model.
+Both methods are, up to the target's constants, a logarithm, a 3 x 3 matrix and an exponential: a
+fit comes down to the matrix and three offsets. Reinhard's would turn glass pink or cyan; here
+colours near the glass's stay as they are. Fitting Macenko on every patch instead costs many times
+as much (`python -m tests.benchmarks.stain`) and makes a pixel's colour depend on the position of
+the lattice. Knows no model.
 """
 
 from __future__ import annotations
@@ -30,27 +31,28 @@ from pipelines.slides.slide import Slide
 
 Triple = tuple[float, float, float]
 
-LEAST_PIXELS = 5_000
-"""Fewest pixels of tissue a fit is made on: its percentiles then rest on 50 pixels."""
+MIN_PIXELS = 5_000
+"""Minimum number of pixels of tissue for a fit: its percentiles then rest on 50 pixels."""
 SAMPLED_PATCHES = 16
 """Patches a slide's stain is sampled from, spread evenly over the lattice."""
 SAMPLED_PIXELS = 100
-"""Rows and columns of each that are taken: 160,000 pixels in all, beyond which a fit hardly changes."""
+"""Rows and columns of each that are used: 160,000 pixels, beyond which fits hardly change."""
 CHUNK = 8192
-"""Pixels that are normalised at a time: 100 kB as float32, which the second-level cache holds; whole patches take 1.7 times as
-long."""
+"""Pixels that are normalised at a time: 100 kB as float32, which the second-level cache holds;
+whole patches take 1.7 times as long."""
 
 # Macenko 2009, with the constants of its authors' published code and of its Python ports.
 LIGHT = 240.0
 """Transmitted light."""
-LEAST_DENSITY = 0.15
+MIN_DENSITY = 0.15
 """Pixels with less optical density in any channel are not stained."""
 ANGLE_PERCENTILE = 1.0
 """Percentile of the angles between the stains, from either end, that stands for a pure stain."""
 MAXIMUM_PERCENTILE = 99.0
 """Percentile of a stain's concentration that stands for its maximum."""
 TARGET_STAINS = ((0.5626, 0.7201, 0.4062), (0.2159, 0.8012, 0.5581))
-"""Haematoxylin and eosin of the reference image in Macenko's published code, as optical density in red, green, blue."""
+"""Haematoxylin and eosin of the reference image in Macenko's published code, as optical density in
+red, green, blue."""
 TARGET_MAXIMA = (1.9705, 1.0308)
 """Their maxima in the same image."""
 
@@ -63,7 +65,8 @@ TO_LAB = np.diag([3**-0.5, 6**-0.5, 2**-0.5]) @ np.array(
 """Logarithms of LMS to l, alpha, beta, equation 6 of Reinhard 2001."""
 TARGET_MEAN = (8.74108109, -0.12440419, 0.0444982)
 TARGET_DEVIATION = (0.6135447, 0.10989545, 0.0286032)
-"""Of a region of TCGA-A2-A3XS-DX1, published with Amgad 2019 (Bioinformatics 35:3461), with natural logarithms of 0-255."""
+"""Of a region of TCGA-A2-A3XS-DX1, published with Amgad 2019 (Bioinformatics 35:3461), with natural
+logarithms of 0-255."""
 
 
 class UnfitStain(ValueError):  # noqa: N818
@@ -72,7 +75,7 @@ class UnfitStain(ValueError):  # noqa: N818
 
 @dataclass(frozen=True, kw_only=True)
 class StainFit(ABC):
-    """What normalising a slide's patches takes: small, hashable, and the same after `from_bytes(to_bytes())`."""
+    """All that normalising a slide's patches needs: small and hashable."""
 
     method: ClassVar[str]
 
@@ -89,15 +92,15 @@ class StainFit(ABC):
 
         Args:
             patches: uint8 [N, H, W, 3].
-            out: where the result goes, of the same shape, C-contiguous; in place where not given.
+            out: where the result goes, of the same shape, C-contiguous; in place if None.
 
         Returns:
             `out`, or `patches`.
         """
         target = patches if out is None else out
-        for patch, place in zip(patches, target, strict=True):
-            pixels, normalised = patch.reshape(-1, 3), place.reshape(-1, 3)
-            if not np.shares_memory(normalised, place):
+        for patch, result in zip(patches, target, strict=True):
+            pixels, normalised = patch.reshape(-1, 3), result.reshape(-1, 3)
+            if not np.shares_memory(normalised, result):
                 raise ValueError("stain normalisation needs C-contiguous patches to write to")
             for start in range(0, len(pixels), CHUNK):
                 colours = self._normalised(pixels[start : start + CHUNK])
@@ -136,7 +139,7 @@ class MacenkoFit(StainFit):
 
     @cached_property
     def _map(self) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-        """Logarithm of each level, matrix, offsets: log of the normalised colour is matrix @ log + offset."""
+        """Logarithm of each level, matrix, offsets; normalised log is matrix @ log + offset."""
         unmix = np.linalg.pinv(np.array([self.haematoxylin, self.eosin]).T)
         matrix = np.array(TARGET_STAINS).T @ np.diag(np.array(TARGET_MAXIMA) / self.maxima) @ unmix
         offset = np.log(LIGHT) * (1 - matrix.sum(axis=1, keepdims=True))
@@ -155,25 +158,23 @@ class MacenkoFit(StainFit):
 
     @classmethod
     def fit(cls, pixels: NDArray[np.uint8], *, glass: Triple | None = None) -> MacenkoFit:
-        """Fit to uint8 [P, 3]; the method takes `LIGHT` for glass."""
+        """Fit to uint8 [P, 3]; the method assumes `LIGHT` for glass."""
         del glass
         density = -np.log((pixels.astype(np.float64) + 1) / LIGHT)
-        stained = density[(density >= LEAST_DENSITY).all(axis=1)]
-        if len(stained) < LEAST_PIXELS:
-            raise UnfitStain(f"{len(stained)} stained pixels where {LEAST_PIXELS} are needed")
+        stained = density[(density >= MIN_DENSITY).all(axis=1)]
+        if len(stained) < MIN_PIXELS:
+            raise UnfitStain(f"{len(stained)} stained pixels where {MIN_PIXELS} are needed")
         _, vectors = np.linalg.eigh(np.cov(stained.T))
         plane = vectors[:, [2, 1]]  # the two directions of largest variance
-        plane = plane * np.where(
-            plane.sum(axis=0) < 0, -1, 1
-        )  # density is positive; the solver's sign is arbitrary
+        # Density is positive; the solver's sign is arbitrary.
+        plane = plane * np.where(plane.sum(axis=0) < 0, -1, 1)
         across = stained @ plane
         angles = np.percentile(
             np.arctan2(across[:, 1], across[:, 0]), [ANGLE_PERCENTILE, 100 - ANGLE_PERCENTILE]
         )
         low, high = (plane @ (np.cos(angle), np.sin(angle)) for angle in angles)
-        haematoxylin, eosin = (
-            (low, high) if low[0] > high[0] else (high, low)
-        )  # haematoxylin absorbs more red
+        # Haematoxylin absorbs more red.
+        haematoxylin, eosin = (low, high) if low[0] > high[0] else (high, low)
         concentrations = density @ np.linalg.pinv(np.array([haematoxylin, eosin]).T).T
         maxima = np.percentile(concentrations, MAXIMUM_PERCENTILE, axis=0)
         if not (np.ptp(angles) > 1e-3 and (maxima > 0).all()):
@@ -191,8 +192,8 @@ class ReinhardFit(StainFit):
 
     Attributes:
         mean, deviation: of l, alpha, beta, with natural logarithms of 0-255.
-        glass: colour of the slide's glass. What absorbs less than `BLANK` beside it stays as it is, what absorbs twice as much
-            is normalised, and between them lies a ramp.
+        glass: colour of the slide's glass. What absorbs less than `BLANK` compared with it stays as
+            it is, what absorbs twice as much is normalised, with a ramp in between.
     """
 
     mean: Triple
@@ -205,7 +206,7 @@ class ReinhardFit(StainFit):
     def _map(
         self,
     ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-        """RGB to cones, matrix, offsets, cones to RGB: log of the normalised cones is matrix @ log + offset."""
+        """RGB to cones, matrix, offsets, cones to RGB; normalised log is matrix @ log + offset."""
         scale = np.array(TARGET_DEVIATION) / self.deviation
         from_lab = np.linalg.inv(TO_LAB)
         matrix = from_lab @ np.diag(scale) @ TO_LAB
@@ -218,7 +219,8 @@ class ReinhardFit(StainFit):
 
     @cached_property
     def _share(self) -> NDArray[np.float32]:
-        """How much of a colour is normalised: the sum of three levels' entries, cut off at 0 and 1; float32 [3, 256]."""
+        """How much of a colour is normalised: the sum of three levels' entries, cut off at 0 and 1;
+        float32 [3, 256]."""
         levels = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, axis=1)
         return absorbance(levels, self.glass) / np.float32(BLANK) - np.array(
             [[1], [0], [0]], np.float32
@@ -250,8 +252,8 @@ class ReinhardFit(StainFit):
     @classmethod
     def fit(cls, pixels: NDArray[np.uint8], *, glass: Triple | None = None) -> ReinhardFit:
         """Fit to uint8 [P, 3]."""
-        if len(pixels) < LEAST_PIXELS:
-            raise UnfitStain(f"{len(pixels)} pixels where {LEAST_PIXELS} are needed")
+        if len(pixels) < MIN_PIXELS:
+            raise UnfitStain(f"{len(pixels)} pixels where {MIN_PIXELS} are needed")
         lab = np.log(np.maximum(pixels @ TO_CONES.T, 1)) @ TO_LAB.T
         deviation = lab.std(axis=0)
         if deviation.min() < 1e-4:
@@ -284,7 +286,8 @@ def fit_stain(pixels: NDArray[np.uint8], *, method: str, glass: Triple | None = 
 
 
 def sample_patches(slide: Slide, grid: PatchGrid) -> NDArray[np.uint8]:
-    """At most `SAMPLED_PATCHES` patches spread evenly over the lattice, as they are read, uint8 [N, read_size, read_size, 3].
+    """At most `SAMPLED_PATCHES` patches spread evenly over the lattice, as they are read, uint8 [N,
+    read_size, read_size, 3].
 
     Raises:
         SlideError: unreadable pixels.
@@ -305,11 +308,11 @@ def tissue_pixels(patches: NDArray[np.uint8], *, glass: Triple | None = None) ->
 def fit_slide_stain(
     name: str, patches: NDArray[np.uint8], *, method: str, glass: Triple | None = None
 ) -> StainFit:
-    """Fit a method to the tissue of a slide's sampled patches: the same patches always give the same fit.
+    """Fit a method to the tissue of a slide's sampled patches; deterministic.
 
     Args:
         name: the slide's name, for errors.
-        patches: what `sample_patches` gives, uint8 [N, H, W, 3]; in the colours that `apply` will meet.
+        patches: of `sample_patches`, uint8 [N, H, W, 3], in the colours that `apply` will meet.
         method: a key of `METHODS`.
         glass: colour of the slide's glass.
 

@@ -3,8 +3,9 @@
     black_areas      on the thumbnail: no tissue, fold or ink averages to black
     filled_tiles     tiles within tissue that are of exactly one colour, and not the colour of glass
 
-White and grey can't be recognised on a thumbnail: averaging and JPEG take the noise from glass and ink
-as well. Whole tiles can: one colour compresses to next to nothing, so few of them need to be decoded.
+White and grey can't be recognised on a thumbnail: averaging and JPEG take the noise from glass and
+ink as well. Whole tiles can: one colour compresses to next to nothing, so few of them need to be
+decoded.
 """
 
 from __future__ import annotations
@@ -26,15 +27,15 @@ BLACK = 10
 MIN_BLACK_UM = 25.0
 """Black areas smaller than a square of this side may be pigment or dirt."""
 MAX_INK_UM, DARK = 2000.0, 60
-"""Black areas larger than a square of this side are not ink. Smaller ones are ink or a fold if most of
-what is round them is darker than this (0-255): a stroke gets black gradually."""
+"""Black areas larger than a square of this side are not ink. Smaller ones are ink or a fold if most
+of what is around them is darker than this (0-255): a stroke gets black gradually."""
 MAX_BYTES_PER_PIXEL, MAX_HEADER = 0.04, 800
-"""Of a compressed tile of one colour: JPEG needs 0.016 (4:2:0) to 0.027 (4:4:4) bytes a pixel and at
-most 620 bytes of tables; tissue needs 0.1 and more."""
+"""Of a compressed tile of one colour: JPEG needs 0.016 (4:2:0) to 0.027 (4:4:4) bytes a pixel and
+at most 620 bytes of tables; tissue needs 0.1 and more."""
 GLASS_TOLERANCE = 2.0
-"""Grey levels by which a fill differs from the slide's glass; closer to it a tile is taken for glass."""
+"""Grey levels by which a fill differs from the slide's glass; else the tile is glass."""
 APART = 0.7
-"""Share of a filled block's outline beyond which another colour begins: tissue has it all round."""
+"""Share of a filled block's outline beyond which another colour begins."""
 COVERED = 0.5
 """Share of a tile that tissue covers or encloses for it to be within tissue."""
 BATCH = 64
@@ -75,8 +76,9 @@ def larger_pieces(mask: Mask, min_area: float) -> Mask:
 def filled_tiles(slide: Slide, tissue: Mask, glass: Colour | None) -> Mask:
     """Tiles of level 0 within tissue that are of one colour, over the mask's pixels, bool [h, w].
 
-    Only for slides read by their own tile index, and only if the glass's colour is known. What is round
-    the tiles must be of another colour: a lumen that is burnt out does not end where a tile does.
+    Only for slides read by their own tile index, and only if the glass's colour is known. What is
+    around the tiles must be of another colour: a lumen that is burnt out does not end where a tile
+    does.
 
     Args:
         slide: open slide.

@@ -1,4 +1,5 @@
-"""Write a slide: a tiled, pyramidal Aperio-style SVS with thumbnail, label and macro image, as scanners make it."""
+"""Write a slide: a tiled, pyramidal Aperio-style SVS with thumbnail, label and macro image, as
+scanners make it."""
 
 from __future__ import annotations
 
@@ -88,7 +89,8 @@ def _tiled(tile: int) -> dict[str, object]:
 
 def _description(full: NDArray[np.uint8], level: NDArray[np.uint8], metadata: SvsMetadata) -> str:
     size = "{1}x{0}".format(*full.shape[:2])
-    text = f"Aperio Image Library v12.0.0\r\n{size} ({metadata.tile}x{metadata.tile}) JPEG/YCC Q={QUALITY}"
+    tile = f"{metadata.tile}x{metadata.tile}"
+    text = f"Aperio Image Library v12.0.0\r\n{size} ({tile}) JPEG/YCC Q={QUALITY}"
     if level is not full:
         text += " -> {1}x{0}".format(*level.shape[:2])
     fields = (

@@ -1,8 +1,10 @@
-"""Make a cohort: slides with biopsy cores assembled from tiles of known pattern, with region annotations and a manifest.
+"""Make a cohort: slides with biopsy cores assembled from tiles of known pattern, with region
+annotations and a manifest.
 
-Tiles come from a folder of real tissue (class folders) or, without one, from `pipelines.synthetic.tissue`. Real tiles are divided
-between the splits before slides are made, so a slide of split `test` shows tissue that no training slide shows. The answer per
-region is known because each region is filled with tiles of one pattern.
+Tiles come from a folder of real tissue (class folders) or, without one, from
+`pipelines.synthetic.tissue`. Real tiles are divided between the splits before slides are made, so a
+slide of split `test` shows tissue that no training slide shows. The answer per region is known
+because each region is filled with tiles of one pattern.
 """
 
 from __future__ import annotations
@@ -56,7 +58,8 @@ class SynthConfig:
         out: local folder.
         slides: number of slides.
         test_slides: how many of them are of split `test`, the last ones.
-        tiles: folder with one folder of tiles a pattern (`Benign`, `Gleason3`, `Gleason4`, `Gleason5`); None generates them.
+        tiles: folder with one folder of tiles per pattern (`Benign`, `Gleason3`, `Gleason4`,
+            `Gleason5`); None generates them.
         tile_mpp: micrometres per pixel of the tiles.
         cores: cores per slide.
         core_length: length of a core in tiles.
@@ -191,8 +194,8 @@ def _write_slide(
         for pattern, first, last in _segments(patterns, config.core_length, rng):
             for row in range(first, last):
                 for column in range(CORE_WIDTH):
-                    top, at = MARGIN + row * TILE, left + column * TILE
-                    pixels[top : top + TILE, at : at + TILE] = source(pattern, rng)
+                    top, start = MARGIN + row * TILE, left + column * TILE
+                    pixels[top : top + TILE, start : start + TILE] = source(pattern, rng)
             outline = shapely.box(left, MARGIN + first * TILE, left + core[0], MARGIN + last * TILE)
             regions.append(Region(pattern=pattern, outline=outline))
         _ragged_edges(pixels[:, left : left + core[0]], rng)
@@ -212,14 +215,15 @@ def _write_slide(
 def _segments(
     patterns: Sequence[str], length: int, rng: np.random.Generator
 ) -> list[tuple[str, int, int]]:
-    """Divide a core among its patterns in random order: (pattern, first row, row after the last)."""
+    """Divide a core among its patterns in random order: (pattern, first row, end row)."""
     order = [patterns[k] for k in rng.permutation(len(patterns))]
     bounds = np.rint(np.linspace(0, length, len(order) + 1)).astype(int).tolist()
     return list(zip(order, bounds, bounds[1:], strict=False))
 
 
 def _ragged_edges(strip: NDArray[np.uint8], rng: np.random.Generator) -> None:
-    """Fray a core's long edges to glass, as a needle leaves them; at most 60 px, so that regions keep their pattern."""
+    """Fray a core's long edges to glass, as a needle leaves them; at most 60 px, so that regions
+    keep their pattern."""
     height, width = strip.shape[:2]
     for side in (0, 1):
         rough = ndimage.gaussian_filter1d(rng.normal(0, 1, height), 40)

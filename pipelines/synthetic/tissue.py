@@ -1,7 +1,8 @@
-"""Generated H&E: tiles of prostate tissue in the four patterns, for where no real tissue is at hand.
+"""Generated H&E: tiles of prostate tissue in the four patterns, if no real tissue is available.
 
-Not a model of biology. It draws what tells the patterns apart at 20x: wide glands with folded lumina (benign), small separate
-round glands (Gleason 3), fused cribriform sheets (4), solid sheets of cells without lumina (5), in pink stroma.
+Not a model of biology. It draws what distinguishes the patterns at 20x: wide glands with folded
+lumina (benign), small separate round glands (Gleason 3), fused cribriform sheets (4), solid sheets
+of cells without lumina (5), in pink stroma.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ def generate_tile(pattern: str, rng: Rng, *, side: int = 750) -> NDArray[np.uint
     return np.clip(pixels, 0, 255).astype(np.uint8)
 
 
-def _places(rng: Rng, side: int, spacing: float, jitter: float) -> list[tuple[float, float]]:
+def _positions(rng: Rng, side: int, spacing: float, jitter: float) -> list[tuple[float, float]]:
     grid = np.arange(-spacing / 2, side + spacing, spacing)
     return [
         (
@@ -112,7 +113,7 @@ def _ring(
 
 
 def _benign(draw: ImageDraw.ImageDraw, rng: Rng, side: int) -> None:
-    for x, y in _places(rng, side, 390, 0.12):
+    for x, y in _positions(rng, side, 390, 0.12):
         gland = _Gland(x=x, y=y, radius=rng.uniform(140, 175), phase=rng.uniform(0, 6), wobble=0.13)
         draw.polygon(gland.outline(1.0, 7), fill=CYTOPLASM)
         draw.polygon(gland.outline(0.7, 7), fill=LUMEN)
@@ -121,7 +122,7 @@ def _benign(draw: ImageDraw.ImageDraw, rng: Rng, side: int) -> None:
 
 
 def _gleason_3(draw: ImageDraw.ImageDraw, rng: Rng, side: int) -> None:
-    for x, y in _places(rng, side, 185, 0.14):
+    for x, y in _positions(rng, side, 185, 0.14):
         gland = _Gland(x=x, y=y, radius=rng.uniform(62, 80), phase=rng.uniform(0, 6), wobble=0.05)
         draw.polygon(gland.outline(1.0, 3), fill=DARK_CYTOPLASM)
         draw.polygon(gland.outline(0.42, 3), fill=LUMEN)
@@ -129,21 +130,21 @@ def _gleason_3(draw: ImageDraw.ImageDraw, rng: Rng, side: int) -> None:
 
 
 def _gleason_4(draw: ImageDraw.ImageDraw, rng: Rng, side: int) -> None:
-    for x, y in _places(rng, side, 430, 0.08):
+    for x, y in _positions(rng, side, 430, 0.08):
         gland = _Gland(x=x, y=y, radius=rng.uniform(215, 250), phase=rng.uniform(0, 6), wobble=0.06)
         draw.polygon(gland.outline(1.0, 5), fill=DARK_CYTOPLASM)
-    for x, y in _places(rng, side, 36, 0.3):
+    for x, y in _positions(rng, side, 36, 0.3):
         _nucleus(draw, rng, x, y, 11)
-    for x, y in _places(rng, side, 105, 0.25):
+    for x, y in _positions(rng, side, 105, 0.25):
         radius = rng.uniform(14, 27)
         draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=LUMEN)
 
 
 def _gleason_5(draw: ImageDraw.ImageDraw, rng: Rng, side: int) -> None:
-    for x, y in _places(rng, side, 250, 0.3):
+    for x, y in _positions(rng, side, 250, 0.3):
         gland = _Gland(x=x, y=y, radius=rng.uniform(100, 170), phase=rng.uniform(0, 6), wobble=0.25)
         draw.polygon(gland.outline(1.0, 4), fill=DARK_CYTOPLASM)
-    for x, y in _places(rng, side, 31, 0.35):
+    for x, y in _positions(rng, side, 31, 0.35):
         _nucleus(draw, rng, x, y, rng.uniform(9, 14))
 
 

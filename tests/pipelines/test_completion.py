@@ -1,4 +1,4 @@
-"""Resuming: what is finished is kept, what is missing, damaged or changed is done again, and only that."""
+"""Resuming: finished slides are kept; missing, damaged or changed ones are prepared again."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def config(tmp_path: Path) -> PrepareConfig:
 
 
 def _kept(config: PrepareConfig) -> list[bool | None]:
-    """Of each slide: kept from before, done now, or None where it failed. In this process: Ray changes nothing here."""
+    """Of each slide: kept from before, done now, or None if it failed. In this process."""
     outcomes = [prepare_slide(row, config) for row in read_manifest(config.manifest)]
     return [outcome.kept if outcome.row else None for outcome in outcomes]
 
@@ -42,7 +42,7 @@ def _only(folder: str, pattern: str) -> list[Path]:
     return sorted(Path(folder).rglob(pattern))
 
 
-def test_what_is_finished_is_kept(config: PrepareConfig) -> None:
+def test_finished_slides_are_kept(config: PrepareConfig) -> None:
     assert _kept(config) == [False, False]
     assert _kept(config) == [True, True]
     assert _kept(replace(config, resume=False)) == [False, False]
@@ -72,14 +72,14 @@ def test_an_mpp_in_the_manifest_counts_and_a_label_does_not(config: PrepareConfi
     manifest = Path(config.manifest)
     manifest.write_text("slide,mpp,case,label\nslide-0001.svs,,q,5+4\nslide-0000.svs,0.505,q,3+3\n")
     outcomes = [prepare_slide(row, config) for row in read_manifest(config.manifest)]
-    assert [at.kept for at in outcomes] == [True, False]
-    assert [at.row and at.row.label for at in outcomes] == ["5+4", "3+3"]
+    assert [one.kept for one in outcomes] == [True, False]
+    assert [one.row and one.row.label for one in outcomes] == ["5+4", "3+3"]
 
 
 @pytest.mark.parametrize(
     "pattern", ["shards.parquet", "quality.json", "overview.png", "prepared/*.json"]
 )
-def test_what_is_missing_is_done_again(config: PrepareConfig, pattern: str) -> None:
+def test_a_slide_with_a_missing_file_is_prepared_again(config: PrepareConfig, pattern: str) -> None:
     _kept(config)
     gone = _only(config.out, pattern)[0]
     content = gone.read_bytes()
@@ -91,7 +91,9 @@ def test_what_is_missing_is_done_again(config: PrepareConfig, pattern: str) -> N
 
 @pytest.mark.parametrize("pattern", ["shards.parquet", "prepared/*.json"])
 @pytest.mark.parametrize("damage", [b"", b"[1"])
-def test_what_is_damaged_is_done_again(config: PrepareConfig, pattern: str, damage: bytes) -> None:
+def test_a_slide_with_a_damaged_file_is_prepared_again(
+    config: PrepareConfig, pattern: str, damage: bytes
+) -> None:
     _kept(config)
     _only(config.out, pattern)[0].write_bytes(damage)
     assert sorted(_kept(config), key=bool) == [False, True]
@@ -107,27 +109,27 @@ def test_another_index_version_does_it_again(
 
 def test_records_hold_no_name_of_a_slide(config: PrepareConfig) -> None:
     _kept(config)
-    told = "".join(
+    text = "".join(
         f"{path.relative_to(config.out)} {path.read_text()}"
         for path in _only(config.out, "prepared/*.json")
     )
-    assert "slide-000" not in told
-    assert "case-000" not in told
+    assert "slide-000" not in text
+    assert "case-000" not in text
 
 
-def test_failures_are_tried_again_and_told(tmp_path: Path) -> None:
+def test_failures_are_reported_and_tried_again(tmp_path: Path) -> None:
     slides = tmp_path / "slides"
     config = PrepareConfig(
         manifest=str(small_cohort(slides, 10, bad=5)), out=str(tmp_path / "out"), resume=True
     )
     report = prepare(config)
-    assert [at.line for at in report.failed] == [3, 5, 7, 9, 11]
+    assert [one.line for one in report.failed] == [3, 5, 7, 9, 11]
     assert sum(report.errors.values()) == len(BAD) == 5
     assert report.errors["MissingResolution"] == report.errors["SlideNotFound"] == 1
-    told = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert told["slides"] == {"total": 10, "prepared": 5, "failed": 5, "kept": 0, "staged": 0}
-    assert told["errors"] == report.errors
-    assert told["splits"] == {"test": 1, "train": 4}
+    written = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert written["slides"] == {"total": 10, "prepared": 5, "failed": 5, "kept": 0, "staged": 0}
+    assert written["errors"] == report.errors
+    assert written["splits"] == {"test": 1, "train": 4}
     sound = small_cohort(tmp_path / "sound", 10, bad=0).parent
     for time, name in enumerate(
         ("slide-0001.svs", "slide-0003.svs", "slide-0005.svs", "slide-0007.svs")
@@ -137,12 +139,12 @@ def test_failures_are_tried_again_and_told(tmp_path: Path) -> None:
     again = prepare(replace(config, mpp=0.5))  # for the one without
     assert not again.failed
     assert len(load_cohort(config.out)) == 10
-    mended = prepare(replace(config, mpp=0.5))
-    assert mended.kept == 10
+    again = prepare(replace(config, mpp=0.5))
+    assert again.kept == 10
 
 
 def test_remarks_are_reported_and_kept(tmp_path: Path) -> None:
-    """A file with a second picture: which of them is read is said by this run, and by one that resumes it."""
+    """Which of two pictures in a file is read is said by a run, and by one that resumes it."""
     pixels = np.full((280, 520, 3), 243, np.uint8)
     pixels[20:260, 20:500] = generate_tile("gleason_4", np.random.default_rng(0), side=480)[:240]
     with tifffile.TiffWriter(tmp_path / "two.tif") as tiff:
@@ -161,8 +163,8 @@ def test_remarks_are_reported_and_kept(tmp_path: Path) -> None:
         [(slide, [remark])] = report.remarks
         assert slide == "two.tif"
         assert "300 x 280" in remark
-        told = json.loads((tmp_path / "out" / "report.json").read_text())
-        assert told["remarks"] == [{"slide": "two.tif", "remarks": [remark]}]
+        written = json.loads((tmp_path / "out" / "report.json").read_text())
+        assert written["remarks"] == [{"slide": "two.tif", "remarks": [remark]}]
 
 
 def test_of_two_copies_the_first_counts(config: PrepareConfig) -> None:
@@ -171,7 +173,7 @@ def test_of_two_copies_the_first_counts(config: PrepareConfig) -> None:
     os.utime(copy, ns=(first.stat().st_atime_ns, first.stat().st_mtime_ns))
     for _ in range(2):
         report = prepare(config)
-        assert [at.slide for at in report.prepared] == [first.name]
+        assert [one.slide for one in report.prepared] == [first.name]
         assert f"is the same slide as {first.name} in line 2" in report.failed[0].error
         assert set(load_shards(config.out)["slide_uri"].to_pylist()) == {storage.as_uri(first)}
         prepare_slide(read_manifest(config.manifest)[1], config)  # as if the copy had come last
@@ -188,13 +190,13 @@ def test_a_copy_made_later_is_the_same_slide_too(config: PrepareConfig) -> None:
     report = prepare(config)
     assert len(_only(config.out, "shards.parquet")) == 2, "of the refused copy, nothing stays"
     assert len(_only(config.out, "overview.png")) == len(_only(config.out, "quality.json")) == 2
-    assert [at.slide for at in report.prepared] == ["slide-0000.svs", "slide-0001.svs"]
+    assert [one.slide for one in report.prepared] == ["slide-0000.svs", "slide-0001.svs"]
     assert "copy.svs is the same slide as slide-0001.svs in line 3" in report.failed[0].error
     assert len(load_shards(config.out)) == 2
 
 
 def test_a_run_killed_over_another_ones_cohort_is_noticed(config: PrepareConfig) -> None:
-    """Its shard tables lie where those of the cohort were, but of another mpp."""
+    """Its shard tables replace those of the cohort, but have another mpp."""
     prepare(config)
     prepare_slide(replace(read_manifest(config.manifest)[0], mpp=0.495), config)
     with pytest.raises(CohortError, match=r"half of another preparation.*--resume"):

@@ -1,4 +1,5 @@
-"""Mistakes in what to prepare and what a patch is: each is refused with the field, the value and what is allowed."""
+"""Mistakes in what to prepare and what a patch is: each is refused with the field, the value and
+what is allowed."""
 
 from __future__ import annotations
 

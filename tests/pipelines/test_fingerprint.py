@@ -44,7 +44,7 @@ def test_a_fingerprint_survives_json_and_holds_no_name(slide: Slide) -> None:
 
 
 def test_distance_grows_with_the_change_of_colour(slide: Slide) -> None:
-    """The same slide sampled elsewhere is near; another stain is far, and farther the more it differs."""
+    """The same slide sampled elsewhere is near; another stain is farther the more it differs."""
     same = fingerprint(slide, patches(0), glass=GLASS)
     elsewhere = fingerprint(slide, patches(1), glass=GLASS)
     assert colour_distance(same, same) == 0

@@ -1,6 +1,6 @@
-"""Colour profiles: recorded, applied only where a PatchSpec asks, and then as Pillow applies OpenSlide's.
+"""Colour profiles: recorded, applied only if a PatchSpec asks, and as Pillow applies them.
 
-Of the formats that only OpenSlide opens it gives the profile of BIF; of NDPI, SCN and Trestle it gives none.
+OpenSlide gives the profile of BIF, and none of NDPI, SCN and Trestle.
 """
 
 from __future__ import annotations

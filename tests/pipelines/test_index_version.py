@@ -1,8 +1,10 @@
-"""The same slide gives the same shards, quality and fingerprint as before, or `INDEX_VERSION` says that it does not.
+"""The same slide gives the same shards, quality and fingerprint as before, or `INDEX_VERSION` says
+that it does not.
 
-`acinus prepare --resume` keeps what an earlier version indexed. A change that makes other shards of the same slide must raise
-`pipelines.index.INDEX_VERSION`, or a cohort would be half of one version and half of another. When this test fails: if the change
-was meant, raise INDEX_VERSION and write the new digests here; if it was not, the change is wrong.
+`acinus prepare --resume` keeps what an earlier version indexed. A change that makes other shards of
+the same slide must raise `pipelines.index.INDEX_VERSION`, or a cohort would be half of one version
+and half of another. When this test fails: if the change was meant, raise INDEX_VERSION and write
+the new digests here; if it was not, the change is wrong.
 """
 
 from __future__ import annotations
@@ -57,7 +59,8 @@ ELSEWHERE = {"slide_id", "slide_uri", "tile_uri", "tile_version"}
 
 
 def digest(indexed: IndexedSlide) -> str:
-    """Of all that resuming keeps; measured values to three digits, since vector units round the last ones differently."""
+    """Of all that resuming keeps; measured values to three digits, since vector units round the
+    last ones differently."""
     shards = [
         {name: value for name, value in row.items() if name not in ELSEWHERE}
         for row in indexed.shards.to_pylist()

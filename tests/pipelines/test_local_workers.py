@@ -1,4 +1,4 @@
-"""Slides in processes of this machine: the work and the bytes of Ray, without Ray; no slide ends another."""
+"""Slides in processes of this machine: the same bytes as Ray's; no slide ends another."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_a_ray_worker_that_dies_is_a_failure_of_its_slide(
     assert "slide-0000.svs ended the process that read it" in outcome.error
 
 
-def test_an_installation_without_workers_is_no_fault_of_a_slide(
+def test_a_worker_that_cannot_start_is_not_blamed_on_a_slide(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(local_workers, "WORKER", "pipelines.absent")
@@ -101,7 +101,7 @@ def test_no_more_processes_than_cpus_and_none_for_no_slide(
 
 
 def test_what_hands_out_slides_loads_neither_ray_nor_readers() -> None:
-    """A first command answers soon: these take seconds to import."""
+    """A first command answers soon: these need seconds to import."""
     heavy = {"ray", "scipy", "skimage", "tifffile", "pydicom", "wsidicom", "openslide", "torch"}
     code = f"import sys, pipelines.prepare; print(*sorted({heavy!r} & set(sys.modules)))"
     done = subprocess.run(

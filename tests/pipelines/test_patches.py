@@ -1,4 +1,5 @@
-"""The patch stream: what a consumer decodes is what the slide shows, with and without Ray, whatever the worker count."""
+"""The patch stream: what a consumer decodes is what the slide shows, with and without Ray, whatever
+the worker count."""
 
 from __future__ import annotations
 
@@ -118,12 +119,12 @@ def test_each_shard_once_and_in_order_under_killed_readers(
     table = pa.concat_tables(slides)
     expected = decode_patches(fetch_shards(table))["patch"]
     monkeypatch.setattr(patch_source, "_read_task", read_slowly)
-    most = max(table["n_patches"].to_pylist())
+    largest = max(table["n_patches"].to_pylist())
     with killing(
         "ray::ReadShards", below=os.getpid(), seed=5, pause=(0.0, 0.2), max_kills=6
     ) as killed:
         blocks = list(
-            read_patches(table, patches_per_task=4 * most).iter_batches(
+            read_patches(table, patches_per_task=4 * largest).iter_batches(
                 batch_size=None, batch_format="pyarrow"
             )
         )
@@ -191,7 +192,7 @@ def test_dicom_travels_as_encoded_tiles(ray_session: None, dicom: Path) -> None:
 
 @pytest.mark.parametrize("method", ["macenko", "reinhard"])
 def test_stain_is_normalised_where_the_spec_asks_for_it(generated_slide: Path, method: str) -> None:
-    """What a consumer decodes is the plain patch put through the slide's own fit, which every shard carries."""
+    """A consumer decodes plain patches and applies the slide's own fit, which shards carry."""
     plain = shards_of(generated_slide, PatchSpec(size=224, mpp=0.23))
     table = shards_of(generated_slide, PatchSpec(size=224, mpp=0.23, stain=method))
     [fit] = set(table["stain"].to_pylist())

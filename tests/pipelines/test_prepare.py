@@ -1,4 +1,4 @@
-"""Preparing a cohort: every slide attempted, every success kept, every failure recorded; the same result always."""
+"""Preparing a cohort: every slide attempted, every failure recorded, the same result always."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_good_slides_survive_bad_ones(cohort_folder: Path, tmp_path: Path) -> No
         ),
         on_slide=lambda outcome, total: seen.append((outcome.slide, total)),
     )
-    assert [(at.line, at.slide) for at in report.failed] == [(2, "bad.svs"), (3, "gone.svs")]
+    assert [(one.line, one.slide) for one in report.failed] == [(2, "bad.svs"), (3, "gone.svs")]
     assert "BrokenSlide" in report.failed[0].error
     assert "Traceback" in report.failed[0].trace
     assert len(report.prepared) == 2
@@ -55,11 +55,11 @@ def test_good_slides_survive_bad_ones(cohort_folder: Path, tmp_path: Path) -> No
             storage.read_bytes(storage.join(str(tmp_path / "out"), *picture.split("/")))[:4]
             == b"\x89PNG"
         )
-    told = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert len(told["failed"]) == 2
-    assert told["reading"]["requests"] >= 2
-    assert told["reading"]["fetched"] > 100_000
-    assert 1 <= told["reading"]["amplification"] < 1.1
+    written = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert len(written["failed"]) == 2
+    assert written["reading"]["requests"] >= 2
+    assert written["reading"]["fetched"] > 100_000
+    assert 1 <= written["reading"]["amplification"] < 1.1
 
 
 def test_same_input_same_bytes(cohort_folder: Path, tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_every_row_is_attempted(tmp_path: Path) -> None:
     report = prepare(
         PrepareConfig(manifest=str(tmp_path / "manifest.csv"), out=str(tmp_path / "out"), spec=SPEC)
     )
-    assert [at.line for at in report.failed] == list(range(2, 32))
+    assert [one.line for one in report.failed] == list(range(2, 32))
 
 
 def test_unknown_split_is_named(cohort_folder: Path, tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
-"""Artefacts on drawn thumbnails with known masks and on real ones; focus, blank, saturation and ink of patches; the verdict."""
+"""Artefacts on drawn thumbnails with known masks and on real ones; focus, blank, saturation and ink
+of patches; the verdict."""
 
 from __future__ import annotations
 
@@ -58,7 +59,7 @@ def test_a_stroke_that_runs_dry_is_found_to_its_end() -> None:
     assert artefacts(drawn.photograph(), mpp=THUMBNAIL_MPP).pen[900, 110:840].mean() > 0.95
 
 
-def test_coverslip_edges_and_bubbles_are_told_apart() -> None:
+def test_coverslip_edges_and_bubbles_are_distinguished() -> None:
     drawn = cores(width_um=700)
     drawn.absorb("edge", line([(880, 0), (905, 500), (890, 999)], 8), (0.3, 0.3, 0.3))
     bubble(drawn, 760, 820, 60)
@@ -80,7 +81,7 @@ def test_clean_slides_have_no_artefacts() -> None:
         assert found.mask.mean() < 1e-4
 
 
-def test_places_that_were_not_scanned_are_void() -> None:
+def test_areas_that_were_not_scanned_are_void() -> None:
     drawn = cores(width_um=700)
     drawn.light[:, :200] = 0
     seen = drawn.photograph(noise=0)
@@ -91,7 +92,7 @@ def test_places_that_were_not_scanned_are_void() -> None:
 
 @needs_shared_data
 @pytest.mark.parametrize(
-    ("picture", "kind", "least"),
+    ("picture", "kind", "min_iou"),
     [
         ("pen_black", "pen", 0.85),
         ("pen_green", "pen", 0.75),
@@ -100,17 +101,17 @@ def test_places_that_were_not_scanned_are_void() -> None:
     ],
 )
 def test_real_artefacts_are_found_as_a_person_drew_them(
-    picture: str, kind: str, least: float
+    picture: str, kind: str, min_iou: float
 ) -> None:
     folder = shared_data()
     assert folder is not None
     seen = np.asarray(Image.open(folder / "histoqc" / f"{picture}.png").convert("RGB"))
     truth = np.asarray(Image.open(folder / "histoqc" / f"{picture}_mask.png").convert("L")) > 127
-    assert iou(getattr(artefacts(seen, mpp=20.0), kind), truth) > least
+    assert iou(getattr(artefacts(seen, mpp=20.0), kind), truth) > min_iou
 
 
 @needs_shared_data
-def test_real_tissue_is_no_artefact() -> None:
+def test_real_tissue_has_no_artefacts() -> None:
     """160 prostate tiles and four more of H&E, side by side at a thumbnail's scale."""
     folder = shared_data()
     assert folder is not None
@@ -213,9 +214,9 @@ def test_the_verdict_says_why() -> None:
     assert found.pen == pytest.approx(truth, abs=0.05)
     assert found.verdict == "limited"
     assert found.sentences == (f"Pen marks hide {found.pen:.0%} of the tissue.",)
-    beside = cores(width_um=800, count=2)
-    beside.absorb("pen", line([(100, 820), (900, 900)], 40), INK["green"])
-    assert judged(beside, no_patches()).pen < 0.02  # ink that hides no tissue
+    next_to_tissue = cores(width_um=800, count=2)
+    next_to_tissue.absorb("pen", line([(100, 820), (900, 900)], 40), INK["green"])
+    assert judged(next_to_tissue, no_patches()).pen < 0.02  # ink that hides no tissue
     sharp = np.stack(
         [generate_tile("gleason_4", np.random.default_rng(k), side=224) for k in range(4)]
     )
@@ -245,7 +246,7 @@ def inked_slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_no_patch_is_laid_on_ink(inked_slide: Path, tmp_path: Path) -> None:
+def test_no_patch_is_placed_on_ink(inked_slide: Path, tmp_path: Path) -> None:
     spec = PatchSpec(size=112, mpp=1.0)
     written = []
     for name in ("one", "two"):

@@ -1,4 +1,4 @@
-"""Rows of the shard table: declared once, checked when they are read, and one side of a patch for everyone."""
+"""Rows of the shard table: declared once, checked when read, with one side of a patch."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_a_row_that_no_shard_can_be_is_refused(
 def test_a_patch_covers_what_its_pixels_are_read_from(
     generated_slide: Path, monkeypatch: pytest.MonkeyPatch, mpp: float, side: float
 ) -> None:
-    """At 0.2335 um level 0, of 0.23, is read as it is: 224 px, not the 227.4 that the spec's mpp gives."""
+    """For 0.2335 um, level 0 of 0.23 is read as it is: 224 px, where the spec's mpp gives 227.4."""
     drawn = []
     monkeypatch.setattr(
         index, "overview_picture", lambda _t, _m, boxes, *_, **__: drawn.append(boxes) or b""

@@ -1,4 +1,4 @@
-"""Stain normalisation against plain float64 oracles of the papers, for every colour, and against torchstain."""
+"""Stain normalisation against plain float64 oracles of the papers and against torchstain."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ FITS: dict[str, StainFit] = {
 
 
 def macenko_oracle(pixels: NDArray[np.uint8], fit: MacenkoFit) -> NDArray[np.float64]:
-    """Macenko 2009, sections 2 to 4: density, concentrations by least squares, the target's maxima and colours."""
+    """Macenko 2009, sections 2 to 4: concentrations by least squares, the target's colours."""
     density = -np.log((pixels.astype(float) + 1) / 240)
     stains = np.array([fit.haematoxylin, fit.eosin])
     concentrations = np.linalg.lstsq(stains.T, density.T, rcond=None)[0].T
@@ -49,7 +49,8 @@ def macenko_oracle(pixels: NDArray[np.uint8], fit: MacenkoFit) -> NDArray[np.flo
 
 
 def reinhard_oracle(pixels: NDArray[np.uint8], fit: ReinhardFit) -> NDArray[np.float64]:
-    """Reinhard 2001, equations 4, 6, 10, 11, 8 and 9, with the cones at least 1 of 255; glass stays as it is."""
+    """Reinhard 2001, equations 4, 6, 10, 11, 8 and 9, with the cones at least 1 of 255; glass stays
+    as it is."""
     cones = np.array([[0.3811, 0.5783, 0.0402], [0.1967, 0.7244, 0.0782], [0.0241, 0.1288, 0.8444]])
     long, medium, short = np.log(np.maximum(cones @ pixels.astype(float).T, 1))
     lab = [
@@ -79,7 +80,8 @@ def oracle(pixels: NDArray[np.uint8], fit: StainFit) -> NDArray[np.int64]:
 
 @pytest.mark.parametrize("method", FITS)
 def test_every_colour_is_within_a_level_of_the_oracle(method: str) -> None:
-    """Every eighth red with every green and blue, 2.1 million colours: off by a level at most, and only where rounding ties."""
+    """Every eighth red with every green and blue, 2.1 million colours: off by a level at most, and
+    only where rounding ties."""
     fit = FITS[method]
     levels = np.arange(256, dtype=np.uint8)
     wrong = 0
@@ -171,7 +173,7 @@ def test_known_stains_are_found_again() -> None:
 
 
 def test_normalising_moves_the_stain_to_the_target() -> None:
-    """After Reinhard the tissue has the target's statistics; after Macenko a second fit finds the target's stains."""
+    """Reinhard gives tissue the target's statistics; after Macenko a fit finds its stains."""
     tile = generate_tile("gleason_4", np.random.default_rng(5), side=448)
     darker = np.clip(tile.astype(float) * (0.9, 0.8, 0.95), 0, 255).astype(np.uint8)[None]
     again = fit_stain(
@@ -223,7 +225,7 @@ def test_a_slide_is_fitted_the_same_each_time(method: str, generated_slide: Path
 
 
 def test_patches_are_sampled_as_they_are_read(generated_slide: Path) -> None:
-    """Spread over the whole lattice; where tiles are shrunk while they are decoded, so is the sample."""
+    """Spread over the whole lattice, and shrunk while they are decoded if patches are."""
     with open_slide(str(generated_slide)) as slide:
         everywhere = np.ones((64, 64), bool)
         grid = patch_grid(slide, everywhere, PatchSpec(size=112, mpp=0.5))

@@ -17,7 +17,7 @@ CLEAR, YELLOWISH = (243.0, 243.0, 243.0), (225.0, 215.0, 190.0)
 
 
 @pytest.mark.parametrize(
-    ("width_um", "depth", "glass", "least"),
+    ("width_um", "depth", "glass", "min_iou"),
     [
         (300, 1.0, CLEAR, 0.84),  # one pixel along each rim is 0.13 of so thin a core
         (600, 1.0, CLEAR, 0.90),
@@ -30,16 +30,16 @@ CLEAR, YELLOWISH = (243.0, 243.0, 243.0), (225.0, 215.0, 190.0)
     ],
 )
 def test_thin_and_pale_cores_are_found(
-    width_um: float, depth: float, glass: tuple[float, float, float], least: float
+    width_um: float, depth: float, glass: tuple[float, float, float], min_iou: float
 ) -> None:
     drawn = cores(width_um=width_um, depth=depth)
     assert (
         iou(tissue_mask("a", drawn.photograph(glass=glass), mpp=THUMBNAIL_MPP), drawn.tissue)
-        > least
+        > min_iou
     )
 
 
-def test_pale_tissue_is_kept_beside_dark() -> None:
+def test_pale_tissue_is_kept_next_to_dark() -> None:
     """One core dark, one pale: a threshold between the two would lose the pale one."""
     dark, pale = cores(width_um=800), cores(width_um=800, depth=0.25)
     lower = np.arange(SIDE)[:, None, None] > SIDE // 2
@@ -90,7 +90,7 @@ def test_pictures_without_stained_tissue_are_refused() -> None:
 
 
 @pytest.mark.parametrize("glass", [CLEAR, YELLOWISH, (236.0, 233.0, 237.0)])
-def test_glass_is_found_beside_tissue_and_white_filling(glass: tuple[float, float, float]) -> None:
+def test_glass_is_found_next_to_tissue_and_white_fill(glass: tuple[float, float, float]) -> None:
     seen = cores(width_um=1000).photograph(glass=glass).copy()
     seen[:, :600] = 255
     found = glass_colour(seen)

@@ -1,4 +1,5 @@
-"""Blocks that were not scanned, filled with black or another colour: no tissue, no patch, and in the quality file."""
+"""Blocks that were not scanned, filled with black or another colour: no tissue, no patch, and in
+the quality file."""
 
 from __future__ import annotations
 
@@ -25,7 +26,7 @@ TILE, MISSING = 128, 18
 
 
 def blocks(tissue: NDArray[np.bool_], *, side: int, share: float) -> NDArray[np.bool_]:
-    """Tiles of a lattice, on tissue alone, of which some are missing; bool of the picture's shape."""
+    """Tiles of a lattice that are missing, all within tissue; bool of the picture's shape."""
     rng = np.random.default_rng(4)
     missing = np.zeros_like(tissue)
     for top in range(0, tissue.shape[0], side):

@@ -1,4 +1,4 @@
-"""A slide worker in which two slides end their process, as a fault in a C library would; else the real one."""
+"""The real slide worker, in which two slides end their process as a fault in C would."""
 
 from __future__ import annotations
 

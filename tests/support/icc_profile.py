@@ -1,4 +1,5 @@
-"""A colour profile of a scanner that sees other primaries than sRGB, written by itself (ICC.1:2001-04, version 2)."""
+"""A colour profile of a scanner that sees other primaries than sRGB, written from scratch
+(ICC.1:2001-04, version 2)."""
 
 from __future__ import annotations
 

@@ -34,12 +34,10 @@ def small_cohort(folder: Path, slides: int, *, bad: int) -> Path:
                 folder / name, pixels, SvsMetadata(mpp=None if fault == "no-mpp" else 0.5, tile=128)
             )
             damage(folder / name, fault)
-            os.utime(
-                folder / name, (1_700_000_000 + k, 1_700_000_000 + k)
-            )  # a slide's identity holds its time
-        lines.append(
-            f"{name},case-{k // 2:04d},{'test' if k // 2 % 5 == 0 else 'train'},{'3+4' if k % 3 else 'benign'}"
-        )
+            time = 1_700_000_000 + k  # a slide's identity holds it
+            os.utime(folder / name, (time, time))
+        split = "test" if k // 2 % 5 == 0 else "train"
+        lines.append(f"{name},case-{k // 2:04d},{split},{'3+4' if k % 3 else 'benign'}")
     (folder / "manifest.csv").write_text("\n".join(lines) + "\n")
     return folder / "manifest.csv"
 

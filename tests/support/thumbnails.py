@@ -1,7 +1,9 @@
-"""Drawn thumbnails of biopsy slides with the truth beside them: for what no real slide with a mask is at hand.
+"""Drawn thumbnails of biopsy slides with the truth: for artefacts of which no real slide with a
+mask is available.
 
-Cores are strips of generated tissue (`pipelines.synthetic.tissue`) averaged to the thumbnail's scale, on glass with scan noise
-and JPEG compression. Ink, coverslip edges and bubbles multiply what lies below, as absorbing things do.
+Cores are strips of generated tissue (`pipelines.synthetic.tissue`) averaged to the thumbnail's
+scale, on glass with scan noise and JPEG compression. Ink, coverslip edges and bubbles multiply what
+is below, as absorbing things do.
 """
 
 from __future__ import annotations
@@ -50,7 +52,7 @@ class Drawn:
         *,
         soft: float = 1.0,
     ) -> None:
-        """Lay something over the slide whose rim is blurred by `soft` pixels."""
+        """Put something on the slide whose rim is blurred by `soft` pixels."""
         cover = _blurred(mask, soft)[..., None]
         self.light *= 1 - cover + cover * np.array(light)
         self.artefacts[name] = self.artefacts.get(name, np.zeros_like(mask)) | mask
@@ -111,9 +113,8 @@ def iou(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
 def _tissue() -> NDArray[np.float64]:
     """Tissue all over, as light that passes."""
     rng = np.random.default_rng(7)
-    side = round(
-        TILE * THUMBNAIL_MPP / MPP / 3
-    )  # a third of the scale: nuclei then still average out, and it is 9 times as fast
+    # A third of the scale: nuclei then still average out, and it is 9 times as fast.
+    side = round(TILE * THUMBNAIL_MPP / MPP / 3)
     tiles = [
         generate_tile(name, rng, side=side)
         for name in ("benign", "gleason_3", "gleason_4", "gleason_5")
