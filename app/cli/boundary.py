@@ -37,6 +37,8 @@ def run(app: typer.Typer, arguments: Sequence[str]) -> int:
         app(arguments, prog_name="acinus")
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except OSError as error:  # of typer's own output, such as the text of --help
+        code = _report_output(error)
     else:
         code = 0
     return _flush() or code
@@ -76,11 +78,13 @@ def usage(name: Callable[[str], str] | str | None = None) -> Iterator[None]:
     try:
         yield
     except ValidationError as error:
-        mistakes = [
-            f"{named(str(mistake['loc'][0]))} {mistake['input']!r}: " * bool(mistake["loc"])
-            + mistake["msg"].removeprefix("Value error, ")
-            for mistake in error.errors()
-        ]
+        mistakes = []
+        for mistake in error.errors():
+            reason = mistake["msg"].removeprefix("Value error, ")
+            where = (
+                f"{named(str(mistake['loc'][0]))} {mistake['input']!r}: " if mistake["loc"] else ""
+            )
+            mistakes.append(where + reason)
         raise typer.BadParameter("; ".join(mistakes)) from error
     except ValueError as error:
         hint = None if callable(name) else name
@@ -121,8 +125,10 @@ def explain(error: Exception, command: str) -> str | None:
         return f"{type(error).__name__}: slide {error.slide} {error.cause}; {what_to_do}"
     if isinstance(error, (CohortError, StorageError, TrainingError, ServiceError)):
         return str(error)
-    if isinstance(error, OSError) and error.errno is not None:
-        return f"{error.filename or type(error).__name__}: {error.strerror}"
+    if isinstance(error, OSError):
+        if error.errno is None:  # raised by us, with a sentence of its own
+            return str(error)
+        return f"{error.filename or 'A file or standard output'}: {error.strerror}"
     return None
 
 
@@ -160,8 +166,12 @@ def _flush() -> int:
         if sys.stdout is not None:  # closed by the caller
             sys.stdout.flush()
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if not isinstance(error, BrokenPipeError):  # a reader that has seen enough is no mistake
-            _print_error(f"Standard output can't be written: {error.strerror}")
-        return FAILED
+        return _report_output(error)
     return 0
+
+
+def _report_output(error: OSError) -> int:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if not isinstance(error, BrokenPipeError):  # a reader that has seen enough is no mistake
+        _print_error(f"Standard output can't be written: {error.strerror}")
+    return FAILED

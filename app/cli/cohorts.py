@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from app.cli.boundary import usage
-from app.cli.options import Out, Seed
+from app.cli.options import Out, Seed, not_empty, not_empty_if_given, positive
 
 if TYPE_CHECKING:
     from pipelines.preparation import RunSlides, SlideOutcome
@@ -17,16 +16,21 @@ if TYPE_CHECKING:
 
 def synth(
     out: Annotated[
-        Path, typer.Option(help="Local folder to write slides, annotations and manifest.csv to.")
+        str,
+        typer.Option(
+            help="Local folder to write slides, annotations and manifest.csv to.",
+            callback=not_empty,
+        ),
     ],
     slides: Annotated[int, typer.Option(help="Number of slides.")] = 12,
     test_slides: Annotated[
         int, typer.Option(help="Number of these slides that get the split `test`.")
     ] = 3,
     tiles: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            help="Folder with one folder of real tiles per class; generated H&E if missing."
+            help="Folder with one folder of real tiles per class; generated H&E if missing.",
+            callback=not_empty_if_given,
         ),
     ] = None,
     core_length: Annotated[int, typer.Option(help="Length of a core in tiles of 172 um.")] = 14,
@@ -41,15 +45,20 @@ def synth(
 
     with usage():
         config = SynthConfig(
-            out=str(out),
+            out=out,
             slides=slides,
             test_slides=test_slides,
-            tiles=str(tiles) if tiles else None,
+            tiles=tiles,
             core_length=core_length,
             seed=seed,
         )
     with screen.progress("slides", total=slides) as show:
-        manifest = synthesise(config, on_slide=lambda done: show(done, slides))
+        try:
+            manifest = synthesise(config, on_slide=lambda done: show(done, slides))
+        except OSError as error:
+            if error.errno is not None and error.filename is None:  # a full disk names no file
+                error.filename = out
+            raise
     screen.print_facts(
         "Cohort",
         {
@@ -65,16 +74,22 @@ def prepare(
         str,
         typer.Argument(
             help="CSV or Parquet file with a `slide` column; or a folder, an S3 prefix, "
-            "or a quoted pattern such as 's/**/*.svs'."
+            "or a quoted pattern such as 's/**/*.svs'.",
+            callback=not_empty,
         ),
     ],
     out: Out,
     size: Annotated[int, typer.Option(help="Side of a patch in pixels.")] = 224,
     mpp: Annotated[
         float | None,
-        typer.Option(help="Micrometres per pixel of slides whose file and manifest row give none."),
+        typer.Option(
+            help="Micrometres per pixel of slides whose file and manifest row give none.",
+            callback=positive,
+        ),
     ] = None,
-    patch_mpp: Annotated[float, typer.Option(help="Micrometres per pixel of a patch.")] = 0.5,
+    patch_mpp: Annotated[
+        float, typer.Option(help="Micrometres per pixel of a patch.", callback=positive)
+    ] = 0.5,
     overlap: Annotated[int, typer.Option(help="Pixels that neighbouring patches share.")] = 0,
     min_tissue: Annotated[
         float, typer.Option(help="Minimum share of tissue in a patch, 0 to 1.")

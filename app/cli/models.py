@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from app.cli.boundary import usage
-from app.cli.options import Data, Encoder, Folds, Out, Seed, Split
+from app.cli.options import Data, Encoder, Folds, Out, Seed, Split, not_empty, positive
 
 if TYPE_CHECKING:
     from training.pretrain.progress import ProgressReport
@@ -59,10 +59,17 @@ def pretrain(
 
 
 def probe(
-    tiles: Annotated[str, typer.Option(help="Folder with one folder of labelled tiles per class.")],
+    tiles: Annotated[
+        str,
+        typer.Option(
+            help="Folder with one folder of labelled tiles per class.", callback=not_empty
+        ),
+    ],
     encoder: Encoder,
     out: Out,
-    tile_mpp: Annotated[float, typer.Option(help="Micrometres per pixel of the tiles.")] = 0.23,
+    tile_mpp: Annotated[
+        float, typer.Option(help="Micrometres per pixel of the tiles.", callback=positive)
+    ] = 0.23,
     folds: Folds = 5,
     seed: Seed = 0,
 ) -> None:
@@ -113,7 +120,9 @@ def fit_slide(
 def fit_risk(
     data: Data,
     encoder: Encoder,
-    slide_model: Annotated[str, typer.Option(help="Slide model: the --out of `acinus fit-slide`.")],
+    slide_model: Annotated[
+        str, typer.Option(help="Slide model: the --out of `acinus fit-slide`.", callback=not_empty)
+    ],
     out: Out,
     patients: Annotated[int, typer.Option(help="Number of simulated patients.")] = 600,
     split: Split = "train",

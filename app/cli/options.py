@@ -2,14 +2,51 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated
 
 import typer
 
-Out = Annotated[str, typer.Option(help="Folder or URI (file://, s3://) to write to.")]
-Data = Annotated[str, typer.Option(help="Prepared cohort: the --out of `acinus prepare`.")]
+
+def not_empty(value: str) -> str:
+    """The value, which names a path or a URI.
+
+    Raises:
+        typer.BadParameter: it is empty, as an unset shell variable is.
+    """
+    if not value.strip():
+        raise typer.BadParameter("it is empty; give a path or a URI")
+    return value
+
+
+def not_empty_if_given(value: str | None) -> str | None:
+    """The value, which is None or names a path or a URI; raises as `not_empty` does."""
+    return None if value is None else not_empty(value)
+
+
+def positive(value: float | None) -> float | None:
+    """The value, which is None or a positive number.
+
+    Raises:
+        typer.BadParameter: it is zero, negative, infinite or not a number.
+    """
+    if value is not None and not 0 < value < math.inf:
+        raise typer.BadParameter(f"{value} is not a positive number")
+    return value
+
+
+Out = Annotated[
+    str, typer.Option(help="Folder or URI (file://, s3://) to write to.", callback=not_empty)
+]
+Data = Annotated[
+    str,
+    typer.Option(help="Prepared cohort: the --out of `acinus prepare`.", callback=not_empty),
+]
 Encoder = Annotated[
-    str, typer.Option(help="Encoder: the `encoder` folder that `acinus pretrain` wrote.")
+    str,
+    typer.Option(
+        help="Encoder: the `encoder` folder that `acinus pretrain` wrote.", callback=not_empty
+    ),
 ]
 Seed = Annotated[int, typer.Option(help="Seed of all randomness.")]
 Split = Annotated[str, typer.Option(help="Use only the slides of this split.")]

@@ -12,7 +12,7 @@ REMEDIES: Final[dict[str, dict[str, str]]] = {
     "missing-mpp": {
         "prepare": "give --mpp or an mpp column in the manifest, "
         "or take the objective's with --mpp-from-objective",
-        "analyse": "give its micrometres per pixel with --mpp",
+        "analyse": "give its mpp (micrometres per pixel) with --mpp",
     },
     "implausible-mpp": {
         "prepare": "correct its mpp column in the manifest, or --mpp",

@@ -33,6 +33,8 @@ if TYPE_CHECKING:  # what one command prints must not load the libraries of the 
 
 FAILURES_SHOWN = 5
 """Failed slides that `prepare` prints in full; all are in its report."""
+REMARKS_SHOWN = 5
+"""Different remarks that `prepare` prints; all are in its report."""
 
 
 class Show(Protocol):
@@ -99,9 +101,11 @@ def _print_remarks(report: PrepareReport) -> None:
     for slide, remarks in report.remarks:
         for remark in remarks:
             slides.setdefault(remark, []).append(slide)
-    for remark, names in slides.items():
+    for remark, names in list(slides.items())[:REMARKS_SHOWN]:
         more = f" (and {len(names) - 1} more slides)" if len(names) > 1 else ""
         _print_text(Console(), f"Slide {names[0]} {remark}{more}")
+    if (left := len(slides) - REMARKS_SHOWN) > 0:
+        _print_text(Console(), f"and {left} more remarks, all in the report")
 
 
 def _first_picture(report: PrepareReport) -> str:

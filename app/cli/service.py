@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from app.cli.boundary import usage
-from app.cli.options import Out
+from app.cli.options import Out, not_empty, not_empty_if_given, positive
 
 if TYPE_CHECKING:
     from app.analyses.status import Step
@@ -15,10 +15,16 @@ if TYPE_CHECKING:
 
 def analyse(
     slide: Annotated[
-        str, typer.Argument(help="Slide: path or URI; for a DICOM series, its folder.")
+        str,
+        typer.Argument(
+            help="Slide: path or URI; for a DICOM series, its folder.", callback=not_empty
+        ),
     ],
     models: Annotated[
-        str, typer.Option(help="Model set: folder with encoder, slide_model and risk_model.")
+        str,
+        typer.Option(
+            help="Model set: folder with encoder, slide_model and risk_model.", callback=not_empty
+        ),
     ],
     out: Out,
     age: Annotated[float | None, typer.Option(help="Age at biopsy in years.")] = None,
@@ -34,7 +40,9 @@ def analyse(
     ] = None,
     mpp: Annotated[
         float | None,
-        typer.Option(help="Micrometres per pixel, if the slide's file gives none."),
+        typer.Option(
+            help="Micrometres per pixel, if the slide's file gives none.", callback=positive
+        ),
     ] = None,
 ) -> None:
     """Analyse one slide on this machine, without the service.
@@ -64,7 +72,10 @@ def analyse(
 
 
 def serve(
-    models: Annotated[str | None, typer.Option(help="Model set; ACINUS_MODELS if missing.")] = None,
+    models: Annotated[
+        str | None,
+        typer.Option(help="Model set; ACINUS_MODELS if missing.", callback=not_empty_if_given),
+    ] = None,
     port: Annotated[int | None, typer.Option(help="Port; ACINUS_PORT if missing.")] = None,
 ) -> None:
     """Serve the HTTP API until Ctrl-C.

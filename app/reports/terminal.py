@@ -1,10 +1,11 @@
-"""The report as a table in a terminal."""
+"""The report as a table in a terminal. It warns of what the PDF warns of."""
 
 from __future__ import annotations
 
+from rich.markup import escape
 from rich.table import Table
 
-from app.reports.schemas import NOTICE, SIMULATED, Estimate, Report
+from app.reports.schemas import NOTICE, SIMULATED, Estimate, Grading, Report, Risk
 
 
 def risk_table(report: Report) -> Table:
@@ -15,29 +16,56 @@ def risk_table(report: Report) -> Table:
         show_header=False,
         title_justify="left",
     )
-    grading = report.grading
+    table.add_row("Gleason, grade group", _grade(report.grading))
+    table.add_row("Share of area", _shares(report.grading))
+    table.add_row("Slide model", _slide_model(report))
+    if report.risk is None:
+        table.add_row("Risk", f"none: {escape(str(report.risk_absent_because))}")
+    else:
+        for name, value in _risk_rows(report.risk):
+            table.add_row(name, value)
+    return table
+
+
+def _grade(grading: Grading) -> str:
     pattern = f"{grading.primary}+{grading.secondary}" if grading.primary else "no cancer pattern"
-    table.add_row("Gleason, grade group", f"{pattern}, grade group {grading.grade_group}")
+    return f"{pattern}, grade group {grading.grade_group}"
+
+
+def _shares(grading: Grading) -> str:
     shares = {
         "benign": grading.benign,
         "3": grading.gleason_3,
         "4": grading.gleason_4,
         "5": grading.gleason_5,
     }
-    table.add_row(
-        "Share of area", ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
-    )
+    return ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
+
+
+def _slide_model(report: Report) -> str:
     slide = report.slide_model
-    table.add_row(
-        "Slide model", f"grade group {slide.grade_group}, cancer {slide.cancer_probability:.0%}"
+    agreement = (
+        "agrees with the pattern areas"
+        if slide.agrees_with_grading
+        else f"[red]differs from the pattern areas[/red] (grade group {report.grading.grade_group})"
     )
-    if report.risk is None:
-        table.add_row("Risk", f"none: {report.risk_absent_because}")
-        return table
-    table.add_row(f"5-year risk, {report.risk.endpoint}", _interval(report.risk.five_year))
-    table.add_row(f"10-year risk, {report.risk.endpoint}", _interval(report.risk.ten_year))
-    table.add_row("NCCN group", report.risk.nccn_group)
-    return table
+    return (
+        f"grade group {slide.grade_group}, {agreement}; cancer probability "
+        f"{slide.cancer_probability:.0%}"
+    )
+
+
+def _risk_rows(risk: Risk) -> list[tuple[str, str]]:
+    rows = [
+        (f"5-year risk, {risk.endpoint}", _interval(risk.five_year)),
+        (f"10-year risk, {risk.endpoint}", _interval(risk.ten_year)),
+        ("NCCN group", risk.nccn_group),
+        ("Gleason of the risk", f"the {risk.gleason_from}'s"),
+    ]
+    if risk.outside_training_range:
+        outside = ", ".join(risk.outside_training_range)
+        rows.append(("Outside the training data", f"[red]{escape(outside)}[/red]"))
+    return rows
 
 
 def _interval(estimate: Estimate) -> str:
