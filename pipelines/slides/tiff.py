@@ -62,12 +62,13 @@ def _open_parsed(
 ) -> TiledSlide | None:
     tiff_pages.check_count(file.name, tiff)
     pages = [page for page in tiff_pages.walk(tiff) if page.is_tiled]
-    if not pages:
-        return None
-    largest = max(pages, key=lambda page: page.imagewidth * page.imagelength)
+    shown = pages or tiff_pages.walk(tiff)
+    largest = max(shown, key=lambda page: page.imagewidth * page.imagelength)
     if _is_left_to_openslide(tiff, largest):
         _check_indexes(file, pages)
         return None
+    if not pages:
+        raise tiff_pages.in_strips(file.name, largest)
     tiff_pages.refuse_truncated(file.name, file.size, tiff)
     base = tiff_pages.base_page(file.name, tiff, pages)
     tiff_pages.check_orientation(file.name, base)

@@ -42,15 +42,15 @@ ASSOCIATED = re.compile(r"\b(label|macro|thumbnail|overview|map)\b", re.IGNORECA
 
 
 def check_count(name: str, tiff: tifffile.TiffFile) -> None:
-    """Refuse a file without directories, or with more than a slide has.
+    """Refuse a file without pictures, or with more directories than a slide has.
 
     Raises:
-        BrokenSlide: it has none, or more than `MAX_PAGES`.
+        BrokenSlide: it has none of any size, or more than `MAX_PAGES`.
     """
     if len(tiff.pages) > MAX_PAGES:
         cause = f"claims more than {MAX_PAGES} directories"
         raise BrokenSlide(name, cause, "copy or export it again")
-    if not len(tiff.pages):
+    if not any(page.imagewidth * page.imagelength for page in tiff.pages):
         raise BrokenSlide(name, "holds no image", "it may be truncated: copy or export it again")
 
 
@@ -109,15 +109,20 @@ def base_page(
     for page in walk(tiff):
         full = not page.is_tiled and not int(page.subfiletype) and _area(page) > _area(base)
         if full and not (aperio and page.index) and not picture_name(page, names):
-            shown = f"{page.imagewidth} x {page.imagelength} px"
-            raise UnsupportedSlide(
-                name,
-                f"has its largest picture ({shown}) in strips, not in tiles",
-                "export it as a pyramidal TIFF whose levels are all tiled",
-                code="strips",
-                facts={"width": page.imagewidth, "height": page.imagelength},
-            )
+            raise in_strips(name, page)
     return base
+
+
+def in_strips(name: str, page: tifffile.TiffPage) -> UnsupportedSlide:
+    """The error for a slide whose largest picture is not tiled."""
+    shown = f"{page.imagewidth} x {page.imagelength} px"
+    return UnsupportedSlide(
+        name,
+        f"has its largest picture ({shown}) in strips, not in tiles",
+        "export it as a pyramidal TIFF whose levels are all tiled",
+        code="strips",
+        facts={"width": page.imagewidth, "height": page.imagelength},
+    )
 
 
 def _area(page: tifffile.TiffPage) -> int:

@@ -271,6 +271,13 @@ def test_the_largest_picture_decides_though_it_is_in_strips(kind: str, tmp_path:
         deidentify(path, tmp_path / "copy.tif")
 
 
+def test_a_picture_in_strips_alone_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "slide.tif"
+    tifffile.imwrite(path, picture(), photometric="rgb", rowsperstrip=16, metadata=None)
+    with pytest.raises(UnsupportedSlide, match=r"picture \(701 x 563 px\) in strips"):
+        open_slide(str(path))
+
+
 @pytest.mark.parametrize("kind", [0, 9])
 def test_a_macro_larger_than_level_0_is_not_the_slide(kind: int, tmp_path: Path) -> None:
     """A small region cut from an SVS keeps the macro of the whole glass."""

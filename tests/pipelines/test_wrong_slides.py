@@ -361,8 +361,8 @@ ROWS: dict[str, Row] = {
     ),
     "a header and no more": Row(
         make=file(b"II*\0\x08\0\0\0" + bytes(200)),
-        error=UnsupportedSlide,
-        cause="not a whole-slide",
+        error=BrokenSlide,
+        cause="holds no image",
     ),
     "cut in its tiles": Row(
         make=patched(svs, cut(0.3)), error=BrokenSlide, cause="can't be read|no image|truncated"
