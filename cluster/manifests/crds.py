@@ -94,7 +94,8 @@ def problems(manifest: Json, schema: Json) -> list[str]:
     """Everything the schema refuses in the manifest, one line each with its path; empty if it would
     be taken."""
     keywords = {"x-kubernetes-list-map-keys": _unique_keys}
-    validator = jsonschema.validators.extend(jsonschema.Draft202012Validator, keywords)  # type: ignore[no-untyped-call]
+    draft = jsonschema.Draft202012Validator
+    validator = jsonschema.validators.extend(draft, keywords)  # type: ignore[no-untyped-call]
     errors = validator(schema).iter_errors(manifest)
     return sorted(f"{error.json_path}: {error.message}" for error in errors)
 
