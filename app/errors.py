@@ -83,11 +83,18 @@ REMEDIES = {
     "missing-mpp": "send it again with the form's field mpp (micrometres per pixel)",
     "implausible-mpp": "send it again with its true mpp in the form's field mpp",
     "slide-not-found": "send it again",
+    "one-dicom-file": "copy the whole series into the store and give its folder as slide_uri",
+    "several-series": "give one file of the series that is meant as slide_uri",
+    "incomplete-slide": "copy all its files, with their folder, into the store and give slide_uri",
 }
 """What a caller of the HTTP API does about a slide error, by `SlideError.code`; the error's own
 remedy where its code is missing here."""
 UNUSABLE_MODELS = (
     "The models of this service do not fit together; its engineers must look at the installation."
+)
+UNUSABLE_DATABASE = (
+    "The service cannot reach or use its database. Try again in a few minutes; "
+    "if it stays so, its operator must look at the database."
 )
 UNUSABLE_STORE = (
     "The service cannot reach or use its store of slides and reports. Try again in a few minutes; "

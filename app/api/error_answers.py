@@ -8,9 +8,10 @@ import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 
-from app.errors import UNEXPECTED, ErrorBody, ServiceError, clinical_sentence
+from app.errors import UNEXPECTED, UNUSABLE_DATABASE, ErrorBody, ServiceError, clinical_sentence
 from pipelines.slides.errors import SlideError
 from pipelines.storage import StorageError
 from training.errors import TrainingError
@@ -66,6 +67,11 @@ def install_handlers(app: FastAPI) -> None:
     async def unavailable(_request: Request, error: StorageError | TrainingError) -> JSONResponse:
         log.error("request failed", error=type(error).__name__, exc_info=error)
         return _answer(503, type(error).__name__, clinical_sentence(error))
+
+    @app.exception_handler(OperationalError)
+    async def database_unavailable(_request: Request, error: OperationalError) -> JSONResponse:
+        log.error("request failed", error="DatabaseUnavailable", exc_info=error)
+        return _answer(503, "DatabaseUnavailable", UNUSABLE_DATABASE)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_request: Request, error: RequestValidationError) -> JSONResponse:

@@ -18,13 +18,16 @@ from app.database.base import Base
 
 
 def make_engine(url: str) -> Engine:
-    """An engine for SQLite (several processes may write: WAL, patient locks) or PostgreSQL."""
+    """An engine for SQLite (several processes may write: WAL, patient locks) or PostgreSQL.
+
+    Its errors name no parameters: they go to logs, and clinical variables are parameters.
+    """
     parsed = make_url(url)
     if parsed.get_backend_name() != "sqlite":
-        return create_engine(parsed, pool_pre_ping=True)
+        return create_engine(parsed, pool_pre_ping=True, hide_parameters=True)
     if parsed.database:
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-    engine = create_engine(parsed, connect_args={"timeout": 30})
+    engine = create_engine(parsed, connect_args={"timeout": 30}, hide_parameters=True)
 
     @event.listens_for(engine, "connect")
     def _prepare(connection: Any, _record: Any) -> None:

@@ -70,6 +70,7 @@ def test_remedies_over_http_name_fields_of_the_form_that_exist() -> None:
     }
     assert named
     assert named <= fields
+    assert "slide_uri" in fields
 
 
 def test_every_remedy_over_http_is_of_a_code_that_slides_have() -> None:

@@ -11,10 +11,12 @@ from urllib.parse import quote
 import httpx
 import pytest
 from fastapi import FastAPI
-from sqlalchemy import update
+from sqlalchemy import text, update
 
+from app.analyses.status import Status
 from app.analyses.tables import Analysis
 from app.settings import Settings
+from app.slides.tables import SlideRecord
 from tests.app.test_api import CLINICAL, left_behind, post, run
 
 ANALYSES = "/api/v1/analyses"
@@ -152,6 +154,54 @@ def test_uploads_that_cannot_be_stored_are_503_with_a_sentence(
         answer = await post(client)
         assert (answer.status_code, answer.json()["error"]) == (503, "UploadNotStored")
         assert str(settings.data_root) not in answer.text
+
+    run(app, journey)
+
+
+def test_a_database_that_cannot_be_used_is_503_with_a_sentence(
+    app: FastAPI, settings: Settings
+) -> None:
+    async def journey(client: httpx.AsyncClient) -> None:
+        app.state.context.database.close()
+        for path in settings.data_root.glob("acinus.db*"):
+            path.unlink()
+        for path in (ANALYSES, f"{ANALYSES}/{'0' * 8}-0000-0000-0000-{'0' * 12}/report.pdf"):
+            answer = await client.get(path)
+            assert (answer.status_code, answer.json()["error"]) == (503, "DatabaseUnavailable")
+            assert "sqlite" not in answer.text.lower()
+
+    run(app, journey)
+
+
+def test_clinical_variables_of_a_failed_statement_are_not_logged(
+    app: FastAPI, settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def journey(client: httpx.AsyncClient) -> None:
+        with app.state.context.database.session() as session:
+            session.execute(text("DROP TABLE analyses"))
+            session.execute(text("DROP TABLE cases"))
+        answer = await post(client, data={**CLINICAL, "psa": "7.0321"})
+        assert (answer.status_code, answer.json()["error"]) == (503, "DatabaseUnavailable")
+
+    run(app, journey)
+    logged = "".join(capsys.readouterr())
+    assert "no such table: cases" in logged
+    assert "7.0321" not in logged
+
+
+def test_a_lost_report_is_503_and_names_no_path(app: FastAPI, settings: Settings) -> None:
+    async def journey(client: httpx.AsyncClient) -> None:
+        body = (await post(client)).json()
+        with app.state.context.database.session() as session:
+            session.add(
+                SlideRecord(organisation_id="local", slide_id="f" * 64, uri="x", size_bytes=1)
+            )
+            session.flush()
+            session.execute(update(Analysis).values(status=Status.DONE, slide_id="f" * 64))
+        for link in ("report_json", "heatmap", "report_pdf"):
+            answer = await client.get(body["links"][link])
+            assert (answer.status_code, answer.json()["error"]) == (503, "ObjectNotFound")
+            assert str(settings.data_root) not in answer.text
 
     run(app, journey)
 
