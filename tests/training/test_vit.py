@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -122,3 +123,20 @@ def test_schedules_begin_and_end_where_they_say() -> None:
     assert [rate.at(step, 10) for step in (0, 1, 2, 9)] == pytest.approx([0.0, 0.5, 1.0, 0.1])
     temperature = WarmUp(start=0.04, end=0.07, share=0.5)
     assert [temperature.at(step, 10) for step in (0, 5, 9)] == pytest.approx([0.04, 0.07, 0.07])
+
+
+@pytest.mark.parametrize("drop_path", [0.0, 0.5])
+def test_class_tokens_and_their_gradients_are_those_of_the_whole_network(drop_path: float) -> None:
+    network = random_network(replace(TINY, drop_path=drop_path), seed=0).double().train()
+    images = torch.rand(5, 64, 48, 3, dtype=torch.float64)
+    found = []
+    for encode in (lambda: network(images).cls, lambda: network.class_tokens(images)):
+        torch.manual_seed(1)  # of stochastic depth
+        network.zero_grad()
+        cls = encode()
+        cls.sin().sum().backward()
+        found.append((cls.detach(), [value.grad for value in network.parameters()]))
+    (whole, gradients), (alone, gradients_alone) = found
+    torch.testing.assert_close(alone, whole)
+    for value, expected in zip(gradients_alone, gradients, strict=True):
+        torch.testing.assert_close(value, expected)

@@ -75,15 +75,24 @@ class Attention(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """Attend within each sample of [N, T, dim]."""
         n, t, dim = tokens.shape
-        q, k, v = (
-            self.qkv(tokens)
-            .view(n, t, 3, self.heads, dim // self.heads)
-            .permute(2, 0, 3, 1, 4)
-            .unbind(0)
-        )
+        q, k, v = self._heads(self.qkv(tokens)).chunk(3, dim=1)
         mixed = F.scaled_dot_product_attention(q, k, v)
         out: Tensor = self.project(mixed.transpose(1, 2).reshape(n, t, dim))
         return out
+
+    def first(self, tokens: Tensor) -> Tensor:
+        """What `forward` gives the first token, [N, 1, dim], without computing the others."""
+        n, _, dim = tokens.shape
+        weight, bias = self.qkv.weight, self.qkv.bias
+        q = self._heads(F.linear(tokens[:, :1], weight[:dim], bias[:dim]))
+        k, v = self._heads(F.linear(tokens, weight[dim:], bias[dim:])).chunk(2, dim=1)
+        mixed = F.scaled_dot_product_attention(q, k, v)
+        out: Tensor = self.project(mixed.transpose(1, 2).reshape(n, 1, dim))
+        return out
+
+    def _heads(self, values: Tensor) -> Tensor:
+        """[N, T, C * dim] as [N, C * heads, T, dim / heads]."""
+        return values.unflatten(2, (-1, self.project.in_features // self.heads)).transpose(1, 2)
 
 
 class Residual(nn.Module):
@@ -102,7 +111,14 @@ class Residual(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Tokens [N, T, dim] plus the branch's change to them."""
-        change: Tensor = self.branch(self.norm(tokens))
+        return self._added(tokens, self.branch(self.norm(tokens)))
+
+    def first(self, tokens: Tensor) -> Tensor:
+        """What `forward` gives the first token, [N, 1, dim]; the branch is `Attention`."""
+        assert isinstance(self.branch, Attention)
+        return self._added(tokens[:, :1], self.branch.first(self.norm(tokens)))
+
+    def _added(self, tokens: Tensor, change: Tensor) -> Tensor:
         if self.scale is not None:
             change = change * self.scale
         if self.training and self.drop > 0.0:
@@ -173,16 +189,33 @@ class VisionTransformer(nn.Module):
 
     def forward(self, images: Tensor) -> Tokens:
         """Encode [N, H, W, 3]; any H and W that are multiples of the token size."""
+        tokens = self._embedded(images)
+        for block in self.blocks:
+            tokens = block(tokens)
+        tokens = self.norm(tokens)
+        return Tokens(cls=tokens[:, 0], patches=tokens[:, 1 + self.config.registers :])
+
+    def class_tokens(self, images: Tensor) -> Tensor:
+        """The class tokens [N, dim] of `forward` alone.
+
+        Nothing but attention reads the other tokens of the last block, so that it computes one token instead of all: a fifth
+        less work with 4 blocks, 7 % less with 12. Sums of other shapes round differently, in the last digits.
+        """
+        tokens = self._embedded(images)
+        for block in self.blocks[:-1]:
+            tokens = block(tokens)
+        attention, mlp = self.blocks[-1]
+        cls: Tensor = self.norm(mlp(attention.first(tokens)))
+        return cls[:, 0]
+
+    def _embedded(self, images: Tensor) -> Tensor:
+        """Class token, registers and squares with their positions, [N, 1 + registers + squares, dim]."""
         n, height, width, _ = images.shape
         squares = self.tokens_of(images)
         positions = self.positions_for(height // self.config.patch, width // self.config.patch)
         squares = squares + positions[:, 1:]
         cls = (self.cls + positions[:, :1]).expand(n, -1, -1)
-        tokens = torch.cat([cls, self.registers.expand(n, -1, -1), squares], dim=1)
-        for block in self.blocks:
-            tokens = block(tokens)
-        tokens = self.norm(tokens)
-        return Tokens(cls=tokens[:, 0], patches=tokens[:, 1 + self.config.registers :])
+        return torch.cat([cls, self.registers.expand(n, -1, -1), squares], dim=1)
 
 
 @lru_cache(maxsize=16)

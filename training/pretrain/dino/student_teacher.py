@@ -35,7 +35,10 @@ class EncoderWithHead(nn.Module):
     def forward(self, crops: Crops) -> tuple[Tensor, Tensor]:
         """Scores [V, N, K] of all views, wide ones first, and class tokens [W, N, dim] of the wide ones."""
         kinds = [kind for kind in (crops.wide, crops.near) if len(kind)]
-        cls = [self.encoder(kind.flatten(0, 1)).cls.unflatten(0, kind.shape[:2]) for kind in kinds]
+        cls = [
+            self.encoder.class_tokens(kind.flatten(0, 1)).unflatten(0, kind.shape[:2])
+            for kind in kinds
+        ]
         return self.head(torch.cat(cls)), cls[0]
 
 
