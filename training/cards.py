@@ -71,6 +71,18 @@ def load_card(uri: str, kind: str) -> Card:
     return card
 
 
+def require_entries(uri: str, card: Mapping[str, Any], *names: str) -> None:
+    """Refuse a card without these entries.
+
+    Raises:
+        BrokenModel: names those that are missing.
+    """
+    if missing := [name for name in names if name not in card]:
+        raise BrokenModel(
+            f"{uri}: {CARD} lacks {', '.join(missing)}; copy the folder again or fit the model anew"
+        )
+
+
 def load_model(uri: str, kind: str) -> tuple[dict[str, npt.NDArray[Any]], Card]:
     """Weights and card of the model at `uri`.
 

@@ -56,6 +56,7 @@ def pretrain(
             "loss curve": report.loss_curve,
         },
     )
+    screen.print_notes(report.damaged_checkpoints, [])
 
 
 def probe(
@@ -88,6 +89,8 @@ def probe(
     with screen.progress("tiles") as show:
         report = run(config, on_tile=show)
     screen.print_probe(report)
+    if report.failed:
+        raise typer.Exit(1)
 
 
 def fit_slide(

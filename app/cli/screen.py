@@ -146,6 +146,8 @@ def print_probe(report: ProbeReport) -> None:
     console.print(table)
     _print_text(console, report.caveat)
     _print_text(console, f"picture: {report.picture}")
+    ignored = [f"{name} is a hidden file and not scored" for name in report.ignored]
+    print_notes(ignored, report.failed)
 
 
 def print_slide_model(report: FitSlideReport) -> None:
@@ -165,7 +167,7 @@ def print_slide_model(report: FitSlideReport) -> None:
         rows["slides, quadratic kappa"] = f"{slides.attention_kappa:.3f} on {slides.slides} slides"
     rows["pictures"] = "\n".join(report.figures)
     print_facts("Slide model", rows)
-    _print_notes(report.remarks, report.failed)
+    print_notes(report.remarks, report.failed)
 
 
 def print_risk_model(report: FitRiskReport) -> None:
@@ -183,7 +185,7 @@ def print_risk_model(report: FitRiskReport) -> None:
         )
     rows["pictures"] = "\n".join(report.figures)
     print_facts("Risk model", rows)
-    _print_notes(report.remarks, report.failed)
+    print_notes(report.remarks, report.failed)
 
 
 def print_analysis(result: AnalysisResult, table: Table) -> None:
@@ -200,7 +202,8 @@ def print_address(address: str) -> None:
     _print_text(Console(), f"Acinus answers at {address} (API: {address}/docs)")
 
 
-def _print_notes(remarks: Sequence[str], failed: Sequence[str]) -> None:
+def print_notes(remarks: Sequence[str], failed: Sequence[str]) -> None:
+    """Remarks on standard output, failures on standard error."""
     for remark in remarks:
         _print_text(Console(), remark)
     for sentence in failed:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,13 +22,14 @@ from training.background import Background
 from training.data_facts import DataFacts
 from training.encoder.vit import ViTConfig
 from training.errors import BrokenModel, RunError
+from training.pretrain import checkpoints
 from training.pretrain.checkpoints import Position
 from training.pretrain.crops import CropConfig, View
 from training.pretrain.dino.head import HeadConfig
-from training.pretrain.dino.learner import Learner
+from training.pretrain.dino.learner import DinoLearner
+from training.pretrain.method import LearnerConfig
 from training.pretrain.order import PatchOrder
 from training.pretrain.patch_stream import ShardIndex, shuffled_batches
-from training.pretrain.pretrain import checkpoints
 from training.pretrain.recipes import RECIPES, Recipe, recipe_named
 from training.pretrain.schedules import Cosine
 
@@ -36,7 +38,8 @@ TINY = Recipe(
     network=ViTConfig(size=32, dim=32, depth=2, heads=2, drop_path=0.3, layer_scale=None),
     head=HeadConfig(hidden=32, bottleneck=16, prototypes=32),
     crops=CropConfig(
-        wide=View(size=32, scale=(0.4, 1.0), count=2), near=View(size=16, scale=(0.1, 0.4), count=2)
+        global_views=View(size=32, scale=(0.4, 1.0), count=2),
+        local_views=View(size=16, scale=(0.1, 0.4), count=2),
     ),
     steps=30,
     patches_per_step=16,
@@ -61,12 +64,12 @@ def _textures(step: int) -> torch.Tensor:
     return (colour[:, None, None] + 25 * wave[..., None]).clamp(0, 255).to(torch.uint8)
 
 
-def _learner() -> Learner:
-    return Learner(TINY, steps=TINY.steps, seed=1)
+def _learner(recipe: Recipe = TINY, seed: int = 1) -> DinoLearner:
+    return DinoLearner(LearnerConfig(recipe=recipe, seed=seed))
 
 
 def test_the_loss_goes_down_and_the_teacher_follows() -> None:
-    learner = Learner(replace(TINY, centring="sinkhorn"), steps=40, seed=1)
+    learner = _learner(replace(TINY, centring="sinkhorn", steps=40))
     figures = [learner.step(_textures(step)) for step in range(40)]
     assert (
         np.mean([at["dino"] for at in figures[-5:]]) < np.log(TINY.head.prototypes) - 0.15
@@ -103,7 +106,7 @@ def test_a_learner_goes_on_exactly_from_its_checkpoint(tmp_path: Path) -> None:
         saved = checkpoints.read(checkpoint)
     assert saved.position == position
     assert saved.history == [{"loss": 1.0}]
-    resumed = Learner(TINY, steps=TINY.steps, seed=99)
+    resumed = _learner(seed=99)
     resumed.load(saved.shared, saved.own)
     for step in range(3, 6):
         resumed.step(_textures(step))
@@ -139,23 +142,81 @@ def test_position_of_a_rank() -> None:
     assert position.of_rank(1, 4, patches_per_step=8) == 20
 
 
+def _register(run: Path, steps: list[int]) -> Path:
+    """A list of checkpoints as Ray Train writes it."""
+    entries = [{"checkpoint_dir_name": f"step-{step}", "metrics": {}} for step in steps]
+    listing = run / checkpoints.REGISTER
+    listing.write_text(
+        json.dumps(
+            {
+                "checkpoint_results": entries,
+                "checkpoint_report_indices": steps,
+                "latest_checkpoint_result": entries[-1] if entries else None,
+            }
+        )
+    )
+    return listing
+
+
+def _run_with_checkpoints(run: Path) -> Path:
+    """Whole checkpoints of one rank at steps 4 and 8."""
+    for step in (4, 8):
+        position = Position(step=step, world_size=1, consumed=(step,))
+        state = {"step": step, "weights": torch.arange(100.0)}
+        with checkpoints.written(0, state, {"generator": torch.ones(1)}, position, []) as made:
+            shutil.copytree(made.path, run / f"step-{step}")
+    _register(run, [4, 8])
+    return run
+
+
 def test_latest_checkpoint_is_the_registered_one(tmp_path: Path) -> None:
     assert checkpoints.latest(str(tmp_path)) is None
     assert checkpoints.latest_position(str(tmp_path)) == Position()
-    for step in (4, 8):
-        folder = tmp_path / f"step-{step}"
-        folder.mkdir()
-        (folder / "position.json").write_text(
-            json.dumps({"step": step, "world_size": 1, "consumed": [step]})
-        )
-    listing = tmp_path / "checkpoint_manager_snapshot.json"
-    listing.write_text(json.dumps({"latest_checkpoint_result": {"checkpoint_dir_name": "step-4"}}))
+    _run_with_checkpoints(tmp_path)
+    listing = _register(tmp_path, [4])
     assert checkpoints.latest_position(str(tmp_path)) == Position(
         step=4, world_size=1, consumed=(4,)
     )
-    listing.write_text('{"latest_check')
-    with pytest.raises(RunError, match="is not whole"):
-        checkpoints.latest(str(tmp_path))
+    for content in ('{"latest_check', "", "[]"):
+        listing.write_text(content)
+        with pytest.raises(RunError, match=r"checkpoint_manager_snapshot\.json is damaged"):
+            checkpoints.latest(str(tmp_path))
+
+
+def _cut(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
+def _empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("damage", [_cut, _empty, Path.unlink])
+@pytest.mark.parametrize("part", ["shared.pt", "rank-0.pt", "position.json", "history.json"])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(
+    tmp_path: Path, part: str, damage: Callable[[Path], None]
+) -> None:
+    run = _run_with_checkpoints(tmp_path)
+    assert checkpoints.discard_damaged(str(run)) == []
+    damage(run / "step-8" / part)
+    [sentence] = checkpoints.discard_damaged(str(run))
+    assert "step-8" in sentence
+    assert part in sentence
+    assert checkpoints.latest_position(str(run)).step == 4
+    assert not (run / "step-8").exists()
+    assert checkpoints.discard_damaged(str(run)) == []
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_is_refused_and_nothing_removed(
+    tmp_path: Path,
+) -> None:
+    run = _run_with_checkpoints(tmp_path)
+    _cut(run / "step-4" / "shared.pt")
+    _empty(run / "step-8" / "position.json")
+    with pytest.raises(RunError, match=r"step-8: position\.json .*step-4: shared\.pt is damaged"):
+        checkpoints.discard_damaged(str(run))
+    assert (run / "step-8").exists()
 
 
 @pytest.fixture(scope="module")

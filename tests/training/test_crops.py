@@ -20,8 +20,8 @@ from training.pretrain.stain_augment import (
 
 CALM = StainJitter(probability=0.0)
 CONFIG = CropConfig(
-    wide=View(size=32, scale=(0.3, 1.0), count=2, blur=(1.0, 0.0)),
-    near=View(size=16, scale=(0.05, 0.3), count=3),
+    global_views=View(size=32, scale=(0.3, 1.0), count=2, blur=(1.0, 0.0)),
+    local_views=View(size=16, scale=(0.05, 0.3), count=3),
 )
 
 
@@ -35,23 +35,23 @@ def test_shapes_and_determinism() -> None:
     crops = multi_crop(_patches(), CONFIG, torch.Generator().manual_seed(3))
     again = multi_crop(_patches(), CONFIG, torch.Generator().manual_seed(3))
     other = multi_crop(_patches(), CONFIG, torch.Generator().manual_seed(4))
-    assert crops.wide.shape == (2, 4, 32, 32, 3)
-    assert crops.near.shape == (3, 4, 16, 16, 3)
-    assert torch.equal(crops.wide, again.wide)
-    assert torch.equal(crops.near, again.near)
-    assert not torch.equal(crops.wide, other.wide)
-    assert not torch.equal(crops.wide[0], crops.wide[1])
+    assert crops.global_views.shape == (2, 4, 32, 32, 3)
+    assert crops.local_views.shape == (3, 4, 16, 16, 3)
+    assert torch.equal(crops.global_views, again.global_views)
+    assert torch.equal(crops.local_views, again.local_views)
+    assert not torch.equal(crops.global_views, other.global_views)
+    assert not torch.equal(crops.global_views[0], crops.global_views[1])
 
 
 def test_uint8_and_float_patches_give_the_same_views() -> None:
-    one = multi_crop(_patches(), CONFIG, torch.Generator().manual_seed(0)).wide
-    two = multi_crop(_patches().float(), CONFIG, torch.Generator().manual_seed(0)).wide
+    one = multi_crop(_patches(), CONFIG, torch.Generator().manual_seed(0)).global_views
+    two = multi_crop(_patches().float(), CONFIG, torch.Generator().manual_seed(0)).global_views
     assert torch.equal(one, two)
 
 
 def test_no_small_views_are_an_empty_tensor() -> None:
-    config = replace(CONFIG, near=replace(CONFIG.near, count=0))
-    assert multi_crop(_patches(), config, torch.Generator()).near.shape == (0, 4, 16, 16, 3)
+    config = replace(CONFIG, local_views=replace(CONFIG.local_views, count=0))
+    assert multi_crop(_patches(), config, torch.Generator()).local_views.shape == (0, 4, 16, 16, 3)
 
 
 @pytest.mark.parametrize(
@@ -90,10 +90,12 @@ def test_blur_keeps_means_and_reduces_contrast() -> None:
 
 def test_a_whole_patch_without_augmentation_is_one_of_its_eight_symmetries() -> None:
     config = replace(
-        CONFIG, wide=View(size=64, scale=(1.0, 1.0), count=6, aspect=1.0, blur=(0.0,)), stain=CALM
+        CONFIG,
+        global_views=View(size=64, scale=(1.0, 1.0), count=6, aspect=1.0, blur=(0.0,)),
+        stain=CALM,
     )
     patch = _patches(1)
-    views = multi_crop(patch, config, torch.Generator().manual_seed(0)).wide[:, 0]
+    views = multi_crop(patch, config, torch.Generator().manual_seed(0)).global_views[:, 0]
     pixels = (views * torch.tensor(config.std) + torch.tensor(config.mean)) * 255.0
     symmetries = [
         torch.rot90(turned, k, (0, 1))
@@ -120,12 +122,12 @@ def test_crops_lie_where_they_are_drawn() -> None:
     )
     config = replace(
         CONFIG,
-        wide=View(size=32, scale=(0.25, 0.25), count=40, aspect=1.0, blur=(0.0,)),
+        global_views=View(size=32, scale=(0.25, 0.25), count=40, aspect=1.0, blur=(0.0,)),
         stain=CALM,
     )
-    views = multi_crop(patch.expand(1, -1, -1, -1), config, torch.Generator().manual_seed(0)).wide[
-        :, 0
-    ]
+    views = multi_crop(
+        patch.expand(1, -1, -1, -1), config, torch.Generator().manual_seed(0)
+    ).global_views[:, 0]
     pixels = (views * torch.tensor(config.std) + torch.tensor(config.mean)) * 255.0 / 4.0
     extent = pixels.amax(dim=(1, 2)) - pixels.amin(dim=(1, 2))
     torch.testing.assert_close(

@@ -107,3 +107,31 @@ def test_other_patches_are_refused() -> None:
         encoder.require(PatchSpec(size=48, mpp=0.5))
     with pytest.raises(SpecMismatch, match="multiple of the token size"):
         replace(CONFIG, spec=PatchSpec(size=50))
+
+
+@pytest.mark.parametrize(
+    ("part", "content", "message"),
+    [
+        ("model.safetensors", b"", r"model\.safetensors has SHA-256"),
+        ("card.json", b"", r"card\.json is not JSON"),
+        ("card.json", b'{"kind": "enco', r"card\.json is not JSON"),
+        ("card.json", b"\xff\xfe\x00", r"card\.json is not JSON"),
+        ("card.json", b"[1, 2]", r"card\.json is not a JSON object"),
+    ],
+)
+def test_a_damaged_part_of_a_model_is_named(
+    tmp_path: Path, part: str, content: bytes, message: str
+) -> None:
+    _save(tmp_path)
+    (tmp_path / part).write_bytes(content)
+    with pytest.raises(BrokenModel, match=message):
+        load_encoder(str(tmp_path))
+
+
+def test_a_card_without_an_entry_is_refused_by_its_name(tmp_path: Path) -> None:
+    _save(tmp_path)
+    card = json.loads((tmp_path / "card.json").read_text())
+    del card["spec"], card["pooling"]
+    (tmp_path / "card.json").write_text(json.dumps(card))
+    with pytest.raises(BrokenModel, match="lacks spec, pooling"):
+        load_encoder(str(tmp_path))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -132,3 +133,23 @@ def test_slides_without_cancer_give_no_patients(config: FitRiskConfig, tmp_path:
     data = make_cohort(tmp_path, config.encoder, ["benign", "benign"])
     with pytest.raises(InsufficientData, match="no slide with cancer and annotated regions"):
         fit_risk(replace(config, data=data))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"patients": 0}, "patients is 0; it must be 1 or more"),
+        ({"patients": -5}, "patients is -5; it must be 1 or more"),
+        ({"held_out": 0}, "held_out is 0; it must be 1 or more"),
+        ({"seed": -1}, "seed is -1; it must be 0 to 4294967294"),
+    ],
+)
+def test_values_that_no_fit_can_have_are_refused(change: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        FitRiskConfig(data="a", encoder="b", slide_model="c", out="d", **change)
+
+
+@pytest.mark.parametrize("patients", [1, 3])
+def test_too_few_patients_for_a_hazard_are_refused(config: FitRiskConfig, patients: int) -> None:
+    with pytest.raises(InsufficientData):
+        fit_risk(replace(config, patients=patients))

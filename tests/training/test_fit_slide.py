@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,17 +18,15 @@ from tests.support.hand_made import SPEC, make_cohort, make_encoder
 from training.encoder.embed import Bag
 from training.encoder.encoder import load_encoder
 from training.errors import InsufficientData, SpecMismatch
-from training.slide.fit_slide import (
-    FitSlideConfig,
-    FitSlideReport,
+from training.slide.fit_slide import FitSlideConfig, FitSlideReport, fit_slide
+from training.slide.gleason import parse_label
+from training.slide.held_out import (
     confusion_of,
     error_rates,
-    fit_slide,
     folds_by_case,
     held_out_shares,
     score_patches,
 )
-from training.slide.gleason import parse_label
 from training.slide.labelled_slides import LabelledSlide, load_labelled_slides
 from training.slide.slide_model import AttentionConfig, SlidePrediction, load_slide_model
 
@@ -270,7 +269,7 @@ def test_two_slides_are_learnt_from_and_no_figure_is_made_up(encoder: str, tmp_p
 
 def test_what_does_not_fit_together_is_refused(encoder: str, tmp_path: Path) -> None:
     data = make_cohort(tmp_path / "data", encoder, ["3+3", "3+3"])
-    with pytest.raises(InsufficientData, match="two are needed"):
+    with pytest.raises(InsufficientData, match="two different grade groups are needed"):
         fit_slide(
             FitSlideConfig(data=data, encoder=encoder, out=str(tmp_path / "model"), attention=QUICK)
         )
@@ -283,3 +282,41 @@ def test_what_does_not_fit_together_is_refused(encoder: str, tmp_path: Path) -> 
     )
     with pytest.raises(SpecMismatch, match=r"32 px at 2 um per pixel against 32 px at 0\.5"):
         fit_slide(FitSlideConfig(data=other, encoder=encoder, out=str(tmp_path / "model")))
+
+
+def test_slides_that_cannot_be_used_are_named_where_the_rest_is_too_little(
+    encoder: str, tmp_path: Path
+) -> None:
+    """One grade is left, because the other slides' labels are unusable: both are said."""
+    data = make_cohort(tmp_path / "data", encoder, ["3+3", "3+3", "high", "3+x"])
+    config = FitSlideConfig(data=data, encoder=encoder, out=str(tmp_path / "out"), attention=QUICK)
+    with pytest.raises(InsufficientData) as caught:
+        fit_slide(config)
+    text = str(caught.value)
+    assert "two different grade groups are needed" in text
+    for slide, label in (("slide-2", "high"), ("slide-3", "3+x")):
+        assert f"{slide}.svs has an unusable label" in text
+        assert repr(label) in text
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"folds": 0}, "folds is 0; it must be 2 or more"),
+        ({"folds": 1}, "folds is 1; it must be 2 or more"),
+        ({"seed": -1}, "seed is -1; it must be 0 to 4294967295"),
+        ({"penalty": 0.0}, "penalty is 0.0; it must be 1e-06 or more"),
+        ({"penalty": float("nan")}, "penalty is nan"),
+    ],
+)
+def test_values_that_no_fit_can_have_are_refused(change: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        FitSlideConfig(data="a", encoder="b", out="c", **change)  # type: ignore[arg-type]
+
+
+def test_more_folds_than_cases_hold_out_one_case_each(encoder: str, tmp_path: Path) -> None:
+    data = make_cohort(tmp_path / "data", encoder, ["benign", "3+3", "4+4", "3+4"])
+    config = FitSlideConfig(
+        data=data, encoder=encoder, out=str(tmp_path / "out"), attention=QUICK, folds=100
+    )
+    assert len(fit_slide(config).held_out) == 4

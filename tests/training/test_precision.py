@@ -20,7 +20,8 @@ from training.data_facts import DataFacts
 from training.encoder.encoder import EncoderConfig, random_encoder
 from training.errors import RunError
 from training.precision import PrecisionChoice, precision_for
-from training.pretrain.dino.learner import Learner
+from training.pretrain.dino.learner import DinoLearner
+from training.pretrain.method import LearnerConfig
 from training.pretrain.recipes import Recipe, demo
 from training.pretrain.run_record import open_record, read_record, settle_precision
 
@@ -50,7 +51,7 @@ def count_operations(choice: PrecisionChoice) -> dict[str, int]:
     recipe = demo()
     precision = precision_for(CPU, choice)
     patches = np.zeros((2, 224, 224, 3), np.uint8)
-    learner = Learner(recipe, steps=recipe.steps, seed=0, precision=precision)
+    learner = DinoLearner(LearnerConfig(recipe=recipe, seed=0, precision=precision))
     config = EncoderConfig(network=recipe.network, spec=PatchSpec(size=224, mpp=0.5))
     encoder = random_encoder(config, precision=precision)
     with SeenTypes() as seen:

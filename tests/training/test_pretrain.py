@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,9 +22,10 @@ from training.encoder.encoder import load_encoder
 from training.encoder.vit import ViTConfig
 from training.errors import RunError
 from training.precision import precision_for
+from training.pretrain import checkpoints
 from training.pretrain.crops import CropConfig, View
 from training.pretrain.dino.head import HeadConfig
-from training.pretrain.pretrain import PretrainConfig, PretrainReport, checkpoints, pretrain
+from training.pretrain.pretrain import PretrainConfig, PretrainReport, pretrain
 from training.pretrain.recipes import Recipe
 from training.pretrain.schedules import Cosine
 
@@ -35,7 +38,8 @@ TINY = Recipe(
     network=ViTConfig(size=32, dim=32, depth=2, heads=2, drop_path=0.2, registers=1),
     head=HeadConfig(hidden=32, bottleneck=16, prototypes=64),
     crops=CropConfig(
-        wide=View(size=32, scale=(0.3, 1.0), count=2), near=View(size=16, scale=(0.1, 0.3), count=2)
+        global_views=View(size=32, scale=(0.3, 1.0), count=2),
+        local_views=View(size=16, scale=(0.1, 0.3), count=2),
     ),
     steps=STEPS,
     patches_per_step=8,
@@ -147,6 +151,40 @@ def test_teacher_is_not_the_student(uninterrupted: tuple[Path, PretrainReport]) 
     pair = _final_state(uninterrupted[0]).shared["pair"]
     name = "encoder.blocks.0.0.branch.qkv.weight"
     assert not torch.equal(pair[f"student.{name}"], pair[f"teacher.{name}"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"workers": 0}, "workers is 0; it must be 1 or more"),
+        ({"workers": -2}, "workers is -2; it must be 1 or more"),
+        ({"steps": 0}, "steps is 0; it must be 1 or more"),
+        ({"steps": -1}, "steps is -1; it must be 1 or more"),
+        ({"seed": -1}, "seed is -1; it must be 0 to 4294967295"),
+        ({"threads": 0}, "threads is 0"),
+        ({"checkpoint_every": 0}, "checkpoint_every is 0"),
+        ({"report_every": 0}, "report_every is 0"),
+        ({"recipe": "vit_huge"}, "recipe is 'vit_huge'; it must be one of demo, vit_small"),
+    ],
+)
+def test_values_that_no_run_can_have_are_refused(change: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        PretrainConfig(data="a", out="b", **change)  # type: ignore[arg-type]
+
+
+def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(
+    prepared: str, uninterrupted: tuple[Path, PretrainReport], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(uninterrupted[0], out)
+    newest = out / "run" / f"step-{STEPS:07d}" / "shared.pt"
+    newest.write_bytes(newest.read_bytes()[:1000])
+    report = pretrain(_config(prepared, out))
+    assert report.resumed_from == 8
+    assert report.hash == uninterrupted[1].hash
+    [sentence] = report.damaged_checkpoints
+    assert "shared.pt is damaged" in sentence
+    _assert_same_end(uninterrupted[0], out)
 
 
 def test_a_finished_run_is_not_repeated(

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -90,12 +93,81 @@ def test_patches_cover_the_tile() -> None:
     assert cut(np.ones((40, 64, 3), np.uint8), size=64).shape == (1, 64, 64, 3)
 
 
-def test_too_few_tiles_are_refused(tiles: Path, tmp_path: Path) -> None:
+def test_too_few_tiles_are_refused(tiles: Path, encoder: str, tmp_path: Path) -> None:
+    config = ProbeConfig(tiles=str(tiles), encoder=encoder, out=str(tmp_path / "out"), folds=9)
     with pytest.raises(
         InsufficientData, match="benign 8, gleason_5 8; needed are two classes of at least 9"
     ):
-        find_tiles(str(tiles), folds=9)
+        probe(config)
+    (tmp_path / "empty").mkdir()
     with pytest.raises(InsufficientData, match="none"):
-        find_tiles(str(tmp_path), folds=2)
+        probe(replace(config, tiles=str(tmp_path / "empty"), folds=2))
     with pytest.raises(InsufficientData, match="not a local folder"):
-        find_tiles("s3://bucket/tiles", folds=2)
+        find_tiles("s3://bucket/tiles")
+
+
+def test_fewer_tiles_than_neighbours_are_refused(tiles: Path, encoder: str, tmp_path: Path) -> None:
+    for name in ("benign", "gleason_5"):
+        (tmp_path / "tiles" / name).mkdir(parents=True)
+        for k in range(2):
+            shutil.copy(tiles / name / f"{k}.png", tmp_path / "tiles" / name)
+    config = ProbeConfig(
+        tiles=str(tmp_path / "tiles"), encoder=encoder, out=str(tmp_path / "out"), folds=2
+    )
+    with pytest.raises(InsufficientData, match="2 folds leave 2 to learn from, fewer than 5"):
+        probe(config)
+
+
+@pytest.fixture
+def damaged_tiles(tiles: Path, tmp_path: Path) -> Path:
+    """The tiles, with three that can't be read and a hidden file of macOS among them."""
+    folder = tmp_path / "tiles"
+    shutil.copytree(tiles, folder)
+    whole = (folder / "benign" / "0.png").read_bytes()
+    (folder / "benign" / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (folder / "benign" / "empty.png").write_bytes(b"")
+    (folder / "gleason_5" / "text.jpg").write_text("not an image")
+    (folder / "gleason_5" / "._0.png").write_bytes(b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X")
+    return folder
+
+
+def test_tiles_that_cannot_be_read_are_named_and_in_no_score(
+    damaged_tiles: Path, encoder: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    report = probe(ProbeConfig(tiles=str(damaged_tiles), encoder=encoder, out=str(out), folds=2))
+    assert report.tiles == [8, 8]
+    assert [sentence.split()[1] for sentence in report.failed] == [
+        "benign/cut.png",
+        "benign/empty.png",
+        "gleason_5/text.jpg",
+    ]
+    assert report.ignored == ["gleason_5/._0.png"]
+    assert json.loads((out / "probe.json").read_text())["failed"] == report.failed
+
+
+def test_tiles_that_cannot_be_read_are_named_where_the_rest_is_too_little(
+    damaged_tiles: Path, encoder: str, tmp_path: Path
+) -> None:
+    config = ProbeConfig(
+        tiles=str(damaged_tiles), encoder=encoder, out=str(tmp_path / "out"), folds=9
+    )
+    with pytest.raises(InsufficientData, match=r"benign 8, gleason_5 8; tile benign/cut\.png"):
+        probe(config)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"folds": 0}, "folds is 0; it must be 2 or more"),
+        ({"folds": 1}, "folds is 1; it must be 2 or more"),
+        ({"tile_mpp": 0.0}, "tile_mpp is 0.0; it must be 0.05 to 100 micrometres per pixel"),
+        ({"tile_mpp": float("nan")}, "tile_mpp is nan; it must be 0.05 to 100"),
+        ({"seed": -1}, "seed is -1; it must be 0 to"),
+        ({"repeats": 0}, "repeats is 0"),
+        ({"neighbours": 0}, "neighbours is 0"),
+    ],
+)
+def test_values_that_no_probe_can_have_are_refused(change: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        ProbeConfig(tiles="a", encoder="b", out="c", **change)  # type: ignore[arg-type]

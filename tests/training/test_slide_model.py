@@ -210,5 +210,5 @@ def test_bags_that_cannot_be_are_refused(model: SlideModel) -> None:
 
 def test_one_grade_group_is_not_enough() -> None:
     bags, _, _ = slides(0, count=3)
-    with pytest.raises(InsufficientData, match="two are needed; add slides"):
+    with pytest.raises(InsufficientData, match="two different grade groups are needed; add slides"):
         fit_attention(bags, [2, 2, 2], SMALL)

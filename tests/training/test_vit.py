@@ -100,7 +100,9 @@ def test_head_scores_are_cosines() -> None:
 
 def test_teacher_begins_as_the_student_and_follows_it() -> None:
     pair = StudentTeacher(TINY, HeadConfig(hidden=16, bottleneck=8, prototypes=20))
-    crops = Crops(wide=torch.randn(2, 3, 64, 64, 3), near=torch.randn(4, 3, 32, 32, 3))
+    crops = Crops(
+        global_views=torch.randn(2, 3, 64, 64, 3), local_views=torch.randn(4, 3, 32, 32, 3)
+    )
     scores, cls = pair.student(crops)
     assert scores.shape == (6, 3, 20)
     assert cls.shape == (2, 3, 32)
@@ -109,7 +111,7 @@ def test_teacher_begins_as_the_student_and_follows_it() -> None:
     torch.testing.assert_close(pair.teacher(crops)[0], scores)
     with torch.no_grad():
         pair.student.head.prototypes.add_(1.0)
-    pair.follow(0.75)
+    pair.ema_update(0.75)
     torch.testing.assert_close(pair.teacher.head.prototypes, start + 0.25)
 
 

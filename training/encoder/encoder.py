@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipelines.grid import PatchSpec
-from training.cards import Arrays, Card, load_model, save_model
+from training.cards import Arrays, Card, load_model, require_entries, save_model
 from training.encoder.vit import Tokens, VisionTransformer, ViTConfig, fold_normalisation, half
 from training.errors import BrokenModel, SpecMismatch
 from training.precision import Precision, PrecisionChoice, precision_for
@@ -193,6 +193,7 @@ def load_encoder(uri: str, *, device: str = "cpu", precision: PrecisionChoice = 
         BrokenModel: weights and card do not belong together.
     """
     arrays, card = load_model(uri, KIND)
+    require_entries(uri, card, "network", "spec", "pooling")
     config = EncoderConfig.from_dict(card)
     if json.loads(arrays.pop("config").tobytes()) != json.loads(_config_bytes(config)):
         raise BrokenModel(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,10 +26,15 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from pipelines import storage
-from training.encoder.encoder import load_encoder, random_encoder
+from pipelines.slides.resolution import PLAUSIBLE_MPP
+from training.encoder.encoder import Encoder, load_encoder, random_encoder
 from training.errors import InsufficientData
+from training.limits import MAX_SEED, require_range
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff"})
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+"""What Pillow raises for a file that is not an image, cut or absurdly large."""
+
 CAVEAT = (
     "Tiles are split at random, without patient ids: tiles of one patient can lie on both sides of a split, so these figures are "
     "optimistic. If the encoder was pretrained on slides that show the same tissue, it has seen these tiles without their labels."
@@ -50,6 +55,9 @@ class ProbeConfig:
         neighbours: of kNN.
         penalty: strength of the linear probe's L2 penalty (1 / C of scikit-learn).
         seed: of the folds and of the random weights.
+
+    Raises:
+        ValueError: a value that no probe can have; names the field, the value and its range.
     """
 
     tiles: str
@@ -61,6 +69,14 @@ class ProbeConfig:
     neighbours: int = 5
     penalty: float = 1.0
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        require_range("tile_mpp", self.tile_mpp, *PLAUSIBLE_MPP, unit="micrometres per pixel")
+        require_range("folds", self.folds, 2)
+        require_range("repeats", self.repeats, 1)
+        require_range("neighbours", self.neighbours, 1)
+        require_range("penalty", self.penalty, 1e-6)
+        require_range("seed", self.seed, 0, MAX_SEED - self.repeats)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +110,9 @@ class ProbeReport:
         chance: balanced accuracy of guessing.
         confusion: of the linear probe, rows are truth; sums over all folds.
         picture: URI of the PNG.
-        caveat: how far to trust the figures.
+        failed: a sentence for each tile that could not be read; it is in no score.
+        ignored: hidden files with a tile's suffix, such as the `._` files of macOS; no tiles.
+        caveat: how far to trust the scores.
     """
 
     encoder: str
@@ -107,6 +125,8 @@ class ProbeReport:
     chance: float
     confusion: list[list[int]]
     picture: str
+    failed: list[str]
+    ignored: list[str]
     caveat: str = CAVEAT
 
 
@@ -124,20 +144,15 @@ def probe(
 
     Raises:
         ModelNotFound: there is no encoder.
-        InsufficientData: there are fewer than two classes, or fewer tiles in a class than folds.
+        InsufficientData: there are fewer than two classes, or fewer readable tiles in a class than
+            folds.
     """
     encoder = load_encoder(config.encoder)
     baseline = random_encoder(encoder.config, seed=config.seed)
-    paths, labels, classes = find_tiles(config.tiles, folds=config.folds)
-    embeddings, blank = [], []
-    for done, path in enumerate(paths, start=1):
-        patches = cut(
-            read_tile(path, mpp=config.tile_mpp, wanted=encoder.spec.mpp), size=encoder.spec.size
-        )
-        embeddings.append(encoder.embed(patches).mean(axis=0))
-        blank.append(baseline.embed(patches).mean(axis=0))
-        on_tile(done, len(paths))
-    ours, theirs = np.stack(embeddings), np.stack(blank)
+    tiles = find_tiles(config.tiles)
+    ours, theirs, labels, failed = _embed_tiles(tiles, config, encoder, baseline, on_tile)
+    classes = tiles.classes
+    require_enough(labels, tiles, config, failed)
     linear, predicted = _score(ours, labels, config, _linear)
     uri = storage.join(config.out, "probe.png")
     report = ProbeReport(
@@ -151,6 +166,8 @@ def probe(
         chance=1.0 / len(classes),
         confusion=confusion_matrix(np.tile(labels, config.repeats), predicted.ravel()).tolist(),
         picture=uri,
+        failed=failed,
+        ignored=tiles.ignored,
     )
     storage.write_bytes(uri, picture(report))
     storage.write_bytes(
@@ -159,37 +176,115 @@ def probe(
     return report
 
 
-def find_tiles(folder: str, *, folds: int) -> tuple[list[Path], NDArray[np.int64], list[str]]:
-    """Paths, labels and class names of a folder of class folders, in a fixed order.
+@dataclass(frozen=True, kw_only=True)
+class TileFolder:
+    """A folder with one folder of tiles for each class, in a fixed order.
+
+    Attributes:
+        folder: as it was given.
+        paths: of the tiles.
+        labels: index into `classes` of each tile.
+        classes: names of the folders that hold tiles.
+        ignored: hidden files with a tile's suffix.
+    """
+
+    folder: str
+    paths: list[Path]
+    labels: list[int]
+    classes: list[str]
+    ignored: list[str]
+
+
+def find_tiles(folder: str) -> TileFolder:
+    """The tiles below a local folder.
 
     Raises:
-        InsufficientData: see `probe`.
+        InsufficientData: it is not a local folder.
     """
     root = storage.local_path(folder)
     if root is None or not root.is_dir():
         raise InsufficientData(
             f"{folder} is not a local folder; give one with a folder of tiles for each class"
         )
-    found = {
-        at.name: sorted(path for path in at.iterdir() if path.suffix.lower() in SUFFIXES)
-        for at in sorted(root.iterdir())
-        if at.is_dir()
-    }
-    found = {name: paths for name, paths in found.items() if paths}
-    if len(found) < 2 or min(map(len, found.values())) < folds:
-        counts = ", ".join(f"{name} {len(paths)}" for name, paths in found.items()) or "none"
+    paths: list[Path] = []
+    labels: list[int] = []
+    classes: list[str] = []
+    ignored: list[str] = []
+    for kind in sorted(path for path in root.iterdir() if path.is_dir()):
+        files = sorted(path for path in kind.iterdir() if path.suffix.lower() in SUFFIXES)
+        ignored += [_name(path) for path in files if path.name.startswith(".")]
+        if found := [path for path in files if not path.name.startswith(".")]:
+            labels += [len(classes)] * len(found)
+            classes.append(kind.name)
+            paths += found
+    return TileFolder(folder=folder, paths=paths, labels=labels, classes=classes, ignored=ignored)
+
+
+def _embed_tiles(
+    tiles: TileFolder,
+    config: ProbeConfig,
+    encoder: Encoder,
+    baseline: Encoder,
+    on_tile: Callable[[int, int], None],
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64], list[str]]:
+    """Embeddings of the readable tiles by both encoders, their labels, and what failed."""
+    ours, theirs, labels, failed = [], [], [], []
+    for done, (path, label) in enumerate(zip(tiles.paths, tiles.labels, strict=True), start=1):
+        try:
+            tile = read_tile(path, mpp=config.tile_mpp, wanted=encoder.spec.mpp)
+        except UNREADABLE as error:
+            failed.append(f"tile {_name(path)} can't be read ({error}); copy it again or remove it")
+            continue
+        finally:
+            on_tile(done, len(tiles.paths))
+        patches = cut(tile, size=encoder.spec.size)
+        ours.append(encoder.embed(patches).mean(axis=0))
+        theirs.append(baseline.embed(patches).mean(axis=0))
+        labels.append(label)
+    empty = np.zeros((0, encoder.dimension), np.float32)
+    return (
+        np.array(ours) if ours else empty,
+        np.array(theirs) if theirs else empty,
+        np.array(labels, np.int64),
+        failed,
+    )
+
+
+def require_enough(
+    labels: NDArray[np.int64], tiles: TileFolder, config: ProbeConfig, failed: Sequence[str] = ()
+) -> None:
+    """Refuse tiles that can't be cross-validated.
+
+    Raises:
+        InsufficientData: see `probe`; names the tiles of each class and those that failed.
+    """
+    counts = np.bincount(labels, minlength=len(tiles.classes)).tolist()
+    named = zip(tiles.classes, counts, strict=True)
+    found = ", ".join(f"{name} {count}" for name, count in named) or "none"
+    found += "".join(f"; {sentence}" for sentence in failed)
+    if len(counts) < 2 or min(counts) < config.folds:
         raise InsufficientData(
-            f"{folder} has these tiles: {counts}; needed are two classes of at least {folds} (--folds) tiles"
+            f"{tiles.folder} has these tiles: {found}; "
+            f"needed are two classes of at least {config.folds} tiles, one for each fold"
         )
-    labels = np.repeat(np.arange(len(found)), [len(paths) for paths in found.values()])
-    return [path for paths in found.values() for path in paths], labels, list(found)
+    training = len(labels) - -(-len(labels) // config.folds)
+    if training < config.neighbours:
+        raise InsufficientData(
+            f"{tiles.folder} has these tiles: {found}; {config.folds} folds leave {training} to "
+            f"learn from, fewer than {config.neighbours} neighbours; add tiles or folds"
+        )
+
+
+def _name(path: Path) -> str:
+    return f"{path.parent.name}/{path.name}"
 
 
 def read_tile(path: Path, *, mpp: float, wanted: float) -> Tile:
     """The tile at the wanted resolution, uint8 [h, w, 3]; averaged where it shrinks."""
     with Image.open(path) as image:
         pixels = image.convert("RGB")
-    size = (round(pixels.width * mpp / wanted), round(pixels.height * mpp / wanted))
+    width, height = (max(1, round(side * mpp / wanted)) for side in pixels.size)
+    size = (width, height)
     if size == pixels.size:
         return np.asarray(pixels)
     return np.asarray(

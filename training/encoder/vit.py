@@ -92,7 +92,9 @@ class Attention(nn.Module):
 
     def _heads(self, values: Tensor) -> Tensor:
         """[N, T, C * dim] as [N, C * heads, T, dim / heads]."""
-        return values.unflatten(2, (-1, self.project.in_features // self.heads)).transpose(1, 2)
+        n, t, width = values.shape
+        per_head = self.project.in_features // self.heads
+        return values.view(n, t, width // per_head, per_head).transpose(1, 2)
 
 
 class Residual(nn.Module):
@@ -204,7 +206,8 @@ class VisionTransformer(nn.Module):
         tokens = self._embedded(images)
         for block in self.blocks[:-1]:
             tokens = block(tokens)
-        attention, mlp = self.blocks[-1]
+        attention, mlp = self.blocks[-1].children()
+        assert isinstance(attention, Residual)
         cls: Tensor = self.norm(mlp(attention.first(tokens)))
         return cls[:, 0]
 

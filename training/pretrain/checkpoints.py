@@ -11,12 +11,14 @@ run that is killed meanwhile resumes from the one before. Nothing is unpickled b
 
 from __future__ import annotations
 
+import io
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import pyarrow.fs
@@ -26,6 +28,8 @@ from ray.train import Checkpoint
 from training.errors import BrokenModel, RunError
 
 SHARED, POSITION, HISTORY = "shared.pt", "position.json", "history.json"
+REGISTER = "checkpoint_manager_snapshot.json"
+"""Ray Train's own list of a run's checkpoints."""
 
 State = dict[str, Any]
 History = list[dict[str, float]]
@@ -71,7 +75,7 @@ def written(
     """This rank's part of a checkpoint in a local folder, for `ray.train.report`; gone when the context ends."""
     with tempfile.TemporaryDirectory(prefix="acinus-checkpoint-") as name:
         folder = Path(name)
-        torch.save(own, folder / f"rank-{rank}.pt")
+        torch.save(own, folder / own_part(rank))
         if rank == 0:
             torch.save(shared, folder / SHARED)
             (folder / POSITION).write_text(json.dumps(asdict(position)))
@@ -83,23 +87,51 @@ def read(checkpoint: Checkpoint, *, rank: int = 0) -> Saved:
     """The checkpoint as one rank needs it.
 
     Raises:
-        BrokenModel: a part is missing.
+        BrokenModel: a part is missing or damaged; names it.
     """
     with checkpoint.as_directory() as name:
         folder = Path(name)
-        try:
-            shared: State = torch.load(folder / SHARED, map_location="cpu", weights_only=True)
-            position = _position((folder / POSITION).read_text())
-            history: History = json.loads((folder / HISTORY).read_text())
-        except FileNotFoundError as error:
-            raise BrokenModel(
-                f"checkpoint {checkpoint.path} lacks {Path(error.filename).name}; delete the run and start it anew"
-            ) from error
-        part = folder / f"rank-{rank}.pt"
-        own: State | None = (
-            torch.load(part, map_location="cpu", weights_only=True) if part.exists() else None
-        )
+        shared: State = _part(checkpoint, folder / SHARED, _tensors)
+        position = _part(checkpoint, folder / POSITION, _position)
+        history: History = _part(checkpoint, folder / HISTORY, _json)
+        own = None
+        if (folder / own_part(rank)).exists():
+            own = _part(checkpoint, folder / own_part(rank), _tensors)
     return Saved(shared=shared, own=own, position=position, history=history)
+
+
+def own_part(rank: int) -> str:
+    """The file that holds a rank's own state."""
+    return f"rank-{rank}.pt"
+
+
+def _part(checkpoint: Checkpoint, path: Path, load: Callable[[bytes], Any]) -> Any:
+    try:
+        return load(path.read_bytes())
+    except FileNotFoundError as error:
+        raise BrokenModel(f"checkpoint {checkpoint.path} lacks {path.name}") from error
+    except _DAMAGED as error:
+        raise BrokenModel(f"checkpoint {checkpoint.path}: {path.name} is damaged") from error
+
+
+_DAMAGED = (RuntimeError, UnpicklingError, EOFError, ValueError, KeyError, TypeError)
+"""What torch and json raise for a file that is cut or overwritten; errors of the disk are others."""
+
+
+def _tensors(content: bytes) -> State:
+    state: State = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    return state
+
+
+def _json(content: bytes) -> Any:
+    return json.loads(content)
+
+
+def _position(content: bytes) -> Position:
+    values = json.loads(content)
+    return Position(
+        step=values["step"], world_size=values["world_size"], consumed=tuple(values["consumed"])
+    )
 
 
 def latest(run: str) -> Checkpoint | None:
@@ -109,33 +141,119 @@ def latest(run: str) -> Checkpoint | None:
         run: path or URI of the run's folder, as Ray Train names it.
 
     Raises:
-        RunError: Ray Train's list of checkpoints was cut off while it was written.
+        RunError: Ray Train's list of checkpoints is damaged.
     """
-    filesystem, path = pyarrow.fs.FileSystem.from_uri(run)
-    listing = f"{path}/checkpoint_manager_snapshot.json"
-    if filesystem.get_file_info(listing).type != pyarrow.fs.FileType.File:
-        return None
-    # Read as plain JSON: ray.train.Result.from_path does the same with warnings and a page of advice on the console.
-    try:
-        with filesystem.open_input_file(listing) as stream:
-            newest = json.loads(stream.read())["latest_checkpoint_result"]
-    except ValueError as error:
-        raise RunError(
-            f"{listing} is not whole: the run was killed while it was written; delete it to begin anew"
-        ) from error
-    return Checkpoint(f"{path}/{newest['checkpoint_dir_name']}", filesystem) if newest else None
+    registered = _Register.read(run)
+    return registered.checkpoints()[-1] if registered and registered.entries else None
 
 
 def latest_position(run: str) -> Position:
-    """Where the latest registered checkpoint of a run stands; the beginning if there is none."""
+    """Where the latest registered checkpoint of a run stands; the beginning if there is none.
+
+    Raises:
+        BrokenModel: its position is missing or damaged.
+        RunError: Ray Train's list of checkpoints is damaged.
+    """
     if (checkpoint := latest(run)) is None:
         return Position()
-    with checkpoint.filesystem.open_input_file(f"{checkpoint.path}/{POSITION}") as stream:
-        return _position(stream.read().decode())
+    try:
+        with checkpoint.filesystem.open_input_file(f"{checkpoint.path}/{POSITION}") as stream:
+            return _position(stream.read())
+    except FileNotFoundError as error:
+        raise BrokenModel(f"checkpoint {checkpoint.path} lacks {POSITION}") from error
+    except _DAMAGED as error:
+        raise BrokenModel(f"checkpoint {checkpoint.path}: {POSITION} is damaged") from error
 
 
-def _position(text: str) -> Position:
-    values = json.loads(text)
-    return Position(
-        step=values["step"], world_size=values["world_size"], consumed=tuple(values["consumed"])
+def discard_damaged(run: str) -> list[str]:
+    """Remove damaged checkpoints, newest first, so that the run goes on from the one before.
+
+    Returns:
+        A sentence for each that was removed.
+
+    Raises:
+        RunError: checkpoints are registered, and none of them is whole; nothing is removed then.
+    """
+    registered = _Register.read(run)
+    if registered is None or not registered.entries:
+        return []
+    damage: list[str] = []
+    for checkpoint in reversed(registered.checkpoints()):
+        try:
+            _require_whole(checkpoint)
+        except BrokenModel as error:
+            damage.append(str(error))
+            continue
+        registered.drop_newest(len(damage))
+        return damage
+    raise RunError(
+        f"no checkpoint of the run at {run} can be read: {'; '.join(damage)}; "
+        "restore one, or give another folder to start anew"
     )
+
+
+def _require_whole(checkpoint: Checkpoint) -> None:
+    """Refuse a checkpoint of which any rank's part is missing or damaged (BrokenModel)."""
+    saved = read(checkpoint)
+    for rank in range(saved.position.world_size):
+        if read(checkpoint, rank=rank).own is None:
+            raise BrokenModel(f"checkpoint {checkpoint.path} lacks {own_part(rank)}")
+
+
+@dataclass(frozen=True)
+class _Register:
+    """Ray Train's list of a run's checkpoints, oldest first, in the file that it resumes from.
+
+    Read as plain JSON: `ray.train.Result.from_path` does the same with warnings and a page of advice on the console.
+    """
+
+    filesystem: pyarrow.fs.FileSystem
+    folder: str
+    content: dict[str, Any]
+
+    @classmethod
+    def read(cls, run: str) -> _Register | None:
+        filesystem, folder = pyarrow.fs.FileSystem.from_uri(run)
+        path = f"{folder}/{REGISTER}"
+        if filesystem.get_file_info(path).type != pyarrow.fs.FileType.File:
+            return None
+        try:
+            with filesystem.open_input_file(path) as stream:
+                content = json.loads(stream.read())
+            found = cls(filesystem, folder, content)
+            found.checkpoints()
+        except (ValueError, KeyError, TypeError) as error:
+            raise RunError(
+                f"{path} is damaged: the run was killed while it was written; "
+                "delete it to start the run anew"
+            ) from error
+        return found
+
+    @property
+    def entries(self) -> list[dict[str, Any]]:
+        entries: list[dict[str, Any]] = self.content["checkpoint_results"]
+        return entries
+
+    def checkpoints(self) -> list[Checkpoint]:
+        return [
+            Checkpoint(f"{self.folder}/{entry['checkpoint_dir_name']}", self.filesystem)
+            for entry in self.entries
+        ]
+
+    def drop_newest(self, count: int) -> None:
+        """Take the newest `count` off the list, then delete their files."""
+        if not count:
+            return
+        dropped = self.checkpoints()[-count:]
+        kept = self.entries[:-count]
+        content = self.content | {
+            "checkpoint_results": kept,
+            "checkpoint_report_indices": self.content["checkpoint_report_indices"][:-count],
+            "latest_checkpoint_result": kept[-1],
+            "pending_training_results": [],
+            "pending_validation_specs": [],
+        }
+        with self.filesystem.open_output_stream(f"{self.folder}/{REGISTER}") as stream:
+            stream.write(json.dumps(content).encode())
+        for checkpoint in dropped:
+            self.filesystem.delete_dir(checkpoint.path)

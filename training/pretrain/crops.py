@@ -46,17 +46,17 @@ class CropConfig:
     """All views of a patch; defaults are DINOv2's, with 96 px instead of 98 px local crops for tokens of 16 px.
 
     Attributes:
-        wide: the views that teacher and student see ("global" in the papers); at least 2.
-        near: the small views that only the student sees ("local").
+        global_views: large views, which teacher and student see; at least 2.
+        local_views: small views, which only the student sees.
         stain: colour jitter, drawn anew for each crop.
         mean: of the red, green and blue channel in 0..1; views leave normalised.
         std: likewise.
     """
 
-    wide: View = field(
+    global_views: View = field(
         default_factory=lambda: View(size=224, scale=(0.32, 1.0), count=2, blur=(1.0, 0.1))
     )
-    near: View = field(default_factory=lambda: View(size=96, scale=(0.05, 0.32), count=8))
+    local_views: View = field(default_factory=lambda: View(size=96, scale=(0.05, 0.32), count=8))
     stain: StainJitter = field(default_factory=StainJitter)
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
@@ -66,15 +66,15 @@ class CropConfig:
 class Crops:
     """Views of N patches, one kind after the other: [count, N, size, size, 3], float, normalised."""
 
-    wide: Tensor
-    near: Tensor
+    global_views: Tensor
+    local_views: Tensor
 
 
 def multi_crop(patches: Tensor, config: CropConfig, generator: torch.Generator) -> Crops:
     """Cut all views of `patches` (uint8 or float in 0..255, [N, H, W, 3]) on the device where they are."""
     return Crops(
-        wide=_views(patches, config.wide, config, generator),
-        near=_views(patches, config.near, config, generator),
+        global_views=_views(patches, config.global_views, config, generator),
+        local_views=_views(patches, config.local_views, config, generator),
     )
 
 

@@ -1,6 +1,6 @@
 """What a card says of where an encoder comes from: data by hash, recipe, seed, versions, and how the run went.
 
-Slides appear by identity only. No name of a slide and no place of a file enters a card: both can carry patient data.
+Slides appear by identity only. Neither the name of a slide nor the location of a file enters a card: both can carry patient data.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from typing import Any
 from training.cards import versions
 from training.data_facts import DataFacts
 from training.precision import Precision
+from training.pretrain.methods import METHODS
 from training.pretrain.recipes import Recipe
 
 
@@ -27,7 +28,7 @@ def encoder_card(
     return {
         "name": f"acinus {recipe.name}",
         "intended_use": "research use only, not a diagnosis",
-        "method": "DINO: student and EMA teacher, multi-crop, stain jitter, KoLeo; the teacher is exported",
+        "method": METHODS[recipe.method].description,
         "normalisation": "folded into the patch embedding: takes uint8 RGB",
         "data": data.to_dict(),
         "recipe": recipe.to_dict(),

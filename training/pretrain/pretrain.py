@@ -1,14 +1,16 @@
-"""OPEN FIRST. From a prepared cohort to an encoder, without labels, on Ray Train.
+"""OPEN FIRST. From a prepared cohort to an encoder, without labels, on Ray Train: `acinus pretrain`.
 
     pretrain(config)
-      load_shards, Job                    what will be done; refused where a different run lies at the same place
-      TorchTrainer(train_worker)          workers in one process group, restarted from the last checkpoint if one is lost
-        RankShards.configure              each rank its own dataset of encoded tiles, from its position in the data on
-        train_worker                      decode -> shuffle -> Learner.step -> figures and checkpoints through ray.train.report
-      export                              teacher -> safetensors + card.json, loss curve
+      plan                          what will be done; open_record refuses a different run in the same place
+      TorchTrainer(train_worker)    workers in one process group, restarted from the last checkpoint if one is lost
+        RankShards.configure        each rank its own dataset of encoded tiles, from its position in the data on
+        worker.train_worker         decode -> shuffle -> Learner.step -> metrics and checkpoints
+      export                        encoder -> safetensors + card.json, loss curve
 
-A run that is killed at any time and started again ends with the same weights as one that was not, for the same number of workers:
-a step depends on the checkpointed state and on the patches alone, and which patches come follows from seed, rank and position.
+What a step does is the method's (`method.py`; `dino/` is the one there is). A run that is killed at any time and
+started again ends with the same weights as one that was not, for the same number of workers and the same precision:
+a step depends on the checkpointed state and on the patches alone, and which patches come follows from seed, rank and
+position.
 """
 
 from __future__ import annotations
@@ -17,21 +19,17 @@ import json
 import os
 import signal
 import threading
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from statistics import fmean
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import ray
 import ray.data
 import ray.train
-import torch
-from ray.train.torch import TorchTrainer, get_device
-from torch import distributed
+from ray.train.torch import TorchTrainer
 
 from pipelines import storage
 from pipelines.cohort import cohort_spec
@@ -40,26 +38,29 @@ from pipelines.grid import PatchSpec
 from pipelines.patch_source import read_patches
 from pipelines.ray_session import ensure_ray
 from pipelines.read_counts import ReadCounts
-from training.background import Background
+from pipelines.slides.errors import SlideError
 from training.data_facts import DataFacts
 from training.encoder import encoder
 from training.encoder.vit import VisionTransformer, fold_normalisation
-from training.errors import RunError
-from training.pretrain import checkpoints, loss_curve
+from training.errors import RunError, TrainingError
+from training.limits import MAX_SEED, require_range
+from training.pretrain import checkpoints
 from training.pretrain.checkpoints import History, Position
-from training.pretrain.dino.learner import Learner
+from training.pretrain.job import Job, StepHook
+from training.pretrain.loss_curve import loss_curve
+from training.pretrain.methods import METHODS
 from training.pretrain.model_card import encoder_card
-from training.pretrain.order import PatchOrder
-from training.pretrain.patch_stream import ShardIndex, shuffled_batches
-from training.pretrain.progress import Follow, ProgressReport, follow
-from training.pretrain.recipes import Recipe, recipe_named
-from training.pretrain.run_record import open_record, read_record, settle_precision
+from training.pretrain.patch_stream import ShardIndex
+from training.pretrain.progress import ProgressReport, Reporter, watched
+from training.pretrain.recipes import RECIPES, Recipe, recipe_named
+from training.pretrain.run_record import open_record, read_record
+from training.pretrain.worker import DATASET, train_worker
 
 RUN = "run"
 """Folder below `out` that Ray Train keeps its checkpoints in."""
 
-StepHook = Callable[[int, int], None]
-"""Called on each worker after each step with rank and number of steps done."""
+MAX_REASON = 300
+"""Characters of a library's error that are shown."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,10 +77,13 @@ class PretrainConfig:
         workers: number of Ray Train workers.
         threads: of torch in each worker.
         checkpoint_every: steps between checkpoints, None for a tenth of the run; the last step always has one.
-        report_every: steps between two reports of figures. Ray Train takes a report only when its controller looks for one, every
+        report_every: steps between two reports of metrics. Ray Train takes a report only when its controller looks for one, every
             2 s: a report a step would hold a fast loop to that pace.
         max_failures: restarts before the run gives up.
         on_step: called on the workers after each step; for tests.
+
+    Raises:
+        ValueError: a value that no run can have; names the field, the value and its range.
     """
 
     data: str
@@ -95,6 +99,19 @@ class PretrainConfig:
     max_failures: int = 3
     on_step: StepHook | None = None
 
+    def __post_init__(self) -> None:
+        if isinstance(self.recipe, str) and self.recipe not in RECIPES:
+            raise ValueError(f"recipe is {self.recipe!r}; it must be one of {', '.join(RECIPES)}")
+        require_range("workers", self.workers, 1)
+        require_range("threads", self.threads, 1)
+        require_range("seed", self.seed, 0, MAX_SEED)
+        require_range("report_every", self.report_every, 1)
+        require_range("max_failures", self.max_failures, 0)
+        if self.steps is not None:
+            require_range("steps", self.steps, 1)
+        if self.checkpoint_every is not None:
+            require_range("checkpoint_every", self.checkpoint_every, 1)
+
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainReport:
@@ -104,11 +121,12 @@ class PretrainReport:
         encoder: URI of the encoder's folder.
         hash: of the encoder.
         loss_curve: URI of the PNG.
-        history: figures of every step.
+        history: metrics of every step.
         steps: optimiser steps in all.
-        resumed_from: step at which this call took up an earlier run, 0 for a new one.
+        resumed_from: step from which this call continued an earlier run, 0 for a new one.
         patches_per_second: of all workers, median over the steps of this call; 0 if it had none to do.
         read: what all workers of this call read.
+        damaged_checkpoints: a sentence for each checkpoint that was damaged and removed.
     """
 
     encoder: str
@@ -119,33 +137,7 @@ class PretrainReport:
     resumed_from: int
     patches_per_second: float
     read: ReadCounts
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """What each worker is told."""
-
-    recipe: Recipe
-    seed: int
-    threads: int
-    checkpoint_every: int
-    report_every: int
-    index: ShardIndex
-    on_step: StepHook | None
-    out: str
-
-    @property
-    def steps(self) -> int:
-        """Optimiser steps of the whole run."""
-        return self.recipe.steps
-
-    def order(self, rank: int, world_size: int) -> PatchOrder:
-        """Which patches a rank consumes when."""
-        return PatchOrder(seed=self.seed, rank=rank, world_size=world_size, group=self.recipe.group)
-
-    def per_rank(self, world_size: int) -> int:
-        """Patches of one rank in one step."""
-        return self.recipe.patches_per_step // world_size
+    damaged_checkpoints: list[str] = field(default_factory=list)
 
 
 def pretrain(
@@ -155,7 +147,7 @@ def pretrain(
 
     Args:
         config: what to train.
-        on_progress: called on this process with the figures of steps as they are reported.
+        on_progress: called on this process with metrics as they are reported.
 
     Raises:
         CohortError: nothing is prepared at `data`.
@@ -168,15 +160,43 @@ def pretrain(
     job = plan(config, spec, shards)
     open_record(config.out, recipe=job.recipe, seed=config.seed, data=data)
     run = _for_ray(storage.join(config.out, RUN))
-    begun = checkpoints.latest_position(run).step
-    if begun < job.steps:
-        with follow(on_progress) as callbacks, _own_interrupt():
-            _trainer(config, job, callbacks).fit()
+    damaged = checkpoints.discard_damaged(run)
+    start = checkpoints.latest_position(run).step
+    if start < job.steps:
+        _train(config, job, on_progress)
     if (checkpoint := checkpoints.latest(run)) is None:
         raise RunError(
-            f"the run at {config.out} ended without a checkpoint; look at Ray's logs for the workers' errors"
+            f"the run at {config.out} ended without a checkpoint; "
+            "look at Ray's logs for the workers' errors"
         )
-    return export(checkpoint, config, job, spec, data, resumed_from=begun)
+    report = export(checkpoint, config, job, spec, data, resumed_from=start)
+    return replace(report, damaged_checkpoints=damaged)
+
+
+def _train(
+    config: PretrainConfig, job: Job, on_progress: Callable[[ProgressReport], None] | None
+) -> None:
+    """Run the workers to the last step.
+
+    Raises:
+        TrainingError, SlideError: what a worker raised, or RunError for anything else that ended the workers.
+    """
+    try:
+        with watched(on_progress) as callbacks, _own_interrupt():
+            _trainer(config, job, callbacks).fit()
+    except ray.train.TrainingFailedError as error:
+        raise _cause(error) from error
+
+
+def _cause(error: ray.train.TrainingFailedError) -> Exception:
+    """What ended the workers, as an error of ours."""
+    failures = getattr(error, "worker_failures", {})
+    cause: BaseException = next(iter(failures.values()), error)
+    cause = getattr(cause, "_base_exc", cause)
+    if isinstance(cause, (SlideError, TrainingError, storage.StorageError)):
+        return cause
+    reason = " ".join(f"{type(cause).__name__}: {cause}".split())[:MAX_REASON]
+    return RunError(f"the workers of the run failed, last with {reason}; see Ray's logs")
 
 
 @contextmanager
@@ -199,7 +219,7 @@ def plan(config: PretrainConfig, spec: PatchSpec, shards: pa.Table) -> Job:
         RunError: the recipe fits neither the number of workers nor the patches, or there are too few CPUs.
     """
     recipe = recipe_named(config.recipe) if isinstance(config.recipe, str) else config.recipe
-    recipe = replace(recipe, steps=config.steps or recipe.steps)
+    recipe = replace(recipe, steps=recipe.steps if config.steps is None else config.steps)
     if recipe.patches_per_step % config.workers:
         raise RunError(
             f"{recipe.patches_per_step} patches a step do not divide among {config.workers} workers; change their number"
@@ -219,7 +239,9 @@ def plan(config: PretrainConfig, spec: PatchSpec, shards: pa.Table) -> Job:
         recipe=recipe,
         seed=config.seed,
         threads=config.threads,
-        checkpoint_every=config.checkpoint_every or max(1, recipe.steps // 10),
+        checkpoint_every=max(1, recipe.steps // 10)
+        if config.checkpoint_every is None
+        else config.checkpoint_every,
         report_every=config.report_every,
         index=ShardIndex.of(shards),
         on_step=config.on_step,
@@ -268,7 +290,7 @@ class RankShards(ray.train.DataConfig):
 def _rank_dataset(
     shards: pa.Table, job: Job, position: Position, rank: int, world_size: int
 ) -> ray.data.Dataset:
-    groups = _groups(job, position, rank, world_size)
+    groups = job.groups(position, rank, world_size)
     numbers = (
         np.concatenate([group.shards for group in groups]) if groups else np.zeros(0, np.int64)
     )
@@ -277,148 +299,7 @@ def _rank_dataset(
     return dataset
 
 
-def _groups(job: Job, position: Position, rank: int, world_size: int) -> list[Any]:
-    """Groups of shards that a rank still has to read."""
-    consumed = position.of_rank(rank, world_size, patches_per_step=job.recipe.patches_per_step)
-    wanted = consumed + (job.steps - position.step) * job.per_rank(world_size)
-    return job.order(rank, world_size).until(job.index.counts, consumed=consumed, wanted=wanted)
-
-
-def train_worker(config: dict[str, Job]) -> None:
-    """What runs in each worker: resume, then step after step over the rank's own stream of patches."""
-    job = config["job"]
-    context = ray.train.get_context()
-    rank, world_size = context.get_world_rank(), context.get_world_size()
-    torch.set_num_threads(job.threads)
-    device = get_device()
-    learner = Learner(
-        job.recipe,
-        steps=job.steps,
-        seed=job.seed,
-        rank=rank,
-        device=str(device),
-        precision=settle_precision(job.out, job.recipe, device, rank=rank),
-        parallel=world_size > 1,
-    )
-    position, history = Position(world_size=world_size, consumed=(0,) * world_size), History()
-    if (checkpoint := ray.train.get_checkpoint()) is not None:
-        saved = checkpoints.read(checkpoint, rank=rank)
-        learner.load(saved.shared, saved.own)
-        position, history = saved.position, saved.history
-    consumed = np.array(
-        [
-            position.of_rank(r, world_size, patches_per_step=job.recipe.patches_per_step)
-            for r in range(world_size)
-        ]
-    )
-    begun, fresh, reading = time.perf_counter(), History(), Reading()
-    for batch in _batches(job, position, rank, world_size, reading):
-        arrived = time.perf_counter()
-        figures = learner.step(torch.from_numpy(batch))
-        done = time.perf_counter()
-        fresh.append(
-            {
-                **figures,
-                "data_wait": arrived - begun,
-                "seconds": done - begun,
-                **reading.since_last(),
-            }
-        )
-        begun, step = done, learner.step_number
-        consumed += len(batch)
-        saving = step % job.checkpoint_every == 0 or step == job.steps
-        if saving or step % job.report_every == 0:
-            averaged = _averaged(fresh, first=step - len(fresh) + 1)
-            history, fresh = history + averaged, History()
-            now = Position(step=step, world_size=world_size, consumed=tuple(consumed.tolist()))
-            _report(job, learner, now, averaged, history, rank=rank, saving=saving)
-            begun = time.perf_counter()
-        if job.on_step is not None:
-            job.on_step(rank, step)
-
-
-class Reading:
-    """Counts what a rank reads; the decoding thread adds, the training thread asks."""
-
-    def __init__(self) -> None:
-        self._all, self._told = ReadCounts(), ReadCounts()
-
-    def counted(self, blocks: Iterable[pa.Table]) -> Iterator[pa.Table]:
-        """The blocks, counted as they pass."""
-        for block in blocks:
-            self._all += ReadCounts.of(block)
-            yield block
-
-    def since_last(self) -> dict[str, float]:
-        """Counts since the last question."""
-        now, before = asdict(self._all), asdict(self._told)
-        self._told = ReadCounts(**now)
-        return {f"read_{name}": float(now[name] - before[name]) for name in now}
-
-
-def _batches(
-    job: Job, position: Position, rank: int, world_size: int, reading: Reading
-) -> Iterator[Any]:
-    """Batches for the steps that are left, decoded in the background."""
-    shard = ray.train.get_dataset_shard("patches")  # all ranks meet here
-    if position.step >= job.steps:
-        return
-    blocks = shard.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
-    groups = _groups(job, position, rank, world_size)
-    order = job.order(rank, world_size)
-    batches = shuffled_batches(
-        reading.counted(blocks), job.index, order, groups, size=job.per_rank(world_size)
-    )
-    for _, batch in zip(
-        range(job.steps - position.step), Background(batches, ahead=4), strict=False
-    ):
-        yield batch
-
-
-def _averaged(fresh: History, *, first: int) -> History:
-    """Figures of the last steps as means over workers, each with its step."""
-    names = sorted(fresh[0])
-    values = torch.tensor(
-        [[figures[name] for name in names] for figures in fresh], dtype=torch.float64
-    )
-    if distributed.is_initialized():
-        values = values.to(get_device()) if distributed.get_backend() == "nccl" else values
-        distributed.all_reduce(values)
-        values /= distributed.get_world_size()
-    return [
-        {"step": first + k, **dict(zip(names, row, strict=True))}
-        for k, row in enumerate(values.tolist())
-    ]
-
-
-def _report(
-    job: Job,
-    learner: Learner,
-    position: Position,
-    averaged: History,
-    history: History,
-    *,
-    rank: int,
-    saving: bool,
-) -> None:
-    metrics = {
-        "step": position.step,
-        "steps": job.steps,
-        "loss": fmean(at["loss"] for at in averaged),
-        "figures": averaged,
-    }
-    if not saving:
-        ray.train.report(metrics)
-        return
-    with checkpoints.written(
-        rank, learner.shared_state(), learner.own_state(), position, history
-    ) as checkpoint:
-        ray.train.report(
-            metrics, checkpoint=checkpoint, checkpoint_dir_name=f"step-{position.step:07d}"
-        )
-
-
-def _trainer(config: PretrainConfig, job: Job, callbacks: list[Follow]) -> TorchTrainer:
+def _trainer(config: PretrainConfig, job: Job, callbacks: list[Reporter]) -> TorchTrainer:
     os.environ.setdefault(
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5"
     )  # how often reports are taken and dead workers noticed
@@ -437,8 +318,8 @@ def _trainer(config: PretrainConfig, job: Job, callbacks: list[Follow]) -> Torch
             callbacks=callbacks,
         ),
         datasets={
-            "patches": lambda: ray.data.range(1)
-        },  # Ray asks for one to divide; RankShards makes each rank its own instead
+            DATASET: lambda: ray.data.range(1)
+        },  # Ray needs one to divide; RankShards makes each rank its own instead
         dataset_config=RankShards(config, job),
     )
 
@@ -454,19 +335,12 @@ def export(
 ) -> PretrainReport:
     """Write the teacher of a checkpoint as an encoder, and the loss curve."""
     saved = checkpoints.read(checkpoint)
-    recipe = job.recipe
+    recipe, method = job.recipe, METHODS[job.recipe.method]
     network = VisionTransformer(recipe.network)
-    prefix = "teacher.encoder."
-    network.load_state_dict(
-        {
-            name.removeprefix(prefix): value
-            for name, value in saved.shared["pair"].items()
-            if name.startswith(prefix)
-        }
-    )
+    network.load_state_dict(method.encoder_weights(saved.shared))
     fold_normalisation(network, recipe.crops.mean, recipe.crops.std)
     last = saved.history[-max(1, len(saved.history) // 10) :]
-    metrics = {name: fmean(at[name] for at in last) for name in ("loss", "dino", "koleo")}
+    metrics = {name: fmean(step[name] for step in last) for name in ("loss", *method.losses)}
     card = encoder_card(
         recipe,
         data,
@@ -486,12 +360,12 @@ def export(
     storage.write_bytes(
         storage.join(config.out, "history.json"), json.dumps(saved.history).encode()
     )
-    storage.write_bytes(curve, loss_curve.loss_curve(saved.history))
-    ours = [at for at in saved.history if at["step"] > resumed_from]
-    times = [at["seconds"] for at in ours]
+    storage.write_bytes(curve, loss_curve(saved.history, method.losses))
+    ours = [step for step in saved.history if step["step"] > resumed_from]
+    times = [step["seconds"] for step in ours]
     # History holds means over workers.
     read = {
-        name: round(saved.position.world_size * sum(at[f"read_{name}"] for at in ours))
+        name: round(saved.position.world_size * sum(step[f"read_{name}"] for step in ours))
         for name in asdict(ReadCounts())
     }
     return PretrainReport(

@@ -1,6 +1,6 @@
-"""The figures of a running Ray Train job on the process that started it.
+"""The metrics of a running Ray Train job on the process that started it.
 
-Ray Train's controller lives in a process of its own and hands figures to callbacks there. A small actor carries them over.
+Ray Train's controller lives in a process of its own and hands metrics to callbacks there. A small actor carries them over.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Mailbox:
         return self._newest
 
 
-class Follow(UserCallback):  # type: ignore[misc, unused-ignore]
+class Reporter(UserCallback):  # type: ignore[misc, unused-ignore]
     """Puts each report of the workers into the mailbox."""
 
     def __init__(self, mailbox: Any) -> None:
@@ -57,9 +57,9 @@ class Follow(UserCallback):  # type: ignore[misc, unused-ignore]
 
 
 @contextmanager
-def follow(
+def watched(
     on_progress: Callable[[ProgressReport], None] | None, *, every: float = 0.5
-) -> Iterator[list[Follow]]:
+) -> Iterator[list[Reporter]]:
     """Callbacks for a trainer; while the context lasts, `on_progress` is called from a thread with each new report."""
     if on_progress is None:
         yield []
@@ -80,7 +80,7 @@ def follow(
     thread = threading.Thread(target=watch, name="progress", daemon=True)
     thread.start()
     try:
-        yield [Follow(mailbox)]
+        yield [Reporter(mailbox)]
     finally:
         ended.set()
         thread.join(timeout=5.0)

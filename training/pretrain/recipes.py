@@ -21,6 +21,7 @@ class Recipe:
 
     Attributes:
         name: of the recipe.
+        method: of `training.pretrain.methods`.
         network: architecture of student and teacher.
         head: shape of the DINO head.
         crops: views and their augmentation.
@@ -61,6 +62,7 @@ class Recipe:
     clip: float = 3.0
     precision: PrecisionChoice = "auto"
     pooling: Pooling = "cls+mean"
+    method: str = "dino"
     group: int = 8
 
     def to_dict(self) -> dict[str, Any]:
@@ -82,8 +84,8 @@ def demo() -> Recipe:
         network=ViTConfig(size=112, dim=192, depth=4, heads=3, layer_scale=None),
         head=HeadConfig(hidden=512, bottleneck=128, prototypes=1024),
         crops=CropConfig(
-            wide=View(size=112, scale=(0.2, 0.6), count=2, aspect=1.2, blur=(0.3,)),
-            near=View(size=48, scale=(0.05, 0.2), count=2, aspect=1.2, blur=(0.3,)),
+            global_views=View(size=112, scale=(0.2, 0.6), count=2, aspect=1.2, blur=(0.3,)),
+            local_views=View(size=48, scale=(0.05, 0.2), count=2, aspect=1.2, blur=(0.3,)),
         ),
         steps=170,
         patches_per_step=32,

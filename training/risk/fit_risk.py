@@ -14,7 +14,7 @@ groups of patients share slides, so the image is easier here than on new slides.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -24,9 +24,10 @@ from matplotlib.figure import Figure
 from pipelines import storage
 from pipelines.annotations import UNLABELLED
 from pipelines.read_counts import ReadCounts
-from training.cards import versions
+from training.cards import Card, versions
 from training.encoder.encoder import load_encoder
 from training.errors import SpecMismatch
+from training.limits import MAX_SEED, require_range
 from training.risk.risk_model import (
     DEFAULT_RISK,
     RiskModel,
@@ -37,11 +38,9 @@ from training.risk.risk_model import (
 from training.risk.simulated_outcomes import GradedSlide, SimulatedCohort, simulate
 from training.risk.survival import CalibrationGroup, Floats, calibration, concordance
 from training.slide.figures import png
-from training.slide.labelled_slides import LabelledSlide, Progress, load_labelled_slides
+from training.slide.labelled_slides import LabelledSlide, Progress, explained, load_labelled_slides
 from training.slide.slide_model import SlideModel, load_slide_model
 from training.threads import threads_for
-
-Told = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +57,9 @@ class FitRiskConfig:
         held_out: how many others are simulated to score on: as many as make the figures steady, since they cost nothing.
         model: how the risk model is fitted.
         seed: of the cohort and of the bootstrap.
+
+    Raises:
+        ValueError: a value that no fit can have; names the field, the value and its range.
     """
 
     data: str
@@ -69,6 +71,11 @@ class FitRiskConfig:
     held_out: int = 1500
     model: RiskModelConfig = DEFAULT_RISK
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        require_range("patients", self.patients, 1)
+        require_range("held_out", self.held_out, 1)
+        require_range("seed", self.seed, 0, MAX_SEED - 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,22 +139,19 @@ class FitRiskReport:
 
 
 def fit_risk(
-    config: FitRiskConfig,
-    *,
-    on_shard: Progress = lambda _done, _total: None,
-    told: Told = lambda _line: None,
+    config: FitRiskConfig, *, on_shard: Progress = lambda _done, _total: None
 ) -> FitRiskReport:
     """Fit a risk model on simulated outcomes and write it, with report and picture, to `config.out`.
 
     Args:
         config: what to fit.
         on_shard: called with embedded shards and their total.
-        told: called with a line on what is being done.
 
     Raises:
         CohortError: nothing was prepared at `config.data`.
         SpecMismatch: encoder, slide model and cohort do not belong together.
-        InsufficientData: no annotated slide with cancer, or too few events.
+        InsufficientData: there is not an annotated slide with cancer, or too few events; names the slides
+            that could not be used.
     """
     encoder, slide_model = load_encoder(config.encoder), load_slide_model(config.slide_model)
     if (fitted_on := slide_model.card["encoder_hash"]) != encoder.hash:
@@ -157,33 +161,20 @@ def fit_risk(
         )
     cohort = load_labelled_slides(config.data, encoder, split=config.split, on_shard=on_shard)
     slides = with_cancer(cohort.slides)
-    told(f"simulating {config.patients + config.held_out} patients on {len(slides)} slides")
-    patients = draw_patients(slides, slide_model, config.patients, seed=config.seed)
-    others = draw_patients(slides, slide_model, config.held_out, seed=config.seed + 1)
-    told(f"fitting {1 + config.model.replicas} hazard models")
-    model = _fit(patients, config)
-    blind = _fit(patients, replace(config, model=replace(config.model, components=0, replicas=2)))
+    with explained(cohort):
+        patients = draw_patients(slides, slide_model, config.patients, seed=config.seed)
+        others = draw_patients(slides, slide_model, config.held_out, seed=config.seed + 1)
+        model = _fit(patients, config)
+        without_image = replace(config.model, components=0, replicas=2)
+        blind = _fit(patients, replace(config, model=without_image))
     score = score_risk(model, blind, others)
     remarks = [
-        "Outcomes are simulated: these figures say nothing about patients.",
+        "Outcomes are simulated: these metrics say nothing about patients.",
         f"Held-out patients share their {len(slides)} slides with the others.",
+        *cohort.annotation_remarks,
         *model.card["fit_remarks"],
     ]
-    card = {
-        "name": "penalised Cox model",
-        "simulated_outcomes": True,
-        "endpoint": "distant metastasis",
-        "encoder_hash": encoder.hash,
-        "slide_model_hash": slide_model.hash,
-        "spec": slide_model.card["spec"],
-        "seed": config.seed,
-        "config": {
-            "patients": config.patients,
-            "held_out": config.held_out,
-            **asdict(config.model),
-        },
-        "generator": asdict(patients.cohort.hazards),
-        "versions": versions("acinus", "lifelines", "numpy", "pandas"),
+    card = _card(config, slide_model, patients) | {
         "data": cohort.data,
         "metrics": asdict(score),
         "remarks": remarks,
@@ -209,6 +200,25 @@ def fit_risk(
         storage.join(config.out, "report.json"), json.dumps(asdict(report), indent=1).encode()
     )
     return report
+
+
+def _card(config: FitRiskConfig, slide_model: SlideModel, patients: Patients) -> Card:
+    return {
+        "name": "penalised Cox model",
+        "simulated_outcomes": True,
+        "endpoint": "distant metastasis",
+        "encoder_hash": slide_model.card["encoder_hash"],
+        "slide_model_hash": slide_model.hash,
+        "spec": slide_model.card["spec"],
+        "seed": config.seed,
+        "config": {
+            "patients": config.patients,
+            "held_out": config.held_out,
+            **asdict(config.model),
+        },
+        "generator": asdict(patients.cohort.hazards),
+        "versions": versions("acinus", "lifelines", "numpy", "pandas"),
+    }
 
 
 @dataclass(frozen=True, kw_only=True)

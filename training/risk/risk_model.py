@@ -16,8 +16,9 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from training.cards import Card, load_model, save_model
+from training.cards import Card, load_model, require_entries, save_model
 from training.errors import InsufficientData, SpecMismatch
+from training.limits import require_range
 from training.risk.covariates import ENCODED, NCCN_GROUPS, Covariates
 from training.risk.survival import YEARS, Booleans, CoxFit, Floats, fit_cox
 from training.threads import threads_for
@@ -98,6 +99,11 @@ class RiskModelConfig:
     spread: float = 0.3
     replicas: int = 40
     least_group: int = 20
+
+    def __post_init__(self) -> None:
+        require_range("components", self.components, 0)
+        require_range("spread", self.spread, 1e-6)
+        require_range("replicas", self.replicas, 2)
 
 
 DEFAULT_RISK: Final = RiskModelConfig()
@@ -354,6 +360,7 @@ def load_risk_model(uri: str) -> RiskModel:
         BrokenModel: weights and card do not belong together.
     """
     arrays, card = load_model(uri, KIND)
+    require_entries(uri, card, "encoder_hash", "slide_model_hash", "simulated_outcomes")
     return RiskModel(image_limit=float(arrays.pop("image_limit")[0]), card=card, **arrays)
 
 

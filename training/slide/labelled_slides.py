@@ -7,7 +7,8 @@ are held in memory, 4 bytes a number: 100 slides of 5,000 patches with 768 numbe
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -142,6 +143,24 @@ class LabelledCohort:
             f"annotations of {partly} of {len(used)} slides are not wholly used: features label "
             "nothing, or regions have few patches; report.json lists them by slide"
         ]
+
+
+@contextmanager
+def explained(cohort: LabelledCohort) -> Iterator[None]:
+    """Add to an InsufficientData of the block which slides and annotations could not be used.
+
+    Too little to learn from is often their consequence, and must not hide them.
+    """
+    try:
+        yield
+    except InsufficientData as error:
+        unused = [str(use) for use in cohort.annotations if not use.complete]
+        causes = [*cohort.failed, *unused]
+        if cohort.without_label:
+            causes.append(f"without a label: {', '.join(cohort.without_label)}")
+        if not causes:
+            raise
+        raise InsufficientData("; ".join([str(error), *causes])) from error
 
 
 def load_labelled_slides(

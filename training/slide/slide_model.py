@@ -21,8 +21,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from pipelines.annotations import PATTERNS
-from training.cards import Card, load_model, save_model
+from training.cards import Card, load_model, require_entries, save_model
 from training.errors import InsufficientData, SpecMismatch
+from training.limits import require_range
 from training.slide.gleason import (
     DEFAULT_RULES,
     GRADE_GROUPS,
@@ -83,6 +84,12 @@ class AttentionConfig:
     patches_per_step: int = 256
     learning_rate: float = 2e-3
     weight_decay: float = 1e-2
+
+    def __post_init__(self) -> None:
+        for field_name in ("hidden", "attention", "epochs", "patches_per_step"):
+            require_range(field_name, getattr(self, field_name), 1)
+        require_range("dropout", self.dropout, 0.0, 0.99)
+        require_range("learning_rate", self.learning_rate, 0.0, 1.0)
 
 
 DEFAULT_ATTENTION: Final = AttentionConfig()
@@ -165,7 +172,8 @@ def fit_attention(
     targets = torch.tensor(list(grade_groups))
     if len(set(grade_groups)) < 2:
         raise InsufficientData(
-            f"{len(bags)} slides of grade groups {sorted(set(grade_groups))}: two are needed; add slides"
+            f"{len(bags)} slides have grade groups {sorted(set(grade_groups))}: two different grade "
+            "groups are needed; add slides"
         )
     counts = torch.bincount(targets, minlength=len(GRADE_GROUPS)).float()
     weights = (1.0 / counts[targets]) / (1.0 / counts[targets]).sum()
@@ -297,6 +305,7 @@ def load_slide_model(uri: str) -> SlideModel:
         BrokenModel: weights and card do not belong together.
     """
     arrays, card = load_model(uri, KIND)
+    require_entries(uri, card, "encoder_hash", "spec", "grading_rules")
     head = PatternHead(
         weight=arrays.pop("pattern_head.weight"), bias=arrays.pop("pattern_head.bias")
     )

@@ -1,54 +1,32 @@
-"""One step of self-supervised training, without Ray: patches in, weights changed, figures out.
+"""One step of self-supervised training, without Ray: patches in, weights changed, metrics out.
 
-`Learner` holds everything that a step reads or changes, so its state is all that a checkpoint needs beside the position in the
+`DinoLearner` holds everything that a step reads or changes, so its state is all that a checkpoint needs besides the position in the
 data. A step depends on that state and on its patches alone.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from training.precision import Precision
 from training.pretrain.crops import Crops, multi_crop
 from training.pretrain.dino.student_teacher import StudentTeacher
 from training.pretrain.losses.dino import Centre, dino_loss, sinkhorn_knopp
 from training.pretrain.losses.koleo import koleo_loss
-from training.pretrain.recipes import Recipe
-
-State = dict[str, Any]
+from training.pretrain.method import LearnerConfig, Method, State
 
 
-class Learner:
-    """Student, teacher, optimiser, loss and randomness of one worker."""
+class DinoLearner:
+    """Student, teacher, optimiser, loss and randomness of one worker (`training.pretrain.method.Learner`)."""
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        *,
-        steps: int,
-        seed: int,
-        rank: int = 0,
-        device: str = "cpu",
-        precision: Precision = "f32",
-        parallel: bool = False,
-    ) -> None:
-        """Begin at step 0.
-
-        Args:
-            recipe: what to train and how.
-            steps: length of the run, which schedules stretch over.
-            seed: of weights (same on all ranks) and of augmentation (other on each rank).
-            rank: of this worker.
-            device: of torch.
-            precision: "bf16" computes matrix products in bfloat16, where torch's autocast holds it safe.
-            parallel: average gradients over the process group.
-        """
-        self.recipe, self.steps, self.step_number = recipe, steps, 0
-        self.device, self.precision = torch.device(device), precision
+    def __init__(self, config: LearnerConfig) -> None:
+        """Start at step 0."""
+        recipe, seed, rank = config.recipe, config.seed, config.rank
+        self.recipe, self.step_number = recipe, 0
+        self.device, self.precision = torch.device(config.device), config.precision
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.pair = StudentTeacher(recipe.network, recipe.head).to(self.device)
@@ -59,7 +37,7 @@ class Learner:
             _groups(self.pair.student), lr=0.0, betas=recipe.betas, foreach=True
         )
         self._student: nn.Module = (
-            DistributedDataParallel(self.pair.student) if parallel else self.pair.student
+            DistributedDataParallel(self.pair.student) if config.parallel else self.pair.student
         )
         self.pair.student.train()
 
@@ -67,9 +45,9 @@ class Learner:
         """Learn from uint8 patches [N, H, W, 3].
 
         Returns:
-            Figures of this step on this worker: losses, gradient norm and scheduled values.
+            Metrics of this step on this worker: losses, gradient norm and scheduled values.
         """
-        recipe, step, steps = self.recipe, self.step_number, self.steps
+        recipe, step, steps = self.recipe, self.step_number, self.recipe.steps
         rate, decay = recipe.learning_rate.at(step, steps), recipe.weight_decay.at(step, steps)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
@@ -78,7 +56,7 @@ class Learner:
         with torch.autocast(
             self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"
         ):
-            targets = self._targets(crops.wide, recipe.teacher_temperature.at(step, steps))
+            targets = self._targets(crops.global_views, recipe.teacher_temperature.at(step, steps))
             scores, cls = self._student(crops)
         dino = dino_loss(scores, targets, recipe.student_temperature)
         koleo = (
@@ -94,18 +72,20 @@ class Learner:
         norm = nn.utils.clip_grad_norm_(self.pair.student.parameters(), recipe.clip)
         self.optimiser.step()
         momentum = recipe.momentum.at(step, steps)
-        self.pair.follow(momentum)
+        self.pair.ema_update(momentum)
         self.step_number += 1
-        figures = {"loss": loss, "dino": dino, "koleo": koleo, "gradient_norm": norm}
-        return {name: float(value.detach()) for name, value in figures.items()} | {
+        metrics = {"loss": loss, "dino": dino, "koleo": koleo, "gradient_norm": norm}
+        return {name: float(value.detach()) for name, value in metrics.items()} | {
             "learning_rate": rate,
             "momentum": momentum,
         }
 
     @torch.no_grad()
-    def _targets(self, wide: Tensor, temperature: float) -> Tensor:
-        """Teacher's probabilities [W, N, K]."""
-        scores, _ = self.pair.teacher(Crops(wide=wide, near=wide[:0]))
+    def _targets(self, global_views: Tensor, temperature: float) -> Tensor:
+        """Teacher's probabilities [G, N, K]."""
+        scores, _ = self.pair.teacher(
+            Crops(global_views=global_views, local_views=global_views[:0])
+        )
         flat = scores.flatten(0, 1)
         if self.recipe.centring == "sinkhorn":
             return sinkhorn_knopp(flat, temperature).view(scores.shape)
@@ -142,3 +122,21 @@ def _groups(module: nn.Module) -> list[dict[str, Any]]:
     decays = [value for name, value in named if value.ndim == 2]
     keeps = [value for name, value in named if value.ndim != 2]
     return [{"params": decays, "decays": True}, {"params": keeps, "decays": False}]
+
+
+def _encoder_weights(shared: State) -> State:
+    """The teacher's encoder."""
+    prefix = "teacher.encoder."
+    return {
+        name.removeprefix(prefix): value
+        for name, value in shared["pair"].items()
+        if name.startswith(prefix)
+    }
+
+
+DINO: Final = Method(
+    description="DINO: student and EMA teacher, multi-crop, stain jitter, KoLeo; the teacher is exported",
+    learner=DinoLearner,
+    losses={"dino": "DINO loss", "koleo": "KoLeo (lower: embeddings further apart)"},
+    encoder_weights=_encoder_weights,
+)

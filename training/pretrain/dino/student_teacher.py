@@ -6,7 +6,6 @@ Only the student sees gradients and is wrapped for data-parallel training. The t
 from __future__ import annotations
 
 from copy import deepcopy
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -14,14 +13,6 @@ from torch import Tensor, nn
 from training.encoder.vit import VisionTransformer, ViTConfig
 from training.pretrain.crops import Crops
 from training.pretrain.dino.head import DinoHead, HeadConfig
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What a network makes of views of N patches: prototype scores [V, N, K] and class tokens of the wide views [W, N, dim]."""
-
-    scores: Tensor
-    cls: Tensor
 
 
 class EncoderWithHead(nn.Module):
@@ -33,17 +24,17 @@ class EncoderWithHead(nn.Module):
         self.head = DinoHead(network.dim, head)
 
     def forward(self, crops: Crops) -> tuple[Tensor, Tensor]:
-        """Scores [V, N, K] of all views, wide ones first, and class tokens [W, N, dim] of the wide ones."""
-        kinds = [kind for kind in (crops.wide, crops.near) if len(kind)]
+        """Scores [V, N, K] of all views, global ones first, and class tokens [G, N, dim] of those."""
+        kinds = [kind for kind in (crops.global_views, crops.local_views) if len(kind)]
         cls = [
-            self.encoder.class_tokens(kind.flatten(0, 1)).unflatten(0, kind.shape[:2])
+            self.encoder.class_tokens(kind.flatten(0, 1)).view(*kind.shape[:2], -1)
             for kind in kinds
         ]
         return self.head(torch.cat(cls)), cls[0]
 
 
 class StudentTeacher(nn.Module):
-    """The pair. Both begin with the same weights."""
+    """The pair. Both start with the same weights."""
 
     def __init__(self, network: ViTConfig, head: HeadConfig) -> None:
         super().__init__()
@@ -51,7 +42,7 @@ class StudentTeacher(nn.Module):
         self.teacher = deepcopy(self.student).requires_grad_(False).eval()
 
     @torch.no_grad()
-    def follow(self, momentum: float) -> None:
+    def ema_update(self, momentum: float) -> None:
         """Move the teacher towards the student: teacher = momentum * teacher + (1 - momentum) * student."""
         teacher = [value.detach() for value in self.teacher.parameters()]
         student = [value.detach() for value in self.student.parameters()]

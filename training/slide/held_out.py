@@ -1,0 +1,318 @@
+"""How good a slide model is on slides of cases that it has not seen: cross-validation by case, grading rules and scores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.metrics import roc_auc_score
+
+from pipelines.annotations import PATTERNS, UNLABELLED
+from training.errors import InsufficientData
+from training.slide.gleason import (
+    DEFAULT_RULES,
+    GradingRules,
+    agreement,
+    area_shares,
+    choose_rules,
+    corrected_shares,
+    grade,
+)
+from training.slide.labelled_slides import LabelledSlide
+from training.slide.pattern_head import PatternHead, fit_pattern_head
+from training.slide.slide_model import (
+    AttentionConfig,
+    GatedAttention,
+    SlideModel,
+    SlidePrediction,
+    fit_attention,
+)
+
+MIN_SLIDES = 5
+"""Minimum of held-out slides for a kappa."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitConfig:
+    """How the parts of a slide model are fitted.
+
+    Attributes:
+        penalty: L2 penalty of the pattern head (see `fit_pattern_head`).
+        attention: size and fitting of the attention model.
+        seed: of the attention model.
+    """
+
+    penalty: float
+    attention: AttentionConfig
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOutSlide:
+    """What a slide got from models that have not seen its case.
+
+    Attributes:
+        name: file name.
+        label: the slide's own.
+        grade_group: of the label.
+        area_grade_group: by areas, under the chosen rules.
+        attention_grade_group: by the attention model.
+        grade_group_probabilities: of the attention model, [6].
+        cancer_probability: of the attention model.
+        shares: area shares of PATTERNS, [4], corrected for the head's errors on the other held-out slides.
+        attention_lift: how much more attention a tumour patch gets than an average one; None without annotated tumour.
+    """
+
+    name: str
+    label: str
+    grade_group: int
+    area_grade_group: int
+    attention_grade_group: int
+    grade_group_probabilities: list[float]
+    cancer_probability: float
+    shares: list[float]
+    attention_lift: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatchScore:
+    """How well the pattern head names held-out patches.
+
+    Attributes:
+        patches: labelled patches.
+        slides: they are of so many slides.
+        balanced_accuracy: mean recall of the patterns present; `chance` is what guessing reaches.
+        chance: 1 / number of patterns present.
+        confusion: counts, rows are the annotated pattern, columns the predicted, both as PATTERNS.
+    """
+
+    patches: int
+    slides: int
+    balanced_accuracy: float
+    chance: float
+    confusion: list[list[int]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlideScore:
+    """How well whole held-out slides are graded.
+
+    Attributes:
+        slides: so many slides.
+        attention_kappa: quadratic weighted kappa of the attention model's grade group; None below MIN_SLIDES.
+        area_kappa: the same of the grade by areas; optimistic, since the rules were chosen on these slides.
+        cancer_auc: area under the ROC curve of the cancer probability; None if all slides are benign or none is.
+    """
+
+    slides: int
+    attention_kappa: float | None
+    area_kappa: float | None
+    cancer_auc: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOut:
+    """What cross-validation found.
+
+    Attributes:
+        predictions: of each slide that could be held out, by its index.
+        slides: the same slide by slide, for a report.
+        error_rates: confusion of the pattern head [4, 4], rows of the true pattern sum to 1.
+        rules: what counts as a pattern, chosen on these slides.
+        patch_score: None where no cross-validation was possible.
+        slide_score: likewise.
+        remarks: what a reader should know of the metrics; without names.
+    """
+
+    predictions: dict[int, SlidePrediction]
+    slides: list[HeldOutSlide]
+    error_rates: npt.NDArray[np.float64]
+    rules: GradingRules
+    patch_score: PatchScore | None
+    slide_score: SlideScore | None
+    remarks: list[str]
+
+
+def evaluate(slides: Sequence[LabelledSlide], config: FitConfig, *, folds: int) -> HeldOut:
+    """Cross-validate by case, choose the grading rules, and score.
+
+    The rules are chosen on the same held-out slides that the area grade is then scored on: that one metric is optimistic.
+
+    Args:
+        slides: with labels.
+        config: how the models of each fold are fitted.
+        folds: fewer where there are fewer cases.
+    """
+    predictions, remarks = cross_validate(slides, config, folds=folds)
+    counts = {
+        k: confusion_of(slides[k].patterns, found.patch_probabilities)
+        for k, found in predictions.items()
+    }
+    shares = held_out_shares(predictions, counts)
+    rules = DEFAULT_RULES
+    if shares:
+        rules = choose_rules(list(shares.values()), [slides[k].grade_group for k in shares])
+    found = [_held_out(slides[k], predictions[k], shares[k], rules) for k in predictions]
+    return HeldOut(
+        predictions=predictions,
+        slides=found,
+        error_rates=error_rates(counts.values()),
+        rules=rules,
+        patch_score=score_patches(counts.values()),
+        slide_score=score_slides(found),
+        remarks=remarks,
+    )
+
+
+def fit_parts(
+    slides: Sequence[LabelledSlide], config: FitConfig
+) -> tuple[PatternHead, GatedAttention]:
+    """Pattern head and attention model of a slide model.
+
+    Raises:
+        InsufficientData: fewer than two patterns are annotated, or fewer than two grade groups labelled.
+    """
+    bags = [slide.bag.embeddings for slide in slides]
+    head = fit_pattern_head(
+        np.concatenate(bags),
+        np.concatenate([slide.patterns for slide in slides]),
+        penalty=config.penalty,
+    )
+    groups = [slide.grade_group for slide in slides]
+    return head, fit_attention(bags, groups, config.attention, seed=config.seed)
+
+
+def cross_validate(
+    slides: Sequence[LabelledSlide], config: FitConfig, *, folds: int
+) -> tuple[dict[int, SlidePrediction], list[str]]:
+    """Predict each slide by models fitted without its case.
+
+    Slides are left out if the rest of the cohort is too little to learn from.
+
+    Returns:
+        Predictions by index of the slide, and remarks for the report.
+    """
+    predictions: dict[int, SlidePrediction] = {}
+    remarks = []
+    for fold in folds_by_case(slides, folds):
+        rest = [slides[k] for k in range(len(slides)) if k not in fold]
+        try:
+            head, attention = fit_parts(rest, config)
+        except InsufficientData as error:
+            # No names: remarks enter the card.
+            remarks.append(f"{len(fold)} slides could not be held out: {error}")
+            continue
+        model = SlideModel(head=head, attention=attention, card={})
+        predictions |= {k: model.predict(slides[k].bag.embeddings) for k in fold}
+    if len(predictions) < 30:
+        remarks.append(
+            f"Slide-level metrics are of {len(predictions)} held-out slides: read them as anecdotes."
+        )
+    return dict(sorted(predictions.items())), remarks
+
+
+def held_out_shares(
+    predictions: Mapping[int, SlidePrediction], counts: Mapping[int, npt.NDArray[np.int64]]
+) -> dict[int, npt.NDArray[np.float64]]:
+    """Area shares of each slide, corrected by the errors on the other slides: its own annotations have no say in its grade."""
+    return {
+        k: corrected_shares(
+            area_shares(found.patch_probabilities),
+            error_rates(counts[at] for at in counts if at != k),
+        )
+        for k, found in predictions.items()
+    }
+
+
+def folds_by_case(slides: Sequence[LabelledSlide], folds: int) -> list[list[int]]:
+    """Indices of slides, a case in one fold only; cases are dealt in the order of their grade, so that folds are alike."""
+    highest: dict[str, int] = {}
+    for slide in slides:
+        highest[slide.case] = max(highest.get(slide.case, 0), slide.grade_group)
+    order = sorted(highest, key=lambda case: (highest[case], case))
+    if len(order) < 2:
+        return []
+    fold_of = {case: position % min(folds, len(order)) for position, case in enumerate(order)}
+    return [
+        [k for k, slide in enumerate(slides) if fold_of[slide.case] == fold]
+        for fold in sorted(set(fold_of.values()))
+    ]
+
+
+def confusion_of(
+    patterns: npt.NDArray[np.int8], probabilities: npt.NDArray[np.float32]
+) -> npt.NDArray[np.int64]:
+    """Counts [4, 4] of labelled patches: rows by annotation, columns by prediction."""
+    known = patterns != UNLABELLED
+    counts = np.zeros((len(PATTERNS), len(PATTERNS)), np.int64)
+    np.add.at(counts, (patterns[known], probabilities[known].argmax(axis=1)), 1)
+    return counts
+
+
+def error_rates(counts: Iterable[npt.NDArray[np.int64]]) -> npt.NDArray[np.float64]:
+    """Confusion with rows that sum to 1; ten patches named right are added to each row, so that few errors do not weigh much."""
+    smoothed = sum(counts, 10.0 * np.eye(len(PATTERNS)))
+    return np.asarray(smoothed / smoothed.sum(axis=1, keepdims=True))
+
+
+def score_patches(counts: Iterable[npt.NDArray[np.int64]]) -> PatchScore | None:
+    """Score held-out slides by their confusion counts; None where nothing is labelled."""
+    labelled = [table for table in counts if table.any()]
+    if not labelled:
+        return None
+    confusion = np.sum(labelled, axis=0)
+    present = confusion.sum(axis=1) > 0
+    return PatchScore(
+        patches=int(confusion.sum()),
+        slides=len(labelled),
+        balanced_accuracy=float(
+            (confusion.diagonal()[present] / confusion.sum(axis=1)[present]).mean()
+        ),
+        chance=1.0 / int(present.sum()),
+        confusion=confusion.tolist(),
+    )
+
+
+def score_slides(held_out: Sequence[HeldOutSlide]) -> SlideScore | None:
+    """Score the grades of held-out slides; None where there are none."""
+    if not held_out:
+        return None
+    truth = [slide.grade_group for slide in held_out]
+    enough = len(held_out) >= MIN_SLIDES
+    cancer = [group > 0 for group in truth]
+    return SlideScore(
+        slides=len(held_out),
+        attention_kappa=agreement(truth, [slide.attention_grade_group for slide in held_out])
+        if enough
+        else None,
+        area_kappa=agreement(truth, [slide.area_grade_group for slide in held_out])
+        if enough
+        else None,
+        cancer_auc=float(roc_auc_score(cancer, [slide.cancer_probability for slide in held_out]))
+        if len(set(cancer)) == 2
+        else None,
+    )
+
+
+def _held_out(
+    slide: LabelledSlide,
+    found: SlidePrediction,
+    shares: npt.NDArray[np.float64],
+    rules: GradingRules,
+) -> HeldOutSlide:
+    tumour = slide.patterns > PATTERNS.index("benign")
+    return HeldOutSlide(
+        name=slide.name,
+        label=slide.label,
+        grade_group=slide.grade_group,
+        area_grade_group=grade(shares, rules).grade_group,
+        attention_grade_group=found.grade_group,
+        grade_group_probabilities=found.grade_group_probabilities.tolist(),
+        cancer_probability=found.cancer_probability,
+        shares=shares.tolist(),
+        attention_lift=float(found.attention[tumour].sum() / tumour.mean())
+        if tumour.any()
+        else None,
+    )
