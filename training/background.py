@@ -1,4 +1,6 @@
-"""An iterator that runs ahead of its consumer in a thread: patches are decoded while a model computes."""
+"""An iterator that runs ahead of its consumer in a thread: patches are decoded while a model
+computes.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ class _Failure:
 
 
 class Background(Generic[Item]):
-    """Runs an iterator in a thread, at most `ahead` items before its consumer; its errors surface in the consumer."""
+    """Runs an iterator in a thread, at most `ahead` items before its consumer; its errors surface
+    in the consumer.
+    """
 
     def __init__(self, items: Iterator[Item], *, ahead: int) -> None:
         self._items = items

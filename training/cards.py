@@ -1,7 +1,9 @@
-"""A model as it is stored: `model.safetensors` for the numbers and `card.json` for what they mean. Nothing is ever unpickled.
+"""A model as it is stored: `model.safetensors` for the numbers and `card.json` for what they mean.
+Nothing is ever unpickled.
 
-The card records kind, PatchSpec, hashes of everything the model depends on, seed, versions, data and metrics. A model's hash is
-the SHA-256 of its weights file and names it everywhere. This module does not know what any model computes.
+The card records kind, PatchSpec, hashes of everything the model depends on, seed, versions, data
+and metrics. A model's hash is the SHA-256 of its weights file and names it everywhere. This module
+does not know what any model computes.
 """
 
 from __future__ import annotations
@@ -36,7 +38,9 @@ def versions(*packages: str) -> dict[str, str]:
 
 
 def save_model(uri: str, arrays: Arrays, card: Mapping[str, Any]) -> str:
-    """Write weights, then the card (which must name its `kind`): a model without a card is not there yet. Returns the hash."""
+    """Write weights, then the card (which must name its `kind`): a model without a card is not
+    there yet. Returns the hash.
+    """
     weights = save({name: np.ascontiguousarray(array) for name, array in sorted(arrays.items())})
     digest = hashlib.sha256(weights).hexdigest()
     text = json.dumps(
@@ -97,6 +101,7 @@ def load_model(uri: str, kind: str) -> tuple[dict[str, npt.NDArray[Any]], Card]:
         raise BrokenModel(f"{uri} holds a card but no {WEIGHTS}; copy the whole folder") from None
     if (digest := hashlib.sha256(weights).hexdigest()) != card.get("hash"):
         raise BrokenModel(
-            f"{uri}: {WEIGHTS} has SHA-256 {digest}, its card says {card.get('hash')}; copy both files of one model"
+            f"{uri}: {WEIGHTS} has SHA-256 {digest}, its card says {card.get('hash')}; copy both "
+            "files of one model"
         )
     return load(weights), card

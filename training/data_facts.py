@@ -1,6 +1,7 @@
-"""What a model was trained on, in counts and digests: slides appear by identity only, in every model's card.
+"""What a model was trained on, in counts and digests: slides appear by identity only, in every
+model's card.
 
-No name of a slide and no place of a file enters a card: both can carry patient data.
+Neither the name of a slide nor the location of a file enters a card: both can carry patient data.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from typing import Any
 
 import pyarrow as pa
 
-PLACES = frozenset({"slide_uri"})
-"""Shard columns that say where a slide lies, not what it is."""
+LOCATIONS = frozenset({"slide_uri"})
+"""Shard columns that say where a slide is stored, not what it is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +37,11 @@ class DataFacts:
 
     @classmethod
     def of(cls, shards: pa.Table) -> DataFacts:
-        """The facts of rows of `pipelines.shards.SCHEMA`; neither their order nor where slides lie changes them."""
+        """The facts of rows of `pipelines.shards.SCHEMA`; neither their order nor where slides are
+        stored changes them.
+        """
         identities = sorted(set(shards["slide_id"].to_pylist()))
-        columns = sorted(set(shards.column_names) - PLACES)
+        columns = sorted(set(shards.column_names) - LOCATIONS)
         digest = hashlib.sha256()
         for batch in (
             shards.select(columns)

@@ -1,10 +1,11 @@
-"""What can be wrong with models and what they are given. Every error names the model or field, the value and the remedy.
+"""What can be wrong with models and what they are given. Every error names the model or field, the
+value and the remedy.
 
     TrainingError
-    ├── ModelNotFound     no model at this place, or not of the kind that is wanted
+    ├── ModelNotFound     no model at this URI, or one of another kind
     ├── BrokenModel       weights that are not those the card describes
-    ├── SpecMismatch      models that were not made for each other: PatchSpec, encoder or slide model differ
-    ├── RunError          a training run that cannot begin or go on: other data or recipe than before, too few CPUs
+    ├── SpecMismatch      models not made for each other: another PatchSpec, encoder or slide model
+    ├── RunError          a run that cannot start or continue: other data or recipe, too few CPUs
     ├── InsufficientData  a cohort that cannot be learnt from: too few slides, patterns or patients
     └── CovariateError    a clinical variable that no patient can have
 
@@ -19,7 +20,7 @@ class TrainingError(Exception):
 
 
 class ModelNotFound(TrainingError):  # noqa: N818 - the words of the tree read as what happened
-    """There is no model at this place, or it is of another kind."""
+    """There is no model at this URI, or it is of another kind."""
 
 
 class BrokenModel(TrainingError):  # noqa: N818

@@ -1,7 +1,9 @@
-"""The three models that make one report: encoder, slide model, risk model; and whether they belong together.
+"""The three models that make one report: encoder, slide model, risk model; and whether they belong
+together.
 
-A set is a folder with one folder a model. The slide model was fitted on embeddings of one encoder, the risk model on the slide
-embeddings of one slide model: their cards name those by hash, and a set whose names do not match is refused.
+A set is a folder with one folder a model. The slide model was fitted on embeddings of one encoder,
+the risk model on the slide embeddings of one slide model: their cards name those by hash, and a set
+whose names do not match is refused.
 """
 
 from __future__ import annotations

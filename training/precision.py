@@ -1,7 +1,9 @@
-"""In which precision a device computes fast: bfloat16 or float32. One rule, for training and for embedding.
+"""In which precision a device computes fast: bfloat16 or float32. One rule, for training and for
+embedding.
 
-bf16 is chosen only where the processor has instructions for it. Elsewhere it is emulated. Demo recipe, one thread, CPU seconds
-of a training step of 16 patches (f32 / bf16), then patches a second that its encoder embeds:
+bf16 is chosen only where the processor has instructions for it. Elsewhere it is emulated. Demo
+recipe, one thread, CPU seconds of a training step of 16 patches (f32 / bf16), then patches a second
+that its encoder embeds:
 
     AMD Zen 4 (AVX-512 with bf16)             0.57 / 0.44        71 / 128
     the same, oneDNN held to AVX2             0.56 / 4.5         77 / 18
@@ -33,8 +35,9 @@ def precision_for(device: torch.device, choice: PrecisionChoice = "auto") -> Pre
 def _computes_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    # What the processor has, and what oneDNN and ATen make of it: both can be held to less by their environment variables.
-    # oneDNN alone would not do: it says yes to every AVX-512 processor, and emulates bf16 on those without instructions for it.
+    # What the processor has, and what oneDNN and ATen make of it: both can be held to less by their
+    # environment variables. oneDNN alone would not do: it says yes to every AVX-512 processor, and
+    # emulates bf16 on those without instructions for it.
     has_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     in_use = torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return bool(has_bf16 and in_use and "AVX512" in torch.backends.cpu.get_cpu_capability())

@@ -157,10 +157,9 @@ def _shards(row: dict[str, Any], x: np.ndarray, y: np.ndarray) -> pa.Table:
         **{"tile_items": False, "tile_sparse": False, "tile_version": ""},
     }
     parts = (slice(0, 48), slice(48, 96))
-    places = [
+    positions = [
         {name: array[part] for name, array in (("x", x), ("y", y), ("read_x", x), ("read_y", y))}
         for part in parts
     ]
-    return pa.Table.from_pylist(
-        [{**constant, "shard": k, **place} for k, place in enumerate(places)], schema=shards.SCHEMA
-    )
+    rows = [{**constant, "shard": k, **position} for k, position in enumerate(positions)]
+    return pa.Table.from_pylist(rows, schema=shards.SCHEMA)

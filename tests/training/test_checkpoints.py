@@ -1,4 +1,6 @@
-"""Checkpoints hold all that the next step depends on; the patch stream and the learner go on from them exactly."""
+"""Checkpoints hold all that the next step depends on; the patch stream and the learner go on from
+them exactly.
+"""
 
 from __future__ import annotations
 
@@ -70,11 +72,11 @@ def _learner(recipe: Recipe = TINY, seed: int = 1) -> DinoLearner:
 
 def test_the_loss_goes_down_and_the_teacher_follows() -> None:
     learner = _learner(replace(TINY, centring="sinkhorn", steps=40))
-    figures = [learner.step(_textures(step)) for step in range(40)]
+    metrics = [learner.step(_textures(step)) for step in range(40)]
     assert (
-        np.mean([at["dino"] for at in figures[-5:]]) < np.log(TINY.head.prototypes) - 0.15
+        np.mean([step["dino"] for step in metrics[-5:]]) < np.log(TINY.head.prototypes) - 0.15
     )  # what knowing nothing costs
-    assert figures[0].keys() == {
+    assert metrics[0].keys() == {
         "loss",
         "dino",
         "koleo",
@@ -281,9 +283,9 @@ def test_data_facts_depend_on_the_data_alone(shards: pa.Table) -> None:
     facts = DataFacts.of(shards)
     assert facts.slides == 1
     assert facts.patches == sum(shards["n_patches"].to_pylist())
-    place = shards.schema.get_field_index("slide_uri")
+    column = shards.schema.get_field_index("slide_uri")
     moved = shards.set_column(
-        place, shards.schema.field(place), pa.array(["s3://elsewhere"] * len(shards))
+        column, shards.schema.field(column), pa.array(["s3://elsewhere"] * len(shards))
     )
     assert DataFacts.of(moved.take(list(range(len(shards)))[::-1])) == facts
     assert DataFacts.of(shards.slice(1)).shards_sha256 != facts.shards_sha256

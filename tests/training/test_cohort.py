@@ -1,4 +1,6 @@
-"""The cohort generator: hazards are the ones that it says, and a patient's biopsy is real tissue of the patient's grade."""
+"""The cohort generator: hazards are the ones that it says, and a patient's biopsy is real tissue of
+the patient's grade.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +67,7 @@ def test_known_hazards_are_recovered(cohort: SimulatedCohort) -> None:
     known = np.append(cohort.hazards.coefficients(), cohort.hazards.image)
     spread = columns.std(axis=0)
     np.testing.assert_allclose(fit.coefficients * spread, known * spread, atol=0.15)
-    assert fit.coefficients[-1] > 1.0  # the image tells what clinical variables do not
+    assert fit.coefficients[-1] > 1.0  # the image adds to the clinical variables
 
 
 def test_censoring_is_independent_of_risk(cohort: SimulatedCohort) -> None:

@@ -1,4 +1,6 @@
-"""Views of patches: what they show, that they are resized without aliasing, and that a generator decides all of it."""
+"""Views of patches: what they show, that they are resized without aliasing, and that a generator
+decides all of it.
+"""
 
 from __future__ import annotations
 
@@ -110,7 +112,7 @@ def test_a_whole_patch_without_augmentation_is_one_of_its_eight_symmetries() -> 
     assert len({row.index(True) for row in matches}) > 2
 
 
-def test_crops_lie_where_they_are_drawn() -> None:
+def test_crops_show_the_window_that_was_drawn() -> None:
     """A patch whose pixel values are coordinates shows how much of it a crop covers."""
     ramp = torch.arange(64.0)
     patch = (

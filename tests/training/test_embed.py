@@ -36,14 +36,14 @@ def shards(generated_slide: Path) -> pa.Table:
 
 def test_embeddings_are_those_of_the_patches_in_order(shards: pa.Table, tmp_path: Path) -> None:
     encoder = random_encoder(CONFIG, precision="f32")
-    told: list[tuple[int, int]] = []
+    reported: list[tuple[int, int]] = []
     made = embed_shards(
-        shards, encoder, str(tmp_path), on_shard=lambda done, total: told.append((done, total))
+        shards, encoder, str(tmp_path), on_shard=lambda done, total: reported.append((done, total))
     )
     assert made.shards == len(shards)
     assert made.read.requests > 0
     assert made.read.needed == sum(sum(lengths) for lengths in shards["tile_length"].to_pylist())
-    assert told == [(k, len(shards)) for k in range(len(shards) + 1)]
+    assert reported == [(k, len(shards)) for k in range(len(shards) + 1)]
     bag = load_bag(shards, encoder.key, str(tmp_path))
     direct = decode_patches(fetch_shards(shards))
     np.testing.assert_array_equal(bag.x, direct["x"])

@@ -1,4 +1,6 @@
-"""The process that embeds is killed in the middle of a slide: the next run computes what is missing, the same to the byte."""
+"""The process that embeds is killed in the middle of a slide: the next run computes what is
+missing, the same to the byte.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,8 @@ class Worker(embed._EmbedWorker):
 table, encoder, root, slowly = sys.argv[1:]
 if slowly == "slowly":
     embed._EmbedWorker = Worker
-ray.init(address="local", num_cpus=3, include_dashboard=False, log_to_driver=False, object_store_memory=256 * 2**20)
+store = {"object_store_memory": 256 * 2**20}
+ray.init(address="local", num_cpus=3, include_dashboard=False, log_to_driver=False, **store)
 print("embedded", embed.embed_on_ray(pq.read_table(table), encoder, root).shards)
 """
 
@@ -63,7 +66,9 @@ def _start(*arguments: str, said: Path) -> subprocess.Popen[bytes]:
 
 
 def _end(driver: subprocess.Popen[bytes]) -> None:
-    """SIGKILL, and wait until the workers have ended by themselves; Ray's agents, which take a minute to notice, are ended."""
+    """SIGKILL, and wait until the workers have ended by themselves; Ray's agents, which take a
+    minute to notice, are ended.
+    """
     below = descendants(driver.pid)
     driver.kill()
     driver.wait()
@@ -116,5 +121,6 @@ def test_a_killed_driver_embeds_what_is_missing(generated_slide: Path, tmp_path:
     assert f"embedded {missing}\n" in Path(said).read_text()
     assert _store(root) == undisturbed
     print(
-        f"driver killed at {len(half)} of {len(shards)} shards of a slide, {missing} embedded by the next run"
+        f"driver killed at {len(half)} of {len(shards)} shards of a slide, {missing} embedded by "
+        "the next run"
     )

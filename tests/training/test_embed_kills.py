@@ -1,4 +1,6 @@
-"""Embedding under killed workers: each shard's result exactly once, the same to the byte, and nothing left for a second run."""
+"""Embedding under killed workers: each shard's result exactly once, the same to the byte, and
+nothing left for a second run.
+"""
 
 from __future__ import annotations
 
@@ -79,5 +81,6 @@ def test_each_shard_exactly_once(
     assert found == expected
     assert embed_on_ray(shards, encoder, root).shards == 0
     print(
-        f"{len(readers)} readers and {len(embedders)} embedders killed: {len(found)} results of {len(shards)} shards"
+        f"{len(readers)} readers and {len(embedders)} embedders killed: {len(found)} results of "
+        f"{len(shards)} shards"
     )

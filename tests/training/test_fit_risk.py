@@ -1,4 +1,6 @@
-"""From a slide model to a risk model: known hazards are found again, and everything says that outcomes are simulated."""
+"""From a slide model to a risk model: known hazards are found again, and everything says that
+outcomes are simulated.
+"""
 
 from __future__ import annotations
 
@@ -69,7 +71,7 @@ def test_known_hazards_are_found_again(report: FitRiskReport) -> None:
     assert score.concordance > score.concordance_of_truth - 0.04
     assert (
         score.concordance > score.concordance_without_image
-    )  # these embeddings show the pattern: the image tells
+    )  # these embeddings show the pattern: the image shows it
     assert score.error_ten_years < 0.05
     assert (
         score.coverage_ten_years > 0.75

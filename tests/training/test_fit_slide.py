@@ -1,4 +1,6 @@
-"""From a prepared cohort to a slide model: what is learnt, how it is scored, and what is said where something is wrong."""
+"""From a prepared cohort to a slide model: what is learnt, how it is scored, and what is said where
+something is wrong.
+"""
 
 from __future__ import annotations
 
@@ -82,7 +84,9 @@ def test_the_model_card_says_what_it_depends_on(
     assert card["hash"] == report.model_hash
     assert card["data"]["slides"] == 9
     assert len(card["data"]["labels_sha256"]) == 64
-    assert card["metrics"]["patch"]["balanced_accuracy"] == report.patch_score.balanced_accuracy  # type: ignore[union-attr]
+    assert report.patch_score is not None
+    accuracy = report.patch_score.balanced_accuracy
+    assert card["metrics"]["patch"]["balanced_accuracy"] == accuracy
     assert {"acinus", "torch", "scikit-learn"} <= card["versions"].keys()
     text = json.dumps(card)
     assert "slide-0" not in text.replace("slide-model", "")  # no file name of a slide
@@ -107,7 +111,7 @@ def test_the_same_config_gives_the_same_model(
     assert again.held_out == report.held_out
 
 
-def test_report_and_pictures_lie_beside_the_model(
+def test_report_and_pictures_are_written_next_to_the_model(
     report: FitSlideReport, config: FitSlideConfig
 ) -> None:
     stored = json.loads(Path(config.out, "report.json").read_text())
@@ -127,13 +131,13 @@ def test_report_and_pictures_lie_beside_the_model(
 
 def test_nothing_is_embedded_twice(config: FitSlideConfig) -> None:
     """The slides' pixels do not exist: had a stored shard been computed again, this would fail."""
-    told: list[tuple[int, int]] = []
+    reported: list[tuple[int, int]] = []
     load_labelled_slides(
         config.data,
         load_encoder(config.encoder),
-        on_shard=lambda done, total: told.append((done, total)),
+        on_shard=lambda done, total: reported.append((done, total)),
     )
-    assert told[-1] == (18, 18)
+    assert reported[-1] == (18, 18)
 
 
 def slides_of(cases: list[tuple[str, str]]) -> list[LabelledSlide]:

@@ -60,7 +60,7 @@ def test_a_label_that_is_not_understood_is_not_guessed(label: str) -> None:
             "3+5",
         ),  # biopsy: the highest of the rest, though less extensive than 4
         ((0.4, 0.30, 0.29, 0.01), "3+4"),  # 5 holds less than 5 % of the tumour
-        ((0.4, 0.02, 0.38, 0.20), "4+5"),  # little 3 beside much 4 does not count
+        ((0.4, 0.02, 0.38, 0.20), "4+5"),  # little 3 next to much 4 does not count
         ((0.4, 0.0, 0.2, 0.4), "5+4"),
         ((0.4, 0.3, 0.3, 0.0), "4+3"),  # equal extent: the higher leads
     ],
@@ -85,7 +85,7 @@ def test_every_slide_gets_a_grade_that_its_patterns_allow(parts: list[float]) ->
     assert sum(found.shares.values()) == pytest.approx(1)
 
 
-def test_what_is_no_share_is_refused() -> None:
+def test_shares_that_are_not_shares_are_refused() -> None:
     for wrong in (
         np.array([0.5, 0.5]),
         np.array([1.2, -0.2, 0, 0]),

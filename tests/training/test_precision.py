@@ -1,4 +1,6 @@
-"""bf16 is computed only where the processor has it; a run keeps its precision, and embeddings of two precisions stay apart."""
+"""bf16 is computed only where the processor has it; a run keeps its precision, and embeddings of
+two precisions stay apart.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,7 @@ class SeenTypes(TorchDispatchMode):
 
 
 def count_operations(choice: PrecisionChoice) -> dict[str, int]:
-    """Operations of one training step and one embedding of the demo recipe: all, and those in bf16."""
+    """Operations of a training step and an embedding of the demo recipe: all, and those in bf16."""
     recipe = demo()
     precision = precision_for(CPU, choice)
     patches = np.zeros((2, 224, 224, 3), np.uint8)

@@ -112,9 +112,9 @@ def _assert_same_end(out: Path, other: Path) -> None:
         "read_requests",
         "read_fetched",
         "read_needed",
-    )  # what is read ahead of a step is a race
+    )  # how much is read ahead of a step is a race
     timeless = [
-        [{k: v for k, v in at.items() if k not in timed} for at in end.history]
+        [{k: v for k, v in step.items() if k not in timed} for step in end.history]
         for end in (one, two)
     ]
     assert timeless[0] == timeless[1]
@@ -125,8 +125,8 @@ def test_a_run_exports_an_encoder_with_its_card(uninterrupted: tuple[Path, Pretr
     assert report.steps == STEPS
     assert report.read.requests > 0
     assert report.read.amplification >= 1.0
-    assert [at["step"] for at in report.history] == list(range(1, STEPS + 1))
-    assert all(np.isfinite(at["loss"]) for at in report.history)
+    assert [step["step"] for step in report.history] == list(range(1, STEPS + 1))
+    assert all(np.isfinite(step["loss"]) for step in report.history)
     encoder = load_encoder(report.encoder)
     assert encoder.hash == report.hash
     assert encoder.spec == SPEC
@@ -140,7 +140,7 @@ def test_a_run_exports_an_encoder_with_its_card(uninterrupted: tuple[Path, Pretr
     assert len(card["data"]["slides_sha256"]) == len(card["data"]["shards_sha256"]) == 64
     assert {"acinus", "ray", "torch"} <= card["versions"].keys()
     assert (out / "loss.png").read_bytes()[:4] == b"\x89PNG"
-    assert str(out) not in json.dumps(card)  # places can carry patient data
+    assert str(out) not in json.dumps(card)  # locations can carry patient data
 
 
 def test_interrupts_are_the_callers_again(uninterrupted: tuple[Path, PretrainReport]) -> None:
@@ -233,7 +233,10 @@ def test_a_killed_driver_changes_nothing(
     prepared: str, uninterrupted: tuple[Path, PretrainReport], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    script = "import sys; from tests.training.test_pretrain import run_and_dawdle; run_and_dawdle(*sys.argv[1:])"
+    script = (
+        "import sys; from tests.training.test_pretrain import run_and_dawdle; "
+        "run_and_dawdle(*sys.argv[1:])"
+    )
     driver = subprocess.Popen(
         [sys.executable, "-c", script, prepared, str(out)], cwd=Path(__file__).parents[2]
     )

@@ -1,4 +1,6 @@
-"""The probe: finds what is there, finds nothing where nothing is, and says what its figures are worth."""
+"""The probe: finds what is there, finds nothing where nothing is, and says what its scores are
+worth.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
-def test_random_weights_beside_themselves_score_the_same(
+def test_random_weights_score_the_same_as_themselves(
     tiles: Path, encoder: str, tmp_path: Path
 ) -> None:
     report = probe(ProbeConfig(tiles=str(tiles), encoder=encoder, out=str(tmp_path), folds=4))

@@ -1,4 +1,6 @@
-"""One patient's risk: from arrays by hand, with an interval that holds, explained by parts that add up."""
+"""One patient's risk: from arrays by hand, with an interval that holds, explained by parts that add
+up.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ MAN = Covariates(age=66, psa=8.0, t_stage="T2a", primary=3, secondary=4)
 def registry(
     seed: int, count: int = 400
 ) -> tuple[np.ndarray, list[Covariates], np.ndarray, np.ndarray, np.ndarray]:
-    """Slide embeddings, clinical variables, times, events and true 10-year risk of made-up men. One image factor counts."""
+    """Slide embeddings, clinical variables, times, events and true 10-year risk of made-up men. One
+    image factor counts.
+    """
     rng = np.random.default_rng(seed)
     image = rng.normal(size=count)
     embeddings = np.outer(image, np.linspace(1, 2, 6)) + 0.1 * rng.normal(size=(count, 6))
@@ -110,7 +114,7 @@ def test_the_interval_holds_the_true_risk_of_new_patients(model: RiskModel) -> N
         for embedding, man in zip(embeddings, men, strict=True)
     ]
     covered = np.mean(
-        [risk.lower <= at <= risk.upper for risk, at in zip(found, true, strict=True)]
+        [risk.lower <= value <= risk.upper for risk, value in zip(found, true, strict=True)]
     )
     assert covered > 0.85
     assert np.mean([risk.upper - risk.lower for risk in found]) < 0.35
@@ -155,7 +159,7 @@ def test_the_percentile_is_among_men_of_the_same_nccn_group(model: RiskModel) ->
     few = fit_risk_model(
         *registry(0)[:4],
         card={"simulated_outcomes": True},
-        config=replace(CONFIG, replicas=2, least_group=10_000),
+        config=replace(CONFIG, replicas=2, min_group=10_000),
     )
     assert few.predict(embeddings[0], men[0]).percentile is None
 

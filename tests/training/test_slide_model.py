@@ -1,4 +1,6 @@
-"""The slide model: a bag is a set, the arithmetic is Ilse's, the fit is deterministic, and files give the same model back."""
+"""The slide model: a bag is a set, the arithmetic is Ilse's, the fit is deterministic, and files
+give the same model back.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Proportional hazards against NumPy written from the definition, and on the outcomes of real men."""
+"""Proportional hazards compared with plain NumPy, and on the outcomes of real men."""
 
 from __future__ import annotations
 
@@ -116,7 +116,9 @@ def test_a_warning_of_the_library_becomes_a_remark() -> None:
 
 @needs_shared_data
 def test_psa_stage_and_gleason_predict_recurrence_in_real_men() -> None:
-    """316 men after prostatectomy (Kattan-type table of the Cleveland Clinic), folds of men that the fit has not seen."""
+    """316 men after prostatectomy (Kattan-type table of the Cleveland Clinic), folds of men that
+    the fit has not seen.
+    """
     folder = shared_data()
     assert folder is not None
     table = pd.read_csv(folder / "clinical" / "blood_storage_medicaldata.csv")

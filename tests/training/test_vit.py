@@ -1,4 +1,6 @@
-"""The network: shapes for any crop, tokens in their places, weights from a seed, normalisation folded exactly."""
+"""The network: shapes for any crop, tokens in their positions, weights from a seed, normalisation
+folded exactly.
+"""
 
 from __future__ import annotations
 

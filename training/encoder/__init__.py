@@ -1,0 +1,1 @@
+"""Encoders: the network, embeddings of slides, the probe. Open `encoder.py` first."""

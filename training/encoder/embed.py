@@ -1,8 +1,9 @@
-"""Embeddings of whole slides: computed shard by shard, stored under addresses made of content, so that nothing is computed twice.
+"""Embeddings of whole slides: computed shard by shard, stored under addresses made of content, so
+that nothing is computed twice.
 
-A stored shard is a safetensors object {embedding: float16 [N, D], x, y: int32 [N], level-0 pixels}; bf16 networks are no more
-precise than that. Repeating `embed_shards` computes only what is missing; two processes that compute the same shard write the
-same object.
+A stored shard is a safetensors object {embedding: float16 [N, D], x, y: int32 [N], level-0 pixels};
+bf16 networks are no more precise than that. Repeating `embed_shards` computes only what is missing;
+two processes that compute the same shard write the same object.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ from training.errors import ModelNotFound, SpecMismatch
 from training.precision import Precision
 
 TOLERANCE = 0.03
-"""Largest relative difference between a patch's resolution and the encoder's: scanners' calibration and whole pixels."""
+"""Largest relative difference between a patch's resolution and the encoder's: scanners' calibration
+and whole pixels.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +105,8 @@ def embed_on_ray(
 ) -> Embedded:
     """Embed shards on the cluster that this process is connected to; otherwise as `embed_shards`.
 
-    The precision is this process's: whichever machines compute, one call makes one kind of embedding.
+    The precision is this process's: whichever machines compute, one call makes one kind of
+    embedding.
 
     Args:
         shards: rows of `pipelines.shards.SCHEMA`, of any number of slides.
@@ -200,7 +204,8 @@ def load_bag(shards: pa.Table, encoder_key: str, root: str) -> Bag:
             part = safetensors.numpy.load(storage.read_bytes(uri))
         except FileNotFoundError:
             raise ModelNotFound(
-                f"shard {shard.shard} of slide {slides[0]} is not embedded by {encoder_key}; embed it"
+                f"shard {shard.shard} of slide {slides[0]} is not embedded by {encoder_key}; embed "
+                "it"
             ) from None
         parts.append(part)
     return Bag(

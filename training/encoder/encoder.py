@@ -1,8 +1,12 @@
-"""Encoders: uint8 patches in, one embedding a patch out. Everything needed to use one lies in its folder.
+"""OPEN FIRST. Encoders: uint8 patches in, one embedding a patch out.
 
-The weights take raw pixels (normalisation is folded into the patch embedding). The PatchSpec that the encoder was trained with is
-part of it: serving compares the two and refuses a mismatch. The encoder's hash covers the weights and all that decides what they
-compute: architecture, pooling and PatchSpec.
+Everything needed to use an encoder is in its folder. `vit.py` is the network, `embed.py` embeds
+whole slides, `probe.py` scores an encoder on labelled tiles.
+
+The weights take raw pixels (normalisation is folded into the patch embedding). The PatchSpec that
+the encoder was trained with is part of it: serving compares the two and refuses a mismatch. The
+encoder's hash covers the weights and all that decides what they compute: architecture, pooling and
+PatchSpec.
 """
 
 from __future__ import annotations
@@ -31,12 +35,12 @@ Pooling = Literal["cls", "cls+mean"]
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderConfig:
-    """What, beside the weights, decides an embedding.
+    """What decides an embedding in addition to the weights.
 
     Attributes:
         network: architecture.
         spec: the patches it was trained on and takes.
-        pooling: the class token alone, or with the mean of the patch tokens behind it.
+        pooling: the class token alone, or followed by the mean of the patch tokens.
     """
 
     network: ViTConfig
@@ -124,9 +128,12 @@ class Encoder:
         """Refuse patches that the encoder was not trained on.
 
         Raises:
-            SpecMismatch: `spec` has another size or resolution; overlap and least tissue are free.
+            SpecMismatch: `spec` has another size or resolution; overlap and minimum tissue are
+                free.
         """
-        ours, theirs = (f"{at.size} px at {at.mpp:g} um per pixel" for at in (self.spec, spec))
+        ours, theirs = (
+            f"{each.size} px at {each.mpp:g} um per pixel" for each in (self.spec, spec)
+        )
         if ours != theirs:
             raise SpecMismatch(
                 "patch specification",
@@ -147,7 +154,8 @@ class Encoder:
         size = self.spec.size
         if patches.dtype != np.uint8 or patches.shape[1:] != (size, size, 3):
             raise ValueError(
-                f"patches are {patches.dtype} {patches.shape}; expected uint8 [N, {size}, {size}, 3]"
+                f"patches are {patches.dtype} {patches.shape}; expected uint8 [N, {size}, {size}, "
+                "3]"
             )
         out = np.empty((len(patches), self.dimension), np.float32)
         with torch.inference_mode():
@@ -172,7 +180,9 @@ def pool(tokens: Tokens, pooling: Pooling) -> Tensor:
 def save_encoder(
     uri: str, network: VisionTransformer, config: EncoderConfig, card: Mapping[str, Any]
 ) -> str:
-    """Write weights that take raw pixels, and a card of `card` and `config`. Returns the encoder's hash."""
+    """Write weights that take raw pixels, and a card of `card` and `config`. Returns the encoder's
+    hash.
+    """
     return save_model(
         uri,
         _arrays(network, config),
@@ -197,7 +207,8 @@ def load_encoder(uri: str, *, device: str = "cpu", precision: PrecisionChoice = 
     config = EncoderConfig.from_dict(card)
     if json.loads(arrays.pop("config").tobytes()) != json.loads(_config_bytes(config)):
         raise BrokenModel(
-            f"{uri}: the card's architecture or PatchSpec is not the one that the weights were saved with"
+            f"{uri}: the card's architecture or PatchSpec is not the one that the weights were "
+            "saved with"
         )
     network = VisionTransformer(config.network)
     network.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
@@ -205,7 +216,7 @@ def load_encoder(uri: str, *, device: str = "cpu", precision: PrecisionChoice = 
 
 
 def random_network(config: ViTConfig, *, seed: int) -> VisionTransformer:
-    """A network as training begins with it; the same seed gives the same weights."""
+    """A network as training starts with it; the same seed gives the same weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return VisionTransformer(config)
@@ -233,7 +244,7 @@ def random_encoder(
 
 
 def _arrays(network: VisionTransformer, config: EncoderConfig) -> Arrays:
-    """Weights, and the configuration beside them so that the hash covers it."""
+    """Weights, and the configuration with them, so that the hash covers it."""
     weights = {
         name: value.detach().float().cpu().numpy() for name, value in network.state_dict().items()
     }

@@ -1,7 +1,8 @@
-"""How much an encoder knows of labelled tissue: kNN and a linear probe, beside the same network with random weights.
+"""How much an encoder knows of labelled tissue: kNN and a linear probe, next to random weights.
 
-Both encoders are scored on the same folds. A class is a folder of tiles. Tiles are resampled to the encoder's resolution, cut
-into the encoder's patches, and the embeddings of a tile's patches are averaged. Nothing of the encoder is trained.
+Both encoders are scored on the same folds. A class is a folder of tiles. Tiles are resampled to the
+encoder's resolution, cut into the encoder's patches, and the embeddings of a tile's patches are
+averaged. Nothing of the encoder is trained.
 """
 
 from __future__ import annotations
@@ -36,8 +37,10 @@ UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBom
 """What Pillow raises for a file that is not an image, cut or absurdly large."""
 
 CAVEAT = (
-    "Tiles are split at random, without patient ids: tiles of one patient can lie on both sides of a split, so these figures are "
-    "optimistic. If the encoder was pretrained on slides that show the same tissue, it has seen these tiles without their labels."
+    "Tiles are split at random, without patient ids: tiles of one patient can be on both sides of "
+    "a split, so these scores are "
+    "optimistic. If the encoder was pretrained on slides that show the same tissue, it has seen "
+    "these tiles without their labels."
 )
 
 
@@ -293,7 +296,9 @@ def read_tile(path: Path, *, mpp: float, wanted: float) -> Tile:
 
 
 def cut(tile: Tile, *, size: int) -> Tile:
-    """Patches [N, size, size, 3] that cover the tile evenly, overlapping where they must; smaller tiles are mirrored outwards."""
+    """Patches [N, size, size, 3] that cover the tile evenly, overlapping where they must; smaller
+    tiles are mirrored outwards.
+    """
     short = [max(0, size - side) for side in tile.shape[:2]]
     if any(short):
         tile = np.pad(
@@ -346,7 +351,7 @@ def _score(
 
 
 def picture(report: ProbeReport) -> bytes:
-    """PNG: the four scores beside chance, and the linear probe's confusion matrix."""
+    """PNG: the four scores next to chance, and the linear probe's confusion matrix."""
     figure = Figure(figsize=(10, 4.6), layout="constrained")
     FigureCanvasAgg(figure)
     bars, matrix = figure.subplots(1, 2, width_ratios=[1.0, 1.1])
@@ -355,9 +360,9 @@ def picture(report: ProbeReport) -> bytes:
         ("random weights", report.random_linear, report.random_knn, "#b8b8b8"),
     )
     for k, (name, *scores, colour) in enumerate(pairs):
-        places = np.arange(2) + 0.38 * k - 0.19
+        positions = np.arange(2) + 0.38 * k - 0.19
         means, spreads = [score.mean for score in scores], [score.spread for score in scores]
-        drawn = bars.bar(places, means, 0.36, yerr=spreads, capsize=4, color=colour, label=name)
+        drawn = bars.bar(positions, means, 0.36, yerr=spreads, capsize=4, color=colour, label=name)
         bars.bar_label(drawn, fmt="%.2f", label_type="center", color="white" if k == 0 else "black")
     bars.axhline(report.chance, color="black", linestyle=":", label="chance")
     bars.set_xticks(np.arange(2), ["linear probe", "kNN"])

@@ -1,8 +1,9 @@
-"""Our own Vision Transformer: class token, registers, positional embeddings that stretch to any crop.
+"""Our own Vision Transformer: class token, registers, positional embeddings that stretch to any
+crop.
 
-Images come as [N, H, W, 3] (channels last, the way patches are stored), as uint8 or float. What the numbers mean is decided by
-the patch-embedding weights alone: during training they expect normalised values, after `fold_normalisation` raw uint8 pixels.
-The network knows no loss and no slide.
+Images come as [N, H, W, 3] (channels last, the way patches are stored), as uint8 or float. What the
+numbers mean is decided by the patch-embedding weights alone: during training they expect normalised
+values, after `fold_normalisation` raw uint8 pixels. The network knows no loss and no slide.
 """
 
 from __future__ import annotations
@@ -20,15 +21,18 @@ class ViTConfig:
     """Architecture of a `VisionTransformer`.
 
     Attributes:
-        size: image side in px for which the positional embeddings are stored; other sizes interpolate them.
+        size: image side in px for which the positional embeddings are stored; other sizes
+            interpolate them.
         patch: side in px of one token's square; both sides of every image must be multiples of it.
         dim: width of a token.
         depth: number of blocks.
         heads: attention heads a block; divides `dim`.
         mlp_ratio: hidden width of the MLP / `dim`.
-        registers: extra tokens without a place in the image (Darcet et al. 2024); they are dropped at the output.
+        registers: extra tokens without a position in the image (Darcet et al. 2024); they are
+            dropped at the output.
         layer_scale: initial value of the learned scale on each residual branch, None for none.
-        drop_path: probability that a sample skips a residual branch during training; grows linearly from 0 at the first block.
+        drop_path: probability that a sample skips a residual branch during training; grows linearly
+            from 0 at the first block.
     """
 
     size: int = 224
@@ -57,7 +61,9 @@ class ViTConfig:
 
 @dataclass(frozen=True)
 class Tokens:
-    """What comes out of the last norm: class token [N, dim] and one token a square [N, H/patch * W/patch, dim]."""
+    """What comes out of the last norm: class token [N, dim] and one token a square [N, H/patch *
+    W/patch, dim].
+    """
 
     cls: Tensor
     patches: Tensor
@@ -135,7 +141,9 @@ def _mlp(config: ViTConfig) -> nn.Sequential:
 
 
 class VisionTransformer(nn.Module):
-    """The encoder network. Construct under `torch.random.fork_rng` with a seed for weights that can be made again."""
+    """The encoder network. Construct under `torch.random.fork_rng` with a seed for reproducible
+    weights.
+    """
 
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
@@ -169,7 +177,8 @@ class VisionTransformer(nn.Module):
         side = self.config.patch
         if height % side or width % side or channels != 3:
             raise ValueError(
-                f"images of shape {tuple(images.shape)}: expected [N, H, W, 3] with H and W multiples of {side}"
+                f"images of shape {tuple(images.shape)}: expected [N, H, W, 3] with H and W "
+                f"multiples of {side}"
             )
         squares = images.view(n, height // side, side, width // side, side, 3).permute(
             0, 1, 3, 2, 4, 5
@@ -179,7 +188,9 @@ class VisionTransformer(nn.Module):
         return embedded.to(self.cls.dtype)
 
     def positions_for(self, rows: int, columns: int) -> Tensor:
-        """Positional embeddings [1, 1 + rows * columns, dim], bicubically stretched from the stored grid where it differs."""
+        """Positional embeddings [1, 1 + rows * columns, dim], bicubically stretched from the stored
+        grid where it differs.
+        """
         grid = self.config.grid
         if (rows, columns) == (grid, grid):
             return self.positions
@@ -200,8 +211,10 @@ class VisionTransformer(nn.Module):
     def class_tokens(self, images: Tensor) -> Tensor:
         """The class tokens [N, dim] of `forward` alone.
 
-        Nothing but attention reads the other tokens of the last block, so that it computes one token instead of all: a fifth
-        less work with 4 blocks, 7 % less with 12. Sums of other shapes round differently, in the last digits.
+        Nothing but attention reads the other tokens of the last block, so that it computes one
+            token instead of all: a fifth
+        less work with 4 blocks, 7 % less with 12. Sums of other shapes round differently, in the
+        last digits.
         """
         tokens = self._embedded(images)
         for block in self.blocks[:-1]:
@@ -212,7 +225,9 @@ class VisionTransformer(nn.Module):
         return cls[:, 0]
 
     def _embedded(self, images: Tensor) -> Tensor:
-        """Class token, registers and squares with their positions, [N, 1 + registers + squares, dim]."""
+        """Class token, registers and squares with their positions, [N, 1 + registers + squares,
+        dim].
+        """
         n, height, width, _ = images.shape
         squares = self.tokens_of(images)
         positions = self.positions_for(height // self.config.patch, width // self.config.patch)
@@ -223,7 +238,7 @@ class VisionTransformer(nn.Module):
 
 @lru_cache(maxsize=16)
 def _stretch(grid: int, rows: int, columns: int) -> Tensor:
-    """The linear map [rows * columns, grid * grid] that resizes a grid of embeddings bicubically."""
+    """The linear map [rows * columns, grid * grid] of a bicubic resize of a grid of embeddings."""
     basis = torch.eye(grid * grid).view(1, grid * grid, grid, grid)
     resized = F.interpolate(
         basis, size=(rows, columns), mode="bicubic", antialias=True, align_corners=False
@@ -235,7 +250,9 @@ def _stretch(grid: int, rows: int, columns: int) -> Tensor:
 def fold_normalisation(
     network: VisionTransformer, mean: tuple[float, float, float], std: tuple[float, float, float]
 ) -> None:
-    """Change the patch embedding in place so that it takes raw pixels 0..255 instead of `(pixel / 255 - mean) / std`."""
+    """Change the patch embedding in place so that it takes raw pixels 0..255 instead of `(pixel /
+    255 - mean) / std`.
+    """
     squares = network.config.patch**2
     weight = network.embed.weight.double()
     scale = torch.tensor(std, dtype=torch.float64).repeat(squares)
@@ -245,7 +262,9 @@ def fold_normalisation(
 
 
 def half(network: VisionTransformer) -> VisionTransformer:
-    """Change weights in place to bfloat16, save the patch embedding: raw pixels are far from zero, where rounding costs most."""
+    """Change weights in place to bfloat16, except the patch embedding: raw pixels are far from
+    zero, where rounding costs most.
+    """
     network.to(torch.bfloat16)
     network.embed.to(torch.float32)
     return network

@@ -1,12 +1,13 @@
 """Checkpoints of a run of self-supervised training: everything that the next step depends on.
 
-    shared.pt       step, student, teacher (EMA), optimiser, centre of the loss            written by rank 0
-    rank-R.pt       states of rank R's random generators                                    written by each rank
-    position.json   step, world size, patches that each rank has consumed                   written by rank 0
-    history.json    figures of every step so far                                            written by rank 0
+    shared.pt       step, weights, optimiser, state of the loss; written by rank 0
+    rank-R.pt       states of rank R's random generators; written by each rank
+    position.json   step, world size, patches that each rank has consumed; written by rank 0
+    history.json    metrics of every step so far; written by rank 0
 
-Ranks write into a local folder; `ray.train.report` uploads the parts and registers the checkpoint only when all are there, so a
-run that is killed meanwhile resumes from the one before. Nothing is unpickled beyond tensors and plain values.
+Ranks write into a local folder; `ray.train.report` uploads the parts and registers the checkpoint
+only when all are there, so a run that is killed meanwhile resumes from the one before. Nothing is
+unpickled beyond tensors and plain values.
 """
 
 from __future__ import annotations
@@ -50,7 +51,9 @@ class Position:
     consumed: tuple[int, ...] = ()
 
     def of_rank(self, rank: int, world_size: int, *, patches_per_step: int) -> int:
-        """Patches consumed by a rank; where the number of workers changed, its share of the steps done."""
+        """Patches consumed by a rank; where the number of workers changed, its share of the steps
+        done.
+        """
         return (
             self.consumed[rank]
             if world_size == self.world_size
@@ -72,7 +75,9 @@ class Saved:
 def written(
     rank: int, shared: State, own: State, position: Position, history: History
 ) -> Iterator[Checkpoint]:
-    """This rank's part of a checkpoint in a local folder, for `ray.train.report`; gone when the context ends."""
+    """This rank's part of a checkpoint in a local folder, for `ray.train.report`; gone when the
+    context ends.
+    """
     with tempfile.TemporaryDirectory(prefix="acinus-checkpoint-") as name:
         folder = Path(name)
         torch.save(own, folder / own_part(rank))
@@ -115,7 +120,8 @@ def _part(checkpoint: Checkpoint, path: Path, load: Callable[[bytes], Any]) -> A
 
 
 _DAMAGED = (RuntimeError, UnpicklingError, EOFError, ValueError, KeyError, TypeError)
-"""What torch and json raise for a file that is cut or overwritten; errors of the disk are others."""
+"""What torch and json raise for a file that is cut or overwritten; errors of the disk are others.
+"""
 
 
 def _tensors(content: bytes) -> State:
@@ -204,7 +210,8 @@ def _require_whole(checkpoint: Checkpoint) -> None:
 class _Register:
     """Ray Train's list of a run's checkpoints, oldest first, in the file that it resumes from.
 
-    Read as plain JSON: `ray.train.Result.from_path` does the same with warnings and a page of advice on the console.
+    Read as plain JSON: `ray.train.Result.from_path` does the same with warnings and a page of
+        advice on the console.
     """
 
     filesystem: pyarrow.fs.FileSystem

@@ -1,8 +1,10 @@
-"""Multi-crop: a few large and some small views of each patch, as batched tensor operations on the training device.
+"""Multi-crop: a few large and some small views of each patch, as batched tensor operations on the
+training device.
 
-Cropping, resizing with antialiasing, flipping and blurring are all linear along each axis, so one view of a whole batch is two
-matrix products: `rows @ patch @ columns`. Every random number comes from the generator that is handed in, drawn on the CPU: the
-same generator state gives the same views on any device.
+Cropping, resizing with antialiasing, flipping and blurring are all linear along each axis, so one
+view of a whole batch is two matrix products: `rows @ patch @ columns`. Every random number comes
+from the generator that is handed in, drawn on the CPU: the same generator state gives the same
+views on any device.
 """
 
 from __future__ import annotations
@@ -22,11 +24,12 @@ class View:
 
     Attributes:
         size: side of the crop in px after resizing; a multiple of the network's token size.
-        scale: smallest and largest share of the patch's area that a crop covers.
+        scale: minimum and maximum share of the patch's area that a crop covers.
         count: crops of this kind per patch.
-        aspect: largest ratio between a crop's sides before resizing (its inverse is the smallest).
-        blur: probability of a Gaussian blur, for each crop of the kind in turn; the last value holds for the rest.
-        blur_sigma: smallest and largest standard deviation of the blur in px of the crop.
+        aspect: maximum ratio between a crop's sides before resizing (its inverse is the smallest).
+        blur: probability of a Gaussian blur, for each crop of the kind in turn; the last value
+            holds for the rest.
+        blur_sigma: minimum and maximum standard deviation of the blur in px of the crop.
     """
 
     size: int
@@ -43,7 +46,8 @@ class View:
 
 @dataclass(frozen=True, kw_only=True)
 class CropConfig:
-    """All views of a patch; defaults are DINOv2's, with 96 px instead of 98 px local crops for tokens of 16 px.
+    """All views of a patch; defaults are DINOv2's, with 96 px instead of 98 px local crops for
+    tokens of 16 px.
 
     Attributes:
         global_views: large views, which teacher and student see; at least 2.
@@ -64,14 +68,16 @@ class CropConfig:
 
 @dataclass(frozen=True)
 class Crops:
-    """Views of N patches, one kind after the other: [count, N, size, size, 3], float, normalised."""
+    """Views of N patches, by kind: [count, N, size, size, 3], float, normalised."""
 
     global_views: Tensor
     local_views: Tensor
 
 
 def multi_crop(patches: Tensor, config: CropConfig, generator: torch.Generator) -> Crops:
-    """Cut all views of `patches` (uint8 or float in 0..255, [N, H, W, 3]) on the device where they are."""
+    """Cut all views of `patches` (uint8 or float in 0..255, [N, H, W, 3]) on the device where they
+    are.
+    """
     return Crops(
         global_views=_views(patches, config.global_views, config, generator),
         local_views=_views(patches, config.local_views, config, generator),
@@ -93,7 +99,9 @@ def _views(patches: Tensor, view: View, config: CropConfig, generator: torch.Gen
 
 @dataclass(frozen=True)
 class _Draw:
-    """How to cut one view of n patches: source rows [n, h], matrices rows [n, size, h] and columns [n, size, W], turned [n]."""
+    """How to cut one view of n patches: source rows [n, h], matrices rows [n, size, h] and columns
+    [n, size, W], turned [n].
+    """
 
     window: Tensor
     rows: Tensor
@@ -109,7 +117,8 @@ def _draw(shape: torch.Size, view: View, k: int, generator: torch.Generator) -> 
     crop_height = (area / aspect).sqrt().clamp(max=float(height))
     crop_width = (area * aspect).sqrt().clamp(max=float(width))
     top, left = uniform[2] * (height - crop_height), uniform[3] * (width - crop_width)
-    # Only the rows that a crop needs take part: as many for each patch, so that the batch stays one product.
+    # Only the rows that a crop needs take part: as many for each patch, so that the batch stays one
+    # product.
     reach = math.ceil(height / view.size)  # of the filter beyond the crop
     tallest = math.ceil(math.sqrt(view.scale[1] * height * width * view.aspect))
     needed = min(height, tallest + 2 * reach + 2)
@@ -147,7 +156,8 @@ def _resample(patches: Tensor, draw: _Draw) -> Tensor:
 
 
 def resampling(start: Tensor, length: Tensor, flipped: Tensor, *, size: int, source: int) -> Tensor:
-    """Matrices [n, size, source] that resize `source[start : start + length]` to `size` px with an antialiasing triangle filter.
+    """Matrices [n, size, source] that resize `source[start : start + length]` to `size` px with an
+    antialiasing triangle filter.
 
     Args:
         start: first position of each crop on the source axis, may be fractional.
@@ -157,8 +167,10 @@ def resampling(start: Tensor, length: Tensor, flipped: Tensor, *, size: int, sou
         source: px before.
     """
     step = (length / size)[:, None, None]
-    place = (torch.arange(size) + 0.5)[None, :, None]
-    centre = start[:, None, None] + torch.where(flipped[:, None, None], size - place, place) * step
+    position = (torch.arange(size) + 0.5)[None, :, None]
+    centre = (
+        start[:, None, None] + torch.where(flipped[:, None, None], size - position, position) * step
+    )
     pixel = (torch.arange(source) + 0.5)[None, None, :]
     weight = (pixel - centre).abs_().div_(-step.clamp(min=1.0)).add_(1.0).clamp_(min=0.0)
     return weight.div_(weight.sum(dim=-1, keepdim=True))

@@ -1,4 +1,6 @@
-"""The loss curve of a run as a picture: every step, a running mean, and the schedule of the learning rate."""
+"""The loss curve of a run as a picture: every step, a running mean, and the schedule of the
+learning rate.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,8 @@ def loss_curve(history: History, losses: Mapping[str, str]) -> bytes:
 
     Args:
         history: metrics of every step.
-        losses: metrics to draw, each with its label; the main one first, which is drawn step by step too.
+        losses: metrics to draw, each with its label; the main one first, which is drawn step by
+            step too.
     """
     steps = np.array([step["step"] for step in history])
     figure = Figure(figsize=(8, 4.5), layout="constrained")

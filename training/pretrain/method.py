@@ -1,4 +1,5 @@
-"""What a method of self-supervised training must offer. Ray, data order and checkpoints know this interface only.
+"""What a method of self-supervised training must offer. Ray, data order and checkpoints know this
+interface only.
 
 A second method is one folder next to `dino` and one row in `methods.py`.
 """
@@ -18,7 +19,9 @@ State = dict[str, Any]
 
 
 class Learner(Protocol):
-    """Everything that a step of one worker reads or changes; a step depends on that and on its patches alone."""
+    """Everything that a step of one worker reads or changes; a step depends on that and on its
+    patches alone.
+    """
 
     step_number: int
 
@@ -32,7 +35,7 @@ class Learner(Protocol):
         """What each worker has of its own, for a checkpoint."""
 
     def load(self, shared: State, own: State | None) -> None:
-        """Continue from states; `own` is None for a worker that did not exist when they were saved."""
+        """Continue from states; `own` is None for a worker that did not exist then."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +47,8 @@ class LearnerConfig:
         seed: of weights (same on all ranks) and of augmentation (other on each rank).
         rank: of this worker.
         device: of torch.
-        precision: "bf16" computes matrix products in bfloat16, where torch's autocast holds it safe.
+        precision: "bf16" computes matrix products in bfloat16, where torch's autocast holds it
+            safe.
         parallel: average gradients over the process group.
     """
 
@@ -63,8 +67,10 @@ class Method:
     Attributes:
         description: one sentence for the encoder's card.
         learner: makes a worker's learner at step 0.
-        losses: metrics of a step that are parts of its loss, each with its label in a picture; the main one first.
-        encoder_weights: the state of the exported `VisionTransformer`, from a learner's shared state.
+        losses: metrics of a step that are parts of its loss, each with its label in a picture; the
+            main one first.
+        encoder_weights: the state of the exported `VisionTransformer`, from a learner's shared
+            state.
     """
 
     description: str

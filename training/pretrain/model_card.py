@@ -1,6 +1,8 @@
-"""What a card says of where an encoder comes from: data by hash, recipe, seed, versions, and how the run went.
+"""What a card says of where an encoder comes from: data by hash, recipe, seed, versions, and how
+the run went.
 
-Slides appear by identity only. Neither the name of a slide nor the location of a file enters a card: both can carry patient data.
+Slides appear by identity only. Neither the name of a slide nor the location of a file enters a
+card: both can carry patient data.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ def encoder_card(
     precision: Precision,
     metrics: dict[str, float],
 ) -> dict[str, Any]:
-    """Card of an encoder from `pretrain`; `encoder.save_encoder` adds architecture, PatchSpec, pooling and hash."""
+    """Card of an encoder from `pretrain`; `encoder.save_encoder` adds architecture, PatchSpec,
+    pooling and hash.
+    """
     return {
         "name": f"acinus {recipe.name}",
         "intended_use": "research use only, not a diagnosis",

@@ -1,11 +1,14 @@
-"""The order in which training reads patches: a two-level shuffle that is a function of seed and epoch alone.
+"""The order in which training reads patches: a two-level shuffle that is a function of seed and
+epoch alone.
 
-    epoch -> all shards in random order -> groups of a few shards -> the patches of a group in random order
+    epoch -> all shards in random order -> groups of a few shards -> the patches of a group in
+    random order
 
-The patches of a group are decoded together and shuffled together, since single random patches would cost four source tiles each;
-a group is the bounded buffer. Groups are numbered through all epochs, and number n belongs to rank n % world_size: more workers
-read the same groups, each fewer of them. A position is the number of patches that a rank has consumed; from it follow the group
-and how many of its shuffled patches are already behind. Knows counts only: no pixel, no slide and no Ray.
+The patches of a group are decoded together and shuffled together, since single random patches would
+cost four source tiles each; a group is the bounded buffer. Groups are numbered through all epochs,
+and number n belongs to rank n % world_size: more workers read the same groups, each fewer of them.
+A position is the number of patches that a rank has consumed; from it follow the group and how many
+of its shuffled patches are already consumed. Knows counts only: no pixel, no slide and no Ray.
 """
 
 from __future__ import annotations
@@ -23,9 +26,9 @@ class ShardGroup:
     """Shards whose patches are shuffled together.
 
     Attributes:
-        number: place among all groups of all epochs, from 0.
+        number: position among all groups of all epochs, from 0.
         epoch: which pass over all shards, from 0.
-        index: place within the epoch, from 0.
+        index: position within the epoch, from 0.
         shards: numbers of the shards, int64, in reading order.
         n_patches: patches in them.
         skip: of the shuffled patches, how many were consumed before the run was interrupted.
@@ -78,11 +81,12 @@ class PatchOrder:
         per_epoch = -(-len(counts) // self.group)
         bounds = (
             np.arange(per_epoch + 1) * len(counts) // per_epoch
-        )  # as even as can be, so that ranks stay abreast
+        )  # as even as possible, so that ranks advance alike
         for epoch in count():
             shards = self.epoch(epoch, len(counts))
             sizes = np.add.reduceat(counts[shards], bounds[:-1], dtype=np.int64)
-            # Numbered on from the epoch before: with fewer groups than ranks, everyone still gets some.
+            # Numbered on from the epoch before: with fewer groups than ranks, everyone still gets
+            # some.
             for index in range(
                 (self.rank - epoch * per_epoch) % self.world_size, per_epoch, self.world_size
             ):
@@ -97,7 +101,9 @@ class PatchOrder:
                 consumed = 0
 
     def shuffled(self, group: ShardGroup) -> NDArray[np.int64]:
-        """The order [n_patches - skip] in which the patches of a group, numbered in reading order, are consumed."""
+        """The order [n_patches - skip] in which the patches of a group, numbered in reading order,
+        are consumed.
+        """
         random = np.random.default_rng(
             [self.seed, group.epoch, 1 + group.index]
         )  # index 0 would repeat the epoch's own stream

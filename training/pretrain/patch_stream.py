@@ -1,7 +1,9 @@
-"""From a rank's blocks of encoded tiles to batches of shuffled pixels, decoded in a background thread.
+"""From a rank's blocks of encoded tiles to batches of shuffled pixels, decoded in a background
+thread.
 
-The stream is a function of the order and of the position alone: how fast blocks arrive changes nothing. Each shard that comes is
-held against the order, so that data which is not the expected data stops the run instead of changing it.
+The stream is a function of the order and of the position alone: how fast blocks arrive changes
+nothing. Each shard is compared with the order, so that unexpected data stops the run instead of
+changing it.
 """
 
 from __future__ import annotations
@@ -50,10 +52,12 @@ def shuffled_batches(
     *,
     size: int,
 ) -> Iterator[NDArray[np.uint8]]:
-    """Batches of exactly `size` patches, uint8 [size, H, W, 3]; the rest that fills no batch is dropped at the end.
+    """Batches of exactly `size` patches, uint8 [size, H, W, 3]; the rest that fills no batch is
+    dropped at the end.
 
     Args:
-        blocks: what a dataset of `pipelines.patches.read_patches` yields for the shards of `groups`, in that order.
+        blocks: what a dataset of `pipelines.patches.read_patches` yields for the shards of
+            `groups`, in that order.
         index: of the whole cohort.
         order: of this rank.
         groups: from the rank's position on.
@@ -91,7 +95,8 @@ def _decode_group(
         found = f"shard {row['shard'][0]} of slide {row['slide_id'][0]}"
         if found != expected:
             raise RunError(
-                f"the patch stream brought {found} where {expected} was due; start the run again to resume it"
+                f"the patch stream brought {found} where {expected} was due; start the run again "
+                "to resume it"
             )
         tables.append(row)
     return decode_patches(pa.concat_tables(tables))["patch"]

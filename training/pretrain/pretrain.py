@@ -1,16 +1,17 @@
-"""OPEN FIRST. From a prepared cohort to an encoder, without labels, on Ray Train: `acinus pretrain`.
+"""OPEN FIRST. From a prepared cohort to an encoder, without labels: `acinus pretrain`.
 
     pretrain(config)
-      plan                          what will be done; open_record refuses a different run in the same place
-      TorchTrainer(train_worker)    workers in one process group, restarted from the last checkpoint if one is lost
-        RankShards.configure        each rank its own dataset of encoded tiles, from its position in the data on
-        worker.train_worker         decode -> shuffle -> Learner.step -> metrics and checkpoints
+      plan, open_record             what will be done; another run at the same URI is refused
+      TorchTrainer(train_worker)    workers on Ray Train, restarted from the last checkpoint
+        RankShards.configure        each rank its own dataset, from its position in the data on
+        worker.train_worker         decode -> shuffle -> Learner.step -> metrics, checkpoints
       export                        encoder -> safetensors + card.json, loss curve
 
-What a step does is the method's (`method.py`; `dino/` is the one there is). A run that is killed at any time and
-started again ends with the same weights as one that was not, for the same number of workers and the same precision:
-a step depends on the checkpointed state and on the patches alone, and which patches come follows from seed, rank and
-position.
+What a step does is the method's: `method.py` is the interface, `dino/` the one method there is.
+
+A run that is killed at any time and started again ends with the same weights as one that was not,
+for the same number of workers and the same precision. A step depends on the checkpointed state and
+on the patches alone. Which patches come follows from seed, rank and position.
 """
 
 from __future__ import annotations
@@ -69,16 +70,18 @@ class PretrainConfig:
 
     Attributes:
         data: folder or URI of a prepared cohort.
-        out: folder or URI of the run. A run that lies there already is continued.
+        out: folder or URI of the run. A run that is stored there is continued.
         recipe: the numbers of the run, or the name of a recipe of `training.pretrain.recipes`.
         steps: optimiser steps, None for the recipe's own; schedules stretch over them.
         split: slides of this split; None for all.
         seed: of weights, order and augmentation.
         workers: number of Ray Train workers.
         threads: of torch in each worker.
-        checkpoint_every: steps between checkpoints, None for a tenth of the run; the last step always has one.
-        report_every: steps between two reports of metrics. Ray Train takes a report only when its controller looks for one, every
-            2 s: a report a step would hold a fast loop to that pace.
+        checkpoint_every: steps between checkpoints, None for a tenth of the run; the last step
+            always has one.
+        report_every: steps between two reports of metrics. Ray Train takes a report only when its
+            controller looks for one, every 2 s: a report a step would hold a fast loop to that
+            pace.
         max_failures: restarts before the run gives up.
         on_step: called on the workers after each step; for tests.
 
@@ -124,7 +127,8 @@ class PretrainReport:
         history: metrics of every step.
         steps: optimiser steps in all.
         resumed_from: step from which this call continued an earlier run, 0 for a new one.
-        patches_per_second: of all workers, median over the steps of this call; 0 if it had none to do.
+        patches_per_second: of all workers, median over the steps of this call; 0 if it had none to
+            do.
         read: what all workers of this call read.
         damaged_checkpoints: a sentence for each checkpoint that was damaged and removed.
     """
@@ -151,7 +155,7 @@ def pretrain(
 
     Raises:
         CohortError: nothing is prepared at `data`.
-        RunError: another run lies at `out`, or the cluster has too few CPUs.
+        RunError: another run is stored at `out`, or the cluster has too few CPUs.
         ray.train.TrainingFailedError: workers failed more often than `max_failures`.
     """
     ensure_ray()
@@ -179,7 +183,8 @@ def _train(
     """Run the workers to the last step.
 
     Raises:
-        TrainingError, SlideError: what a worker raised, or RunError for anything else that ended the workers.
+        TrainingError, SlideError: what a worker raised, or RunError for anything else that ended
+            the workers.
     """
     try:
         with watched(on_progress) as callbacks, _own_interrupt():
@@ -201,7 +206,9 @@ def _cause(error: ray.train.TrainingFailedError) -> Exception:
 
 @contextmanager
 def _own_interrupt() -> Iterator[None]:
-    """Put the caller's SIGINT handler back: Ray Train leaves its own behind, which calls a controller that is gone by then."""
+    """Put the caller's SIGINT handler back: Ray Train leaves its own behind, which calls a
+    controller that is gone by then.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -216,13 +223,15 @@ def plan(config: PretrainConfig, spec: PatchSpec, shards: pa.Table) -> Job:
     """Check the configuration against data and cluster, and work out what workers need.
 
     Raises:
-        RunError: the recipe fits neither the number of workers nor the patches, or there are too few CPUs.
+        RunError: the recipe fits neither the number of workers nor the patches, or there are too
+            few CPUs.
     """
     recipe = recipe_named(config.recipe) if isinstance(config.recipe, str) else config.recipe
     recipe = replace(recipe, steps=recipe.steps if config.steps is None else config.steps)
     if recipe.patches_per_step % config.workers:
         raise RunError(
-            f"{recipe.patches_per_step} patches a step do not divide among {config.workers} workers; change their number"
+            f"{recipe.patches_per_step} patches a step do not divide among {config.workers} "
+            "workers; change their number"
         )
     if recipe.koleo and recipe.patches_per_step // config.workers < 2:
         raise RunError(
@@ -233,7 +242,8 @@ def plan(config: PretrainConfig, spec: PatchSpec, shards: pa.Table) -> Job:
     )  # refuses patches that do not divide into tokens
     if (cpus := ray.cluster_resources().get("CPU", 0)) <= config.workers:
         raise RunError(
-            f"{config.workers} workers and the reading of patches need {config.workers + 1} CPUs, Ray has {cpus:g}"
+            f"{config.workers} workers and the reading of patches need {config.workers + 1} CPUs, "
+            f"Ray has {cpus:g}"
         )
     return Job(
         recipe=recipe,
@@ -252,9 +262,9 @@ def plan(config: PretrainConfig, spec: PatchSpec, shards: pa.Table) -> Job:
 class RankShards(ray.train.DataConfig):
     """Gives each rank a dataset of its own: its shards in its order, from its position on.
 
-    Ray's own split hands blocks to whichever worker asks first: what a rank sees would depend on timing, and no run could be
-    repeated. Ray Train calls `configure` anew for each group of workers, so after a restart reading begins where the last
-    checkpoint stands.
+    Ray's own split hands blocks to whichever worker asks first: what a rank sees would depend on
+    timing, and no run could be repeated. Ray Train calls `configure` anew for each group of
+    workers, so after a restart reading begins where the last checkpoint stands.
     """
 
     def __init__(self, config: PretrainConfig, job: Job) -> None:

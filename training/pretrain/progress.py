@@ -1,6 +1,7 @@
 """The metrics of a running Ray Train job on the process that started it.
 
-Ray Train's controller lives in a process of its own and hands metrics to callbacks there. A small actor carries them over.
+Ray Train's controller lives in a process of its own and hands metrics to callbacks there. A small
+actor carries them over.
 """
 
 from __future__ import annotations
@@ -60,7 +61,9 @@ class Reporter(UserCallback):  # type: ignore[misc, unused-ignore]
 def watched(
     on_progress: Callable[[ProgressReport], None] | None, *, every: float = 0.5
 ) -> Iterator[list[Reporter]]:
-    """Callbacks for a trainer; while the context lasts, `on_progress` is called from a thread with each new report."""
+    """Callbacks for a trainer; while the context lasts, `on_progress` is called from a thread with
+    each new report.
+    """
     if on_progress is None:
         yield []
         return

@@ -17,7 +17,7 @@ from training.pretrain.schedules import Cosine, WarmUp
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Everything that decides what is learnt from given patches, save the seed.
+    """Everything that decides what is learnt from given patches, except the seed.
 
     Attributes:
         name: of the recipe.
@@ -26,7 +26,8 @@ class Recipe:
         head: shape of the DINO head.
         crops: views and their augmentation.
         steps: optimiser steps.
-        patches_per_step: patches of ALL workers together in one step; a multiple of the number of workers.
+        patches_per_step: patches of ALL workers together in one step; a multiple of the number of
+            workers.
         learning_rate: of AdamW.
         weight_decay: of AdamW, on matrices.
         betas: of AdamW.
@@ -36,8 +37,9 @@ class Recipe:
         centring: what keeps targets from collapsing.
         koleo: weight of the KoLeo loss.
         freeze_prototypes: share of the run during which prototypes stay.
-        clip: largest norm of the gradient.
-        precision: of the matrix products; "auto" is bf16 where all workers' devices compute it fast.
+        clip: maximum norm of the gradient.
+        precision: of the matrix products; "auto" is bf16 where all workers' devices compute it
+            fast.
         pooling: how the exported encoder makes one embedding of its tokens.
         group: shards whose patches are shuffled together on each worker.
     """
@@ -71,13 +73,15 @@ class Recipe:
 
 
 def demo() -> Recipe:
-    """A tiny network in about 90 s on 2 CPU cores; crops stay near the patch's own resolution, at which it will embed.
+    """A tiny network in about 90 s on 2 CPU cores; crops stay near the patch's own resolution, at
+    which it will embed.
 
-    In so few steps the DINO loss comes down to that of guessing, log(prototypes), and hardly further: class tokens of one stain
-    begin at a cosine of 0.97, so targets are nearly uniform. KoLeo does most of the work: linear probe on 160 tiles 0.80 with it,
-    0.72 without (110 steps, 256 prototypes, one seed, spread over folds 0.06). What gained nothing beyond that spread in single
-    runs of 110 or 170 steps: learning rates of 1e-3 and 2e-3, KoLeo of 0.3 or more, 64 to 256 prototypes, centring, a
-    standardised bottleneck, whole-patch crops at half resolution.
+    In so few steps the DINO loss comes down to that of guessing, log(prototypes), and hardly
+    further: class tokens of one stain start at a cosine of 0.97, so targets are nearly uniform.
+    KoLeo does most of the work: linear probe on 160 tiles 0.80 with it, 0.72 without (110 steps,
+    256 prototypes, one seed, spread over folds 0.06). What gained nothing beyond that spread in
+    single runs of 110 or 170 steps: learning rates of 1e-3 and 2e-3, KoLeo of 0.3 or more, 64 to
+    256 prototypes, centring, a standardised bottleneck, whole-patch crops at half resolution.
     """
     return Recipe(
         name="demo",

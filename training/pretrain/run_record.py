@@ -1,7 +1,8 @@
-"""What a run is, in `run.json` beside its checkpoints: recipe, seed, data and precision.
+"""What a run is, in `run.json` next to its checkpoints: recipe, seed, data and precision.
 
-A run is continued only as what it was begun as. The precision is settled by the workers, since it depends on the machines they
-run on, and kept from then on: a run that goes on elsewhere computes as it did before.
+A run is continued only with the same recipe, seed and data. The precision is settled by the
+workers, since it depends on the machines they run on, and kept from then on: a run that goes on
+elsewhere computes as it did before.
 """
 
 from __future__ import annotations
@@ -66,7 +67,8 @@ def read_record(out: str) -> dict[str, Any]:
 def settle_precision(out: str, recipe: Recipe, device: torch.device, *, rank: int) -> Precision:
     """The precision that all workers compute in; called by each of them.
 
-    The recorded one, else the recipe's, else bf16 if every worker's device computes it fast. Rank 0 records it.
+    The recorded one, else the recipe's, else bf16 if every worker's device computes it fast. Rank 0
+    records it.
     """
     record = read_record(out)
     ours: Precision = record.get("precision") or precision_for(device, recipe.precision)

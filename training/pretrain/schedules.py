@@ -1,4 +1,6 @@
-"""Values that change over a run: warm-up, then a cosine from start to end. Functions of the step alone, so resume is exact."""
+"""Values that change over a run: warm-up, then a cosine from start to end. Functions of the step
+alone, so resume is exact.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """Stain jitter: each view as if cut and stained in another laboratory.
 
-A stain's amount scales its optical density and its background shifts it (Tellez et al. 2018), channel by channel in the space
-of haematoxylin, eosin and a residual (Ruifrok and Johnston 2001). All of it is affine in optical density, so a batch costs one
-logarithm, one 3 x 3 matrix and one exponential.
+A stain's amount scales its optical density and its background shifts it (Tellez et al. 2018),
+channel by channel in the space of haematoxylin, eosin and a residual (Ruifrok and Johnston 2001).
+All of it is affine in optical density, so a batch costs one logarithm, one 3 x 3 matrix and one
+exponential.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ import torch
 from torch import Tensor
 
 STAINS = ((0.65, 0.70, 0.29), (0.07, 0.99, 0.11), (0.27, 0.57, 0.78))
-"""Optical density of haematoxylin, eosin and residual (DAB) in red, green and blue (Ruifrok and Johnston)."""
+"""Optical density of haematoxylin, eosin and residual (DAB) in red, green and blue (Ruifrok and
+Johnston).
+"""
 
 _DARKEST = 1.0 / 256.0
 
@@ -52,7 +55,8 @@ def jitter_stains(views: Tensor, jitter: StainJitter, generator: torch.Generator
 
 
 def stain_change(amount: Tensor, background: Tensor) -> tuple[Tensor, Tensor]:
-    """The change of optical density in RGB that scales each stain by `amount` and shifts it by `background` (both [N, 3]).
+    """The change of optical density in RGB that scales each stain by `amount` and shifts it by
+    `background` (both [N, 3]).
 
     Returns:
         Matrix [N, 3, 3] and shift [N, 3]: new density = matrix @ density + shift.
@@ -65,7 +69,9 @@ def stain_change(amount: Tensor, background: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def change_density(views: Tensor, matrix: Tensor, shift: Tensor) -> Tensor:
-    """Apply `matrix` [N, 3, 3] and `shift` [N, 3] to the optical density of `views` (0..1, [N, 3, H, W]); stays in 0..1."""
+    """Apply `matrix` [N, 3, 3] and `shift` [N, 3] to the optical density of `views` (0..1, [N, 3,
+    H, W]); stays in 0..1.
+    """
     density = views.clamp(min=_DARKEST).log().flatten(2)  # negative density: the two signs cancel
     changed = torch.baddbmm(-shift[:, :, None], matrix, density)
     return changed.exp_().clamp_(max=1.0).view_as(views)

@@ -1,4 +1,6 @@
-"""What runs in each Ray Train worker: resume, then step after step over the rank's own stream of patches."""
+"""What runs in each Ray Train worker: resume, then step after step over the rank's own stream of
+patches.
+"""
 
 from __future__ import annotations
 

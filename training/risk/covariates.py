@@ -1,4 +1,5 @@
-"""What a clinician states about a patient beside the slides: age, PSA, clinical T stage, Gleason. No identity.
+"""What a clinician states about a patient in addition to the slides: age, PSA, clinical T stage,
+Gleason. No identity.
 
 The same encoding serves the cohort generator, the risk model and its explanations.
 """
@@ -24,16 +25,8 @@ AGE_RANGE: Final = (30.0, 100.0)
 PSA_RANGE: Final = (0.05, 5000.0)
 
 ENCODED: Final = ("age", "psa", "t_stage", "gleason_primary", "gleason_secondary")
-"""Columns of `Covariates.encode`."""
-
-UNITS: Final = (
-    "per 10 years",
-    "per doubling",
-    "per stage T1c to T3b",
-    "per pattern above 3",
-    "per pattern above 3",
-)
-"""What one unit of each column of ENCODED is."""
+"""Columns of `Covariates.encode`: per 10 years, per doubling, per step of T_STAGES, and twice per
+pattern above 3."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +77,7 @@ class Covariates:
         return GleasonScore(self.primary, self.secondary)
 
     def encode(self) -> npt.NDArray[np.float64]:
-        """[5] as ENCODED names them, in the units of UNITS."""
+        """[5] as ENCODED names them, in its units."""
         stage = T_STAGES.index(self.t_stage)
         return np.array(
             [self.age / 10.0, math.log2(self.psa), stage, self.primary - 3, self.secondary - 3],
@@ -95,10 +88,10 @@ class Covariates:
     def nccn_group(self) -> str:
         """NCCN risk group of localised prostate cancer from T stage, PSA and grade group.
 
-        Low: T1-T2a, grade group 1 and PSA below 10. High (very high included): T3, grade group 4-5 or PSA above 20.
-            Intermediate: the
-        rest. Favourable and unfavourable intermediate cannot be told apart: that needs the share of positive cores; very low
-        neither.
+        Low: T1-T2a, grade group 1 and PSA below 10. High (very high included): T3, grade group 4-5
+            or PSA above 20. Intermediate: the
+        rest. Favourable and unfavourable intermediate cannot be distinguished: that needs the share
+        of positive cores; very low neither.
         """
         group = self.gleason.grade_group
         if self.t_stage.startswith("T3") or group >= 4 or self.psa > 20:

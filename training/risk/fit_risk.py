@@ -1,14 +1,15 @@
-"""From a prepared cohort, an encoder and a slide model to a risk model: `acinus fit-risk`.
+"""OPEN FIRST. From cohort, encoder and slide model to a risk model: `acinus fit-risk`.
 
     fit_risk(config)
       load_labelled_slides       bags of the slides with cancer and annotated patterns
-      draw_patients              known hazards (`training.risk.simulated_outcomes`), and the slide embedding of each patient's part of a slide
+      draw_patients              known hazards, and the slide embedding of each patient's biopsy
       fit_risk_model             on the patients
-      score_risk                 on other patients: concordance, calibration against the true risk
+      score_risk                 on other patients: concordance, calibration, the true risk
       save_risk_model, report.json, picture
 
-Outcomes are simulated: the figures say whether the machinery recovers what is known to be there, and nothing about patients. Both
-groups of patients share slides, so the image is easier here than on new slides.
+Outcomes are simulated (`simulated_outcomes.py`). The metrics say whether the machinery recovers
+what is known to be there, and nothing about patients. Both groups of patients share slides, so the
+image is easier here than on new slides.
 """
 
 from __future__ import annotations
@@ -54,7 +55,8 @@ class FitRiskConfig:
         out: folder or URI that model, card, report and picture are written to.
         split: slides that patients are drawn from; None for all.
         patients: how many are simulated to fit on.
-        held_out: how many others are simulated to score on: as many as make the figures steady, since they cost nothing.
+        held_out: how many others are simulated to score on: enough for steady metrics, since they
+            cost nothing.
         model: how the risk model is fitted.
         seed: of the cohort and of the bootstrap.
 
@@ -83,15 +85,15 @@ class RiskScore:
     """How good a risk model is on held-out simulated patients.
 
     Attributes:
-        patients: so many.
+        patients: how many.
         events: distant metastases among them.
         concordance: of the model; None without comparable pairs, as the two below.
         concordance_without_image: of the same model without the slide embedding.
         concordance_of_truth: of the true hazards: what no model can beat but by luck.
         error_ten_years: mean absolute difference between predicted and true 10-year risk.
-        coverage_ten_years: share of patients whose 95 % interval of the 10-year risk holds the true one. Below 95 % where the
-            slide embedding does not show all that the hazard depends on: the interval is of the model, and cannot know what it
-            can't see.
+        coverage_ten_years: share of patients whose 95 % interval of the 10-year risk holds the true
+            one. Below 95 % where the slide embedding does not show all that the hazard depends on:
+            the interval is of the model, and cannot know what it can't see.
         calibration_ten_years: groups of patients from low to high predicted 10-year risk.
     """
 
@@ -113,14 +115,14 @@ class FitRiskReport:
         model: URI of the risk model.
         model_hash: names it.
         simulated_outcomes: always true here.
-        slides: patients were drawn from so many.
+        slides: number of slides that patients were drawn from.
         patients: simulated to fit on.
         events: distant metastases among them.
         score: on the held-out patients.
         hazard_ratios: of the fitted model, per standard deviation of each column.
         read: what embedding the slides took: requests and bytes.
         failed: a sentence for each slide that could not be used.
-        remarks: what a reader should know of the figures.
+        remarks: what a reader should know of the metrics.
         figures: URIs of the pictures.
     """
 
@@ -141,7 +143,8 @@ class FitRiskReport:
 def fit_risk(
     config: FitRiskConfig, *, on_shard: Progress = lambda _done, _total: None
 ) -> FitRiskReport:
-    """Fit a risk model on simulated outcomes and write it, with report and picture, to `config.out`.
+    """Fit a risk model on simulated outcomes and write it, with report and picture, to
+    `config.out`.
 
     Args:
         config: what to fit.
@@ -150,8 +153,8 @@ def fit_risk(
     Raises:
         CohortError: nothing was prepared at `config.data`.
         SpecMismatch: encoder, slide model and cohort do not belong together.
-        InsufficientData: there is not an annotated slide with cancer, or too few events; names the slides
-            that could not be used.
+        InsufficientData: there is not an annotated slide with cancer, or too few events; names the
+            slides that could not be used.
     """
     encoder, slide_model = load_encoder(config.encoder), load_slide_model(config.slide_model)
     if (fitted_on := slide_model.card["encoder_hash"]) != encoder.hash:
@@ -264,9 +267,9 @@ def draw_patients(
     """
     slides = with_cancer(slides)
     graded = [
-        GradedSlide(slide_id=at.name, score=at.score, patterns=at.patterns)
-        for at in slides
-        if at.score is not None
+        GradedSlide(slide_id=slide.name, score=slide.score, patterns=slide.patterns)
+        for slide in slides
+        if slide.score is not None
     ]
     cohort = simulate(graded, count, seed=seed)
     bags = (slides[k].bag.embeddings[bag] for k, bag in zip(cohort.slide, cohort.bags, strict=True))
@@ -276,7 +279,9 @@ def draw_patients(
 
 
 def score_risk(model: RiskModel, blind: RiskModel, patients: Patients) -> RiskScore:
-    """Score a model, and one that is blind to the image, on simulated patients that neither was fitted on."""
+    """Score a model, and one that is blind to the image, on simulated patients that neither was
+    fitted on.
+    """
     cohort, images = patients.cohort, patients.embeddings.astype(np.float64)
     estimate, lower, upper = patients.ten_year(model)
     true = cohort.true_risk(10.0)
@@ -293,7 +298,9 @@ def score_risk(model: RiskModel, blind: RiskModel, patients: Patients) -> RiskSc
 
 
 def calibration_figure(model: RiskModel, patients: Patients, score: RiskScore) -> bytes:
-    """PNG: predicted against true 10-year risk of patients, and of groups of them against what was observed."""
+    """PNG: predicted against true 10-year risk of patients, and of groups of them against what was
+    observed.
+    """
     estimate, lower, upper = patients.ten_year(model)
     truth = patients.cohort.true_risk(10.0)
     some = slice(0, 200)  # more bars would hide each other

@@ -1,10 +1,12 @@
-"""One patient's risk of distant metastasis: slide embedding and clinical variables -> 5- and 10-year risk, interval, explanation.
+"""One patient's risk of distant metastasis: slide embedding and clinical variables -> 5- and
+10-year risk, interval, explanation.
 
-A penalised Cox model on the leading components of the slide embedding and the encoded clinical variables. The 95 % interval comes
-from bootstrap replicas of the fit, as standard errors on the complementary log-log scale: within (0, 1), around the estimate, and
-steadier than percentiles of few replicas. It says how well this cohort determines the model, and nothing about another
-population. Prediction is NumPy. This module does not know where embeddings and outcomes come from; the card does, and says if
-they are simulated.
+A penalised Cox model on the leading components of the slide embedding and the encoded clinical
+variables. The 95 % interval comes from bootstrap replicas of the fit, as standard errors on the
+complementary log-log scale: within (0, 1), around the estimate, and steadier than percentiles of
+few replicas. It says how well this cohort determines the model, and nothing about another
+population. Prediction is NumPy. This module does not know where embeddings and outcomes come from;
+the card does, and says if they are simulated.
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ from training.threads import threads_for
 KIND: Final = "risk-model"
 
 _LOG_CEILING = 10.0
-"""Logarithm of a cumulative hazard at which risk is 1 to the last digit; far beyond it, exp overflows."""
+"""Logarithm of a cumulative hazard at which risk is 1 to the last digit; far beyond it, exp
+overflows.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +44,9 @@ class Interval:
 
 @dataclass(frozen=True, kw_only=True)
 class RiskCurve:
-    """Cumulative incidence of distant metastasis over `years`, with its 95 % interval; all [41], from 0 to 10 years."""
+    """Cumulative incidence of distant metastasis over `years`, with its 95 % interval; all [41],
+    from 0 to 10 years.
+    """
 
     years: Floats
     estimate: Floats
@@ -48,7 +54,7 @@ class RiskCurve:
     upper: Floats
 
     def at(self, years: float) -> Interval:
-        """The risk within so many years."""
+        """The risk within a number of years."""
         values = (
             float(np.interp(years, self.years, part))
             for part in (self.estimate, self.lower, self.upper)
@@ -66,11 +72,14 @@ class Risk:
         curve: cumulative incidence from 0 to 10 years.
         score: log hazard against the training cohort's average patient.
         nccn_group: low, intermediate or high.
-        percentile: share in percent of the cohort's patients of the same NCCN group with a lower score; None if it had too few.
-        contributions: log hazard that each of image, age, psa, t_stage and gleason adds against the average patient; sums to
-            score.
-        outside_training_range: what the model has not seen the like of: names of clinical variables, or image.
-        simulated_outcomes: whether the cohort's outcomes were drawn by a generator; such a report must say so.
+        percentile: share in percent of the cohort's patients of the same NCCN group with a lower
+            score; None if it had too few.
+        contributions: log hazard that each of image, age, psa, t_stage and gleason adds against the
+            average patient; sums to score.
+        outside_training_range: what the model has not seen the like of: names of clinical
+            variables, or image.
+        simulated_outcomes: whether the cohort's outcomes were drawn by a generator; such a report
+            must say so.
     """
 
     five_year: Interval
@@ -90,15 +99,16 @@ class RiskModelConfig:
 
     Attributes:
         components: principal components of the slide embedding; 0 leaves the image out.
-        spread: expected size of log hazard ratios per standard deviation; the penalty (see `fit_cox`).
+        spread: expected size of log hazard ratios per standard deviation; the penalty (see
+            `fit_cox`).
         replicas: bootstrap refits for the interval.
-        least_group: patients of an NCCN group below which no percentile is given.
+        min_group: minimum of patients of an NCCN group for a percentile.
     """
 
     components: int = 4
     spread: float = 0.3
     replicas: int = 40
-    least_group: int = 20
+    min_group: int = 20
 
     def __post_init__(self) -> None:
         require_range("components", self.components, 0)
@@ -111,19 +121,23 @@ DEFAULT_RISK: Final = RiskModelConfig()
 
 @dataclass(frozen=True, kw_only=True)
 class RiskModel:
-    """A fitted risk model. Columns are the image components, then ENCODED; C components, P = C + 5 columns, R replicas.
+    """A fitted risk model. Columns are the image components, then ENCODED; C components, P = C + 5
+    columns, R replicas.
 
     Attributes:
         image_centre: [E] mean slide embedding.
         image_components: [C, E] slide embedding (centred) -> components of unit variance.
         image_limit: largest Mahalanobis distance of the components in training.
         scale: [P] standard deviation of the columns.
-        centre: [1 + R, P] where each fit's baseline holds, in scaled columns; row 0 is the fit, the others its replicas.
+        centre: [1 + R, P] where each fit's baseline holds, in scaled columns; row 0 is the fit, the
+            others its replicas.
         coefficients: [1 + R, P] per scaled column.
         baseline: [1 + R, 41] cumulative baseline hazard at YEARS.
-        ranges: [5, 2] least and largest value of ENCODED in training.
-        reference: [3, 101] percentiles of the score in each of NCCN_GROUPS; NaN where there were too few patients.
-        card: see `training.cards`; holds encoder_hash, slide_model_hash and simulated_outcomes, and the hash once it is saved.
+        ranges: [5, 2] minimum and maximum of ENCODED in training.
+        reference: [3, 101] percentiles of the score in each of NCCN_GROUPS; NaN where there were
+            too few patients.
+        card: see `training.cards`; holds encoder_hash, slide_model_hash and simulated_outcomes, and
+            the hash once it is saved.
     """
 
     image_centre: Floats
@@ -233,8 +247,8 @@ def _contributions(parts: Floats) -> dict[str, float]:
 
 def _curve(baselines: Floats, log_hazards: Floats) -> RiskCurve:
     """Estimate from row 0, interval from the spread of log cumulative hazards in the other rows."""
-    # A replica's baseline is 0 before its own first event: half of the whole cohort's first step stands for it, as a continuity
-    # correction; its logarithm would make the interval 0 to 100 %.
+    # A replica's baseline is 0 before its own first event: half of the whole cohort's first step
+    # stands for it, as a continuity correction; its logarithm would make the interval 0 to 100 %.
     reached = baselines[0] > 0
     floor = baselines[0][reached].min() / 2 if reached.any() else 1.0
     logs = np.log(np.maximum(baselines, floor)) + log_hazards[:, None]
@@ -275,7 +289,8 @@ def fit_risk_model(
     """
     if time.max() < YEARS[-1]:
         raise InsufficientData(
-            f"the longest follow-up is {time.max():.1f} years: a 10-year risk needs 10; give longer follow-up"
+            f"the longest follow-up is {time.max():.1f} years: a 10-year risk needs 10; give "
+            "longer follow-up"
         )
     images, encoded = embeddings.astype(np.float64), np.array([one.encode() for one in covariates])
     centre, components = _principal_components(images, config.components)
@@ -298,7 +313,7 @@ def fit_risk_model(
         baseline=np.array([fit.baseline for fit in fits]),
         ranges=np.stack([encoded.min(axis=0), encoded.max(axis=0)], axis=1),
         reference=np.array(
-            [_percentiles(scores[groups == group], config.least_group) for group in NCCN_GROUPS]
+            [_percentiles(scores[groups == group], config.min_group) for group in NCCN_GROUPS]
         ),
         card={**card, "fit_remarks": sorted({remark for fit in fits for remark in fit.remarks})},
     )
@@ -311,7 +326,7 @@ def _fits(
     config: RiskModelConfig,
     random: np.random.Generator,
 ) -> list[CoxFit]:
-    """The fit and its bootstrap replicas. Columns that do not vary have no say: their coefficient is 0."""
+    """The fit and its bootstrap replicas. The coefficient of a column that does not vary is 0."""
     varying = columns.std(axis=0) > 1e-9
 
     def fit(rows: npt.NDArray[np.intp]) -> CoxFit:
@@ -329,7 +344,9 @@ def _fits(
 
 
 def _principal_components(images: Floats, count: int) -> tuple[Floats, Floats]:
-    """Centre [E] and directions [C, E], C <= count; each of unit variance; the sign is fixed so that a refit gives the same."""
+    """Centre [E] and directions [C, E], C <= count; each of unit variance; the sign is fixed so
+    that a refit gives the same.
+    """
     centre = images.mean(axis=0)
     _, singular, directions = np.linalg.svd(images - centre, full_matrices=False)
     count = min(count, int((singular > 1e-6 * max(singular[0], 1e-12)).sum()))
@@ -340,8 +357,8 @@ def _principal_components(images: Floats, count: int) -> tuple[Floats, Floats]:
     return centre, directions * np.sqrt(len(images)) / singular[:count, None]
 
 
-def _percentiles(scores: Floats, least: int) -> Floats:
-    return np.percentile(scores, np.arange(101)) if len(scores) >= least else np.full(101, np.nan)
+def _percentiles(scores: Floats, minimum: int) -> Floats:
+    return np.percentile(scores, np.arange(101)) if len(scores) >= minimum else np.full(101, np.nan)
 
 
 def save_risk_model(uri: str, model: RiskModel) -> RiskModel:

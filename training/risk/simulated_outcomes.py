@@ -1,13 +1,15 @@
-"""Simulated outcomes with known hazards. No open data joins prostate slides with outcomes, so this module draws them.
+"""Simulated outcomes with known hazards. No open data joins prostate slides with outcomes, so this
+module draws them.
 
-What is real: the slides and their embeddings, the grade of each slide, and the patterns of each patch. What is drawn: age, PSA
-and T stage given the grade, the part of the slide that each patient's biopsy shows, the time to distant metastasis, and
-censoring. Every model that is fitted on such a cohort says "simulated outcomes", and no figure of it says anything about
-patients.
+What is real: the slides and their embeddings, the grade of each slide, and the patterns of each
+patch. What is drawn: age, PSA and T stage given the grade, the part of the slide that each
+patient's biopsy shows, the time to distant metastasis, and censoring. Every model that is fitted on
+such a cohort says "simulated outcomes", and no metric of it says anything about patients.
 
-The time to distant metastasis is Weibull with proportional hazards: H(t) = (t / scale)^shape * exp(log hazard). The log hazard
-is linear in the clinical variables and in the share of tissue that is pattern 4 or 5: the one term that only the image tells.
-The true risk is thus known in closed form, and what a fitted model says can be held against it.
+The time to distant metastasis is Weibull with proportional hazards: H(t) = (t / scale)^shape *
+exp(log hazard). The log hazard is linear in the clinical variables and in the share of tissue that
+is pattern 4 or 5: the one term that only the image shows. The true risk is thus known in closed
+form, and what a fitted model says can be compared with it.
 """
 
 from __future__ import annotations
@@ -32,24 +34,27 @@ HIGH_GRADE = (PATTERNS.index("gleason_4"), PATTERNS.index("gleason_5"))
 class Hazards:
     """The generator's constants: chosen by us, of plausible size, known to tests.
 
-    Shape and scale are set so that the risk of distant metastasis by NCCN group is near what five RTOG trials found: 1, 3 and 10
-    % after 5 years and 3, 6 and 17 % after 10 years in the low, intermediate and high group (Tward et al., ASTRO 2022, 5,569
-    men; JCO Precis Oncol 2024;8:e2400145 has 1.7 % and 16.6 % after 10 years in the low and high group of 9,787 men). Ours, with
-    the grades of a biopsy series: 1.0, 2.7 and 9.2 %, then 2.4, 6.1 and 19.3 %. The image adds a little, as it did there: a
-    concordance of 0.77 for the true hazards against 0.74 for the clinical variables alone.
+    Shape and scale are set so that the risk of distant metastasis by NCCN group is near what five
+        RTOG trials found: 1, 3 and 10
+    % after 5 years and 3, 6 and 17 % after 10 years in the low, intermediate and high group (Tward
+    et al., ASTRO 2022, 5,569 men; JCO Precis Oncol 2024;8:e2400145 has 1.7 % and 16.6 % after 10
+    years in the low and high group of 9,787 men). Ours, with the grades of a biopsy series: 1.0,
+    2.7 and 9.2 %, then 2.4, 6.1 and 19.3 %. The image adds a little, as it did there: a concordance
+    of 0.77 for the true hazards against 0.74 for the clinical variables alone.
 
     Attributes:
         shape: of the Weibull distribution; above 1, the hazard grows with time.
-        scale: in years: the reference man's cumulative hazard reaches 1 then. Reference: 65 years, PSA 8, T1c, 3+3, no pattern 4
-            or 5.
+        scale: in years: the reference man's cumulative hazard reaches 1 then. Reference: 65 years,
+            PSA 8, T1c, 3+3, no pattern 4 or 5.
         age: log hazard ratio per 10 years.
         psa: per doubling.
         t_stage: per step of T_STAGES.
         gleason_primary: per pattern above 3.
-        gleason_secondary: per pattern above 3. With the primary: 3+4 has 1.2, 4+3 1.35, 4+4 1.65 and 5+5 2.7 times the hazard of
-            3+3, before the image counts.
+        gleason_secondary: per pattern above 3. With the primary: 3+4 has 1.2, 4+3 1.35, 4+4 1.65
+            and 5+5 2.7 times the hazard of 3+3, before the image counts.
         image: for a biopsy that is pattern 4 or 5 throughout against one that is not at all.
-        censoring: years of follow-up are uniform between these two, the same for everyone (administrative) ...
+        censoring: years of follow-up are uniform between these two, the same for everyone
+            (administrative) ...
         loss: ... unless lost earlier: mean of an exponential time in years.
     """
 
@@ -69,7 +74,7 @@ class Hazards:
         return np.array([getattr(self, name) for name in ENCODED])
 
     def log_hazard(self, encoded: Floats, image: Floats) -> Floats:
-        """Log hazard against the reference man for encoded covariates [N, 5] and image shares [N]."""
+        """Log hazard against the reference man, for encoded covariates [N, 5], image shares [N]."""
         reference = Covariates(age=65.0, psa=8.0, t_stage="T1c", primary=3, secondary=3).encode()
         return (encoded - reference) @ self.coefficients() + self.image * image
 
@@ -91,7 +96,8 @@ class GradedSlide:
     Attributes:
         slide_id: names it in errors.
         score: Gleason score of the slide's label.
-        patterns: index into PATTERNS per patch [N], UNLABELLED where no annotation covers the patch.
+        patterns: index into PATTERNS per patch [N], UNLABELLED where no annotation covers the
+            patch.
     """
 
     slide_id: str
@@ -150,12 +156,14 @@ def simulate(
     """
     if not slides:
         raise InsufficientData(
-            "no slide with cancer and annotated regions: outcomes can't be drawn; add such slides to the cohort"
+            "no slide with cancer and annotated regions: outcomes can't be drawn; add such slides "
+            "to the cohort"
         )
     for slide in slides:
         if not (slide.patterns != UNLABELLED).any():
             raise InsufficientData(
-                f"slide {slide.slide_id} has no labelled patch: its annotations cover none of the patches; check them"
+                f"slide {slide.slide_id} has no labelled patch: its annotations cover none of the "
+                "patches; check them"
             )
     random = np.random.default_rng(seed)
     chosen = random.integers(len(slides), size=patients)
@@ -186,7 +194,9 @@ def simulate(
 
 
 def _draw_covariates(score: GleasonScore, random: np.random.Generator) -> Covariates:
-    """Age, PSA and T stage given the grade: higher grades come with higher PSA and stage, as in any series of biopsies."""
+    """Age, PSA and T stage given the grade: higher grades come with higher PSA and stage, as in any
+    series of biopsies.
+    """
     group = score.grade_group
     age = np.clip(random.normal(66.0 + 0.8 * group, 6.5), 45.0, 85.0)
     psa = np.clip(np.exp(random.normal(np.log(6.0) + 0.18 * (group - 1), 0.55)), 0.8, 120.0)
@@ -206,7 +216,9 @@ def _draw_covariates(score: GleasonScore, random: np.random.Generator) -> Covari
 def _draw_bag(
     patterns: npt.NDArray[np.integer], size: int, random: np.random.Generator
 ) -> npt.NDArray[np.int64]:
-    """A part of the slide's labelled patches that holds more or less pattern 4 and 5 than the slide: needles miss and hit."""
+    """A part of the slide's labelled patches that holds more or less pattern 4 and 5 than the
+    slide: needles miss and hit.
+    """
     labelled = np.flatnonzero(patterns != UNLABELLED)
     leaning = random.uniform(-3.0, 3.0)
     weights = np.exp(leaning * np.isin(patterns[labelled], HIGH_GRADE))

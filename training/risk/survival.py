@@ -1,7 +1,8 @@
 """Proportional hazards: fitting by lifelines, predicting in NumPy, and how good a fit is.
 
-A fit is plain arrays: coefficients and a cumulative baseline hazard on a grid of years. Risk at t is 1 - exp(-H0(t) exp(x b)).
-This module knows times, events and columns of numbers, and not what they stand for.
+A fit is plain arrays: coefficients and a cumulative baseline hazard on a grid of years. Risk at t
+is 1 - exp(-H0(t) exp(x b)). This module knows times, events and columns of numbers, and not what
+they stand for.
 """
 
 from __future__ import annotations
@@ -54,15 +55,17 @@ def fit_cox(features: Floats, time: Floats, event: Booleans, *, spread: float) -
         features: [N, P]; the penalty treats columns as if each had unit variance.
         time: years, [N].
         event: whether the event ended it, [N].
-        spread: how large log hazard ratios per standard deviation are expected to be: the L2 penalty is that of a normal prior
-            with this standard deviation, which weighs less the more events there are.
+        spread: how large log hazard ratios per standard deviation are expected to be: the L2
+            penalty is that of a normal prior with this standard deviation, whose weight falls with
+            the number of events.
 
     Raises:
         InsufficientData: no event, no follow-up, or the likelihood has no maximum.
     """
     if not event.any():
         raise InsufficientData(
-            f"none of {len(time)} patients has an event: a hazard can't be fitted; add patients or follow-up"
+            f"none of {len(time)} patients has an event: a hazard can't be fitted; add patients or "
+            "follow-up"
         )
     table = pd.DataFrame(features, columns=[f"x{index}" for index in range(features.shape[1])])
     table["time"], table["event"] = time, event
@@ -75,7 +78,8 @@ def fit_cox(features: Floats, time: Floats, event: Booleans, *, spread: float) -
             fitter.fit(table, duration_col="time", event_col="event")
         except ConvergenceError as error:
             raise InsufficientData(
-                f"the hazards of {len(time)} patients with {event.sum()} events don't converge ({error})"
+                f"the hazards of {len(time)} patients with {event.sum()} events don't converge "
+                f"({error})"
             ) from error
     remarks = tuple(
         str(w.message)
@@ -101,7 +105,9 @@ def risk_curve(baseline: Floats, log_hazard: Floats | float) -> Floats:
 
 
 def concordance(time: Floats, event: Booleans, log_hazard: Floats) -> float:
-    """Harrell's C: share of comparable pairs in which the higher hazard has the earlier event; 0.5 is chance."""
+    """Harrell's C: share of comparable pairs in which the higher hazard has the earlier event; 0.5
+    is chance.
+    """
     return float(concordance_index(time, -log_hazard, event))
 
 
@@ -136,7 +142,9 @@ def calibration(
     groups: int = 5,
     true: Floats | None = None,
 ) -> list[CalibrationGroup]:
-    """Predicted beside observed (and true) risk at `years` in groups of equal size, from low to high prediction."""
+    """Predicted next to observed (and true) risk at `years` in groups of equal size, from low to
+    high prediction.
+    """
     order = np.argsort(predicted, kind="stable")
     return [
         CalibrationGroup(

@@ -1,0 +1,1 @@
+"""Slide models: patterns, grades, attention. Open `fit_slide.py` first."""

@@ -1,4 +1,6 @@
-"""Pictures of a slide model on held-out slides: confusion of patterns, grades slide by slide, where attention lies."""
+"""Pictures of a slide model on held-out slides: confusion of patterns, grades slide by slide, where
+attention is.
+"""
 
 from __future__ import annotations
 
@@ -66,7 +68,9 @@ def grades_figure(
     truth: Sequence[int],
     by_area: Sequence[int],
 ) -> bytes:
-    """PNG: the attention model's grade group probabilities of each slide [S, 6], its label and the grade by areas."""
+    """PNG: the attention model's grade group probabilities of each slide [S, 6], its label and the
+    grade by areas.
+    """
     figure = Figure(figsize=(7.5, 1.6 + 0.32 * len(names)), layout="constrained")
     axes = figure.add_subplot()
     image = axes.imshow(probabilities, cmap="Greys", vmin=0, vmax=1, aspect="auto")
@@ -85,7 +89,9 @@ def grades_figure(
 
 
 def attention_figure(slides: Sequence[tuple[LabelledSlide, SlidePrediction, float]]) -> bytes:
-    """PNG: annotated pattern, predicted pattern and attention over each slide, given with its patch spacing in level-0 pixels."""
+    """PNG: annotated pattern, predicted pattern and attention over each slide, given with its patch
+    spacing in level-0 pixels.
+    """
     figure = Figure(figsize=(9, 3.4 * len(slides)), layout="constrained")
     grid = figure.subplots(len(slides), 3, squeeze=False)
     for axes, (slide, found, side) in zip(grid, slides, strict=True):
@@ -101,12 +107,12 @@ def attention_figure(slides: Sequence[tuple[LabelledSlide, SlidePrediction, floa
         bar.set_ticks(range(UNLABELLED, len(PATTERNS)), labels=["unlabelled", *WORDS])
         bar = figure.colorbar(attended, ax=axes[2], shrink=0.8)
         bar.set_ticks([-4, -2, 0, 2, 4], labels=["1/16", "1/4", "1", "4", "16"])
-        for at, title in zip(
+        for panel, title in zip(
             axes,
             (f"{slide.name} ({slide.label}): annotated", "predicted", "attention (1: average)"),
             strict=True,
         ):
-            at.set_title(title, fontsize=9)
+            panel.set_title(title, fontsize=9)
     return png(figure)
 
 

@@ -1,13 +1,13 @@
 """OPEN FIRST. From a prepared cohort and an encoder to a slide model: `acinus fit-slide`.
 
     fit_slide(config)
-      load_labelled_slides       embed what is missing; patterns per patch from annotations, grade from labels
-      evaluate                   folds by case: what every slide gets from models that have not seen its case
+      load_labelled_slides       embed what is missing; patterns from annotations, grade from labels
+      evaluate                   what every slide gets from models that have not seen its case
       fit_parts                  pattern head and attention model on all slides
       save_slide_model, report.json, pictures
 
-Every metric of the report is of held-out slides (`held_out.py`). With few slides the slide-level metrics are rough, and
-the report gives their number.
+Every metric of the report is of held-out slides (`held_out.py`). With few slides the slide-level
+metrics are rough, and the report gives their number.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class FitSlideReport:
         failed: a sentence for each slide that could not be used.
         without_label: slides that the manifest gives no label.
         annotations: a sentence for each annotated slide: what its features label, and which do not.
-        remarks: what a reader should know of the figures.
+        remarks: what a reader should know of the metrics.
         figures: URIs of the pictures.
     """
 
@@ -139,8 +139,8 @@ def fit_slide(
     Raises:
         CohortError: nothing was prepared at `config.data`.
         SpecMismatch: the cohort was prepared for another encoder.
-        InsufficientData: fewer than two patterns are annotated, or fewer than two grade groups labelled;
-            names the slides that could not be used.
+        InsufficientData: fewer than two patterns are annotated, or fewer than two grade groups
+            labelled; names the slides that could not be used.
     """
     encoder = load_encoder(config.encoder)
     spec = cohort_spec(config.data)

@@ -1,13 +1,15 @@
-"""From tissue patterns to a grade: area shares -> primary and secondary pattern, Gleason score, ISUP grade group.
+"""From tissue patterns to a grade: area shares -> primary and secondary pattern, Gleason score,
+ISUP grade group.
 
-The rules are those for needle biopsies: the primary pattern is the most extensive one, the secondary pattern is the *highest*
-of the remaining ones (not the second most extensive, and no tertiary pattern is reported): ISUP 2005 (Epstein et al., Am J Surg
-Pathol 29:1228), kept by ISUP 2014 (Epstein et al., Am J Surg Pathol 40:244, practical rules in 41:e1) and ISUP 2019 (van Leenders
-et al., Am J Surg Pathol 44:e87). Grade groups 1-5 and the percentage of pattern 4 are those of ISUP 2014. A single pattern is
-doubled: 4+4.
+The rules are those for needle biopsies: the primary pattern is the most extensive one, the
+secondary pattern is the *highest* of the remaining ones (not the second most extensive, and no
+tertiary pattern is reported): ISUP 2005 (Epstein et al., Am J Surg Pathol 29:1228), kept by ISUP
+2014 (Epstein et al., Am J Surg Pathol 40:244, practical rules in 41:e1) and ISUP 2019 (van Leenders
+et al., Am J Surg Pathol 44:e87). Grade groups 1-5 and the percentage of pattern 4 are those of ISUP
+2014. A single pattern is doubled: 4+4.
 
-This module sees areas, not pixels: it does not know how a pattern was recognised, and it cannot see cribriform or intraductal
-growth.
+This module sees areas, not pixels: it does not know how a pattern was recognised, and it cannot see
+cribriform or intraductal growth.
 """
 
 from __future__ import annotations
@@ -43,7 +45,8 @@ class GleasonScore:
         for name, pattern in (("primary", self.primary), ("secondary", self.secondary)):
             if pattern not in (3, 4, 5):
                 raise ValueError(
-                    f"{name} Gleason pattern {pattern!r}: biopsies are graded with patterns 3, 4 and 5"
+                    f"{name} Gleason pattern {pattern!r}: biopsies are graded with patterns 3, 4 "
+                    "and 5"
                 )
 
     @property
@@ -74,7 +77,8 @@ def parse_label(label: str) -> GleasonScore | None:
         return None
     if (match := _GLEASON.match(label)) is None:
         raise ValueError(
-            f"slide label {label!r} is not understood; write benign, or primary+secondary such as 3+4"
+            f"slide label {label!r} is not understood; write benign, or primary+secondary such as "
+            "3+4"
         )
     score = GleasonScore(int(match[1]), int(match[2]))
     if match[3] is not None and int(match[3]) != score.total:
@@ -94,12 +98,15 @@ def grade_group(label: str) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class GradingRules:
-    """What counts as present. A classifier is wrong on some patches; a pathologist is not wrong in this way.
+    """What counts as present. A classifier is wrong on some patches; a pathologist is not wrong in
+    this way.
 
     Attributes:
-        min_tumour_share: below this share of the tissue, tumour patches count as noise and the slide as benign.
-        min_pattern_share: a pattern is present if it holds at least this share of the tumour. 5 % is the limit that is used
-            for a minor pattern (Epstein et al. 2017). A pathologist counts a biopsy's higher pattern at any amount.
+        min_tumour_share: below this share of the tissue, tumour patches count as noise and the
+            slide as benign.
+        min_pattern_share: a pattern is present if it holds at least this share of the tumour. 5 %
+            is the limit that is used for a minor pattern (Epstein et al. 2017). A pathologist
+            counts a biopsy's higher pattern at any amount.
     """
 
     min_tumour_share: float = 0.02
@@ -152,9 +159,11 @@ class Grading:
 def area_shares(
     probabilities: npt.NDArray[np.floating], areas: npt.NDArray[np.floating] | None = None
 ) -> npt.NDArray[np.float64]:
-    """Share of the tissue per pattern: each patch [N, 4] counts wholly for its most probable pattern.
+    """Share of the tissue per pattern: each patch [N, 4] counts wholly for its most probable
+    pattern.
 
-    Whole patches, since mean probabilities give every benign slide the classifier's doubt as tumour.
+    Whole patches, since mean probabilities give every benign slide the classifier's doubt as
+    tumour.
 
     Args:
         probabilities: of PATTERNS per patch.
@@ -166,7 +175,8 @@ def area_shares(
         or len(probabilities) == 0
     ):
         raise ValueError(
-            f"patch probabilities have shape {probabilities.shape}; expected [N >= 1, {len(PATTERNS)}]"
+            f"patch probabilities have shape {probabilities.shape}; expected [N >= 1, "
+            f"{len(PATTERNS)}]"
         )
     totals = np.bincount(probabilities.argmax(axis=1), weights=areas, minlength=len(PATTERNS))
     return totals / totals.sum()
@@ -177,13 +187,15 @@ def corrected_shares(
 ) -> npt.NDArray[np.float64]:
     """The area shares under which a classifier with these error rates would have counted `shares`.
 
-    A classifier that calls a tenth of benign tissue tumour finds tumour on every benign slide; counting its known errors back is
-    the adjusted count of Forman (Data Min Knowl Discov 2008;17:164), here by least squares over shares that are possible. A
-    light pull towards the plain count decides where the error rates leave the answer open.
+    A classifier that calls a tenth of benign tissue tumour finds tumour on every benign slide;
+    counting its known errors back is the adjusted count of Forman (Data Min Knowl Discov
+    2008;17:164), here by least squares over shares that are possible. A light pull towards the
+    plain count decides where the error rates leave the answer open.
 
     Args:
         shares: plain area shares [4].
-        confusion: [4, 4], row: true pattern, column: the share of it that is called each pattern; rows sum to 1.
+        confusion: [4, 4], row: true pattern, column: the share of it that is called each pattern;
+            rows sum to 1.
     """
     together = np.vstack(
         [confusion.T, _PULL * np.eye(len(PATTERNS)), np.full((1, len(PATTERNS)), _SUM)]
@@ -194,7 +206,9 @@ def corrected_shares(
 
 _PULL = 0.1
 _SUM = 10.0
-"""Weights of the pull towards the plain count and of the shares' sum, against 1 for each pattern's share."""
+"""Weights of the pull towards the plain count and of the shares' sum, against 1 for each pattern's
+share.
+"""
 
 
 def grade(shares: npt.NDArray[np.floating], rules: GradingRules = DEFAULT_RULES) -> Grading:
@@ -238,11 +252,13 @@ def grade(shares: npt.NDArray[np.floating], rules: GradingRules = DEFAULT_RULES)
 def choose_rules(
     shares: Sequence[npt.NDArray[np.floating]], grade_groups: Sequence[int]
 ) -> GradingRules:
-    """The rules under which the areas of held-out slides agree best with their labels (quadratic weighted kappa).
+    """The rules under which the areas of held-out slides agree best with their labels (quadratic
+    weighted kappa).
 
-    How much tumour a classifier sees on benign tissue decides how much of it means anything. Of equally good rules the lowest
-    thresholds win, and none goes beyond 10 % of the tissue or 20 % of the tumour: a classifier that needs more is to be improved,
-    and not to be quietened by missing small cancers.
+    How much tumour a classifier sees on benign tissue decides how much of it means anything. Of
+    equally good rules the lowest thresholds win, and none goes beyond 10 % of the tissue or 20 % of
+    the tumour: a classifier that needs more is to be improved, and not to be quietened by missing
+    small cancers.
 
     Args:
         shares: area shares [4] of each slide, from a classifier that has not seen it.
@@ -262,7 +278,9 @@ def choose_rules(
 
 
 def agreement(truth: Sequence[int], predicted: Sequence[int]) -> float:
-    """Quadratic weighted kappa of grade groups: 1 is perfect, 0 is chance; 0 too where all are the same."""
+    """Quadratic weighted kappa of grade groups: 1 is perfect, 0 is chance; 0 too where all are the
+    same.
+    """
     table = np.zeros((len(GRADE_GROUPS), len(GRADE_GROUPS)))
     np.add.at(table, (np.asarray(truth), np.asarray(predicted)), 1.0)
     distance = np.subtract.outer(np.arange(len(GRADE_GROUPS)), np.arange(len(GRADE_GROUPS))) ** 2

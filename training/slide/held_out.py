@@ -1,4 +1,6 @@
-"""How good a slide model is on slides of cases that it has not seen: cross-validation by case, grading rules and scores."""
+"""How good a slide model is on slides of cases that it has not seen: cross-validation by case,
+grading rules and scores.
+"""
 
 from __future__ import annotations
 
@@ -61,8 +63,10 @@ class HeldOutSlide:
         attention_grade_group: by the attention model.
         grade_group_probabilities: of the attention model, [6].
         cancer_probability: of the attention model.
-        shares: area shares of PATTERNS, [4], corrected for the head's errors on the other held-out slides.
-        attention_lift: how much more attention a tumour patch gets than an average one; None without annotated tumour.
+        shares: area shares of PATTERNS, [4], corrected for the head's errors on the other held-out
+            slides.
+        attention_lift: how much more attention a tumour patch gets than an average one; None
+            without annotated tumour.
     """
 
     name: str
@@ -81,8 +85,8 @@ class PatchScore:
     """How well the pattern head names held-out patches.
 
     Attributes:
-        patches: labelled patches.
-        slides: they are of so many slides.
+        patches: number of labelled patches.
+        slides: number of slides that they are of.
         balanced_accuracy: mean recall of the patterns present; `chance` is what guessing reaches.
         chance: 1 / number of patterns present.
         confusion: counts, rows are the annotated pattern, columns the predicted, both as PATTERNS.
@@ -100,10 +104,13 @@ class SlideScore:
     """How well whole held-out slides are graded.
 
     Attributes:
-        slides: so many slides.
-        attention_kappa: quadratic weighted kappa of the attention model's grade group; None below MIN_SLIDES.
-        area_kappa: the same of the grade by areas; optimistic, since the rules were chosen on these slides.
-        cancer_auc: area under the ROC curve of the cancer probability; None if all slides are benign or none is.
+        slides: number of slides.
+        attention_kappa: quadratic weighted kappa of the attention model's grade group; None below
+            MIN_SLIDES.
+        area_kappa: the same of the grade by areas; optimistic, since the rules were chosen on these
+            slides.
+        cancer_auc: area under the ROC curve of the cancer probability; None if all slides are
+            benign or none is.
     """
 
     slides: int
@@ -138,7 +145,8 @@ class HeldOut:
 def evaluate(slides: Sequence[LabelledSlide], config: FitConfig, *, folds: int) -> HeldOut:
     """Cross-validate by case, choose the grading rules, and score.
 
-    The rules are chosen on the same held-out slides that the area grade is then scored on: that one metric is optimistic.
+    The rules are chosen on the same held-out slides that the area grade is then scored on: that one
+    metric is optimistic.
 
     Args:
         slides: with labels.
@@ -172,7 +180,8 @@ def fit_parts(
     """Pattern head and attention model of a slide model.
 
     Raises:
-        InsufficientData: fewer than two patterns are annotated, or fewer than two grade groups labelled.
+        InsufficientData: fewer than two patterns are annotated, or fewer than two grade groups
+            labelled.
     """
     bags = [slide.bag.embeddings for slide in slides]
     head = fit_pattern_head(
@@ -208,7 +217,8 @@ def cross_validate(
         predictions |= {k: model.predict(slides[k].bag.embeddings) for k in fold}
     if len(predictions) < 30:
         remarks.append(
-            f"Slide-level metrics are of {len(predictions)} held-out slides: read them as anecdotes."
+            f"Slide-level metrics are of {len(predictions)} held-out slides: read them as "
+            "anecdotes."
         )
     return dict(sorted(predictions.items())), remarks
 
@@ -216,18 +226,22 @@ def cross_validate(
 def held_out_shares(
     predictions: Mapping[int, SlidePrediction], counts: Mapping[int, npt.NDArray[np.int64]]
 ) -> dict[int, npt.NDArray[np.float64]]:
-    """Area shares of each slide, corrected by the errors on the other slides: its own annotations have no say in its grade."""
+    """Area shares of each slide, corrected by the errors on the other slides: its own annotations
+    do not affect its grade.
+    """
     return {
         k: corrected_shares(
             area_shares(found.patch_probabilities),
-            error_rates(counts[at] for at in counts if at != k),
+            error_rates(counts[other] for other in counts if other != k),
         )
         for k, found in predictions.items()
     }
 
 
 def folds_by_case(slides: Sequence[LabelledSlide], folds: int) -> list[list[int]]:
-    """Indices of slides, a case in one fold only; cases are dealt in the order of their grade, so that folds are alike."""
+    """Indices of slides, a case in one fold only; cases are assigned in turn in the order of their
+    grade, so that folds are alike.
+    """
     highest: dict[str, int] = {}
     for slide in slides:
         highest[slide.case] = max(highest.get(slide.case, 0), slide.grade_group)
@@ -252,7 +266,9 @@ def confusion_of(
 
 
 def error_rates(counts: Iterable[npt.NDArray[np.int64]]) -> npt.NDArray[np.float64]:
-    """Confusion with rows that sum to 1; ten patches named right are added to each row, so that few errors do not weigh much."""
+    """Confusion with rows that sum to 1; ten patches named right are added to each row, so that few
+    errors have little weight.
+    """
     smoothed = sum(counts, 10.0 * np.eye(len(PATTERNS)))
     return np.asarray(smoothed / smoothed.sum(axis=1, keepdims=True))
 

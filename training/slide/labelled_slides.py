@@ -1,7 +1,9 @@
-"""A prepared cohort as learning needs it: each slide's bag of embeddings with its grade and the pattern of each patch.
+"""A prepared cohort as learning needs it: each slide's bag of embeddings with its grade and the
+pattern of each patch.
 
-Every slide is attempted, and what fails is recorded: a bad annotation must not end a fit, and must not pass in silence. All bags
-are held in memory, 4 bytes a number: 100 slides of 5,000 patches with 768 numbers each take 1.5 GB.
+Every slide is attempted, and what fails is recorded: a bad annotation must not end a fit, and must
+not pass in silence. All bags are held in memory, 4 bytes a number: 100 slides of 5,000 patches with
+768 numbers each take 1.5 GB.
 """
 
 from __future__ import annotations
@@ -43,7 +45,9 @@ Progress = Callable[[int, int], None]
 
 
 MIN_SHARE = 0.5
-"""Share of the regions' area with patches below which a report says so: they may not be on the tissue."""
+"""Share of the regions' area with patches below which a report says so: they may not be on the
+tissue.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +77,8 @@ class AnnotationUse:
         regions = f"{self.regions} region{'' if self.regions == 1 else 's'}"
         unused = f"; not used: {self.unused}" if self.unused else ""
         return (
-            f"slide {self.slide}: {regions} label{'s' if self.regions == 1 else ''} {self.patches} patches, "
+            f"slide {self.slide}: {regions} label{'s' if self.regions == 1 else ''} {self.patches} "
+            "patches, "
             f"{self.share:.0%} of their area has patches{unused}"
         )
 
@@ -86,8 +91,9 @@ class LabelledSlide:
         name: file name, for people.
         case: pseudonymous group id.
         score: Gleason score by the slide's label; None if benign.
-        bag: embeddings and places of its N patches.
-        patterns: index into PATTERNS of each patch by annotation, UNLABELLED where none covers it, int8 [N].
+        bag: embeddings and positions of its N patches.
+        patterns: index into PATTERNS of each patch by annotation, UNLABELLED where none covers it,
+            int8 [N].
         annotation: what became of its annotations, None if it has none.
     """
 
@@ -202,7 +208,8 @@ def load_labelled_slides(
         on_shard(done, total)
     if not slides:
         raise InsufficientData(
-            f"{data} has no usable labelled slide: {'; '.join(failed) or 'none has a label'}; see the manifest"
+            f"{data} has no usable labelled slide: {'; '.join(failed) or 'none has a label'}; see "
+            "the manifest"
         )
     used = shards.filter(
         pc.is_in(shards["slide_id"], pa.array([slide.bag.slide_id for slide in slides]))
@@ -278,6 +285,6 @@ def _load(
 def _labels_digest(slides: list[LabelledSlide]) -> str:
     """SHA-256 over grade and patch patterns of every slide, whatever their order."""
     digest = hashlib.sha256()
-    for slide in sorted(slides, key=lambda at: at.bag.slide_id):
+    for slide in sorted(slides, key=lambda labelled: labelled.bag.slide_id):
         digest.update(f"{slide.bag.slide_id} {slide.label} ".encode() + slide.patterns.tobytes())
     return digest.hexdigest()

@@ -1,8 +1,9 @@
 """Which pattern a patch shows: a linear softmax head on its embedding.
 
-Standardisation is folded into the weights, so that the head is one matrix product in NumPy: what serving runs is what was fitted.
-Classes are weighted to count equally: probabilities answer "which pattern", under equal prevalence, and are not calibrated to the
-prevalence in any clinic. This module does not know where embeddings or labels come from.
+Standardisation is folded into the weights, so that the head is one matrix product in NumPy: what
+serving runs is what was fitted. Classes are weighted to count equally: probabilities answer "which
+pattern", under equal prevalence, and are not calibrated to the prevalence in any clinic. This
+module does not know where embeddings or labels come from.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from training.errors import InsufficientData
 from training.threads import threads_for
 
 _NEVER = -1e4
-"""Logit of a pattern that no training patch showed: its probability is exactly 0 in float32, and all arithmetic stays finite."""
+"""Logit of a pattern that no training patch showed: its probability is exactly 0 in float32, and
+all arithmetic stays finite.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,13 +56,15 @@ def fit_pattern_head(
     penalty: float = 30.0,
     iterations: int = 2000,
 ) -> PatternHead:
-    """Fit by class-balanced cross-entropy with an L2 penalty (L-BFGS over all patches at once: no seed, no order).
+    """Fit by class-balanced cross-entropy with an L2 penalty (L-BFGS over all patches at once: no
+    seed, no order).
 
     Args:
         embeddings: [N, D].
         labels: index into PATTERNS per patch; UNLABELLED patches are left out.
-        penalty: strength of the L2 penalty on weights of standardised features (1 / C of scikit-learn).
-        iterations: at most so many steps.
+        penalty: strength of the L2 penalty on weights of standardised features (1 / C of
+            scikit-learn).
+        iterations: maximum of steps.
 
     Raises:
         InsufficientData: fewer than two patterns are labelled.
@@ -70,7 +75,8 @@ def fit_pattern_head(
     if len(present) < 2:
         names = [PATTERNS[index] for index in present]
         raise InsufficientData(
-            f"{len(targets)} labelled patches show {names or 'nothing'}: two patterns are needed; annotate more regions"
+            f"{len(targets)} labelled patches show {names or 'nothing'}: two patterns are needed; "
+            "annotate more regions"
         )
     mean, scale = features.mean(axis=0), features.std(axis=0)
     scale = np.where(scale > 1e-8, scale, 1.0)

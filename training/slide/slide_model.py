@@ -1,11 +1,15 @@
-"""What a slide shows as a whole: the pattern head on every patch, and gated attention over the bag of embeddings.
+"""What a slide shows as a whole: the pattern head on every patch, and gated attention over the bag
+of embeddings.
 
-Two readings of one slide that check each other. The pattern head's areas give the grade by the pathologist's rules
-(`training.slide.gleason`); attention (Ilse, Tomczak & Welling, ICML 2018) learns the grade group from slide labels alone and says which
-patches it looked at. Grade groups are ordered, so the prediction is ordinal: one score and five increasing thresholds,
-P(group > k) = sigmoid(score - threshold_k): one row of weights where a softmax would need six, which a dozen slides can't fill.
+Two readings of one slide that check each other. The pattern head's areas give the grade by the
+pathologist's rules (`training.slide.gleason`); attention (Ilse, Tomczak & Welling, ICML 2018)
+learns the grade group from slide labels alone and says which patches it looked at. Grade groups are
+ordered, so the prediction is ordinal: one score and five increasing thresholds, P(group > k) =
+sigmoid(score - threshold_k): one row of weights where a softmax would need six, which a dozen
+slides can't fill.
 
-A bag is a set: neither the order of its patches nor where they lay matters. This module does not know what an encoder is.
+A bag is a set: neither the order of its patches nor where they were matters. This module does not
+know what an encoder is.
 """
 
 from __future__ import annotations
@@ -59,7 +63,9 @@ class SlidePrediction:
 
     @property
     def grade_group(self) -> int:
-        """The median of the prediction: of an ordinal one, the most probable group would jump between the ends."""
+        """The median of the prediction: of an ordinal one, the most probable group would jump
+        between the ends.
+        """
         return int((self.grade_group_probabilities.cumsum() < 0.5).sum())
 
 
@@ -72,7 +78,7 @@ class AttentionConfig:
         attention: width of the gate.
         dropout: of patch features while fitting.
         epochs: passes over all slides; every pass is one step on all of them together.
-        patches_per_step: at most so many random patches of a slide in a step.
+        patches_per_step: maximum of random patches of a slide in a step.
         learning_rate: of AdamW, with cosine decay to 0.
         weight_decay: of AdamW.
     """
@@ -96,7 +102,9 @@ DEFAULT_ATTENTION: Final = AttentionConfig()
 
 
 class GatedAttention(nn.Module):
-    """Bag of embeddings [N, D] -> attention [N], slide embedding [2 * hidden], logits of P(grade group > k) [5]."""
+    """Bag of embeddings [N, D] -> attention [N], slide embedding [2 * hidden], logits of P(grade
+    group > k) [5].
+    """
 
     mean: torch.Tensor
     scale: torch.Tensor
@@ -132,7 +140,8 @@ class GatedAttention(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Attention [N], slide embedding and logits of one bag.
 
-        The embedding holds the attended mean (what the tumour is like) beside the plain mean (how much of it there is).
+        The embedding holds the attended mean (what the tumour is like) next to the plain mean (how
+        much of it there is).
         """
         attention = torch.softmax(energy, dim=0)
         attended = attention @ hidden
@@ -158,7 +167,8 @@ def fit_attention(
     *,
     seed: int = 0,
 ) -> GatedAttention:
-    """Fit on whole slides: class-balanced ordinal likelihood. Same bags, config and seed: same weights, on the CPU.
+    """Fit on whole slides: class-balanced ordinal likelihood. Same bags, config and seed: same
+    weights, on the CPU.
 
     Args:
         bags: embeddings [N, D] of each slide.
@@ -172,7 +182,8 @@ def fit_attention(
     targets = torch.tensor(list(grade_groups))
     if len(set(grade_groups)) < 2:
         raise InsufficientData(
-            f"{len(bags)} slides have grade groups {sorted(set(grade_groups))}: two different grade "
+            f"{len(bags)} slides have grade groups {sorted(set(grade_groups))}: two different "
+            "grade "
             "groups are needed; add slides"
         )
     counts = torch.bincount(targets, minlength=len(GRADE_GROUPS)).float()
@@ -224,9 +235,11 @@ class SlideModel:
     Attributes:
         head: patch -> PATTERNS.
         attention: bag -> slide.
-        confusion: of the head on held-out patches, [4, 4], rows of the true pattern sum to 1; areas are corrected by it.
+        confusion: of the head on held-out patches, [4, 4], rows of the true pattern sum to 1; areas
+            are corrected by it.
         rules: what counts as present where areas are graded, chosen on held-out slides.
-        card: see `training.cards`: encoder_hash, spec, seed, versions, data, metrics; hash once it is saved.
+        card: see `training.cards`: encoder_hash, spec, seed, versions, data, metrics; hash once it
+            is saved.
     """
 
     head: PatternHead
@@ -261,7 +274,8 @@ class SlideModel:
             )
         if len(bag) == 0 or not np.isfinite(bag).all():
             raise ValueError(
-                f"a bag of {len(bag)} embeddings: it must hold one or more, all finite; embed the slide again"
+                f"a bag of {len(bag)} embeddings: it must hold one or more, all finite; embed the "
+                "slide again"
             )
         embeddings = np.ascontiguousarray(bag, np.float32)
         with torch.inference_mode():
@@ -276,7 +290,9 @@ class SlideModel:
         )
 
     def grade(self, prediction: SlidePrediction) -> Grading:
-        """The grade by the areas of the patches' patterns, corrected for the head's errors, under the model's own rules."""
+        """The grade by the areas of the patches' patterns, corrected for the head's errors, under
+        the model's own rules.
+        """
         return grade(
             corrected_shares(area_shares(prediction.patch_probabilities), self.confusion),
             self.rules,

@@ -1,4 +1,6 @@
-"""The DINO head: an MLP to a narrow bottleneck on the unit sphere, compared with learned prototypes."""
+"""The DINO head: an MLP to a narrow bottleneck on the unit sphere, compared with learned
+prototypes.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ class HeadConfig:
 
     Attributes:
         hidden: width of the two hidden layers.
-        bottleneck: width of the sphere on which prototypes lie.
+        bottleneck: width of the sphere that prototypes are on.
         prototypes: number of outputs; 65,536 in DINOv2, about 1,000 for a small cohort.
     """
 

@@ -1,7 +1,7 @@
 """One step of self-supervised training, without Ray: patches in, weights changed, metrics out.
 
-`DinoLearner` holds everything that a step reads or changes, so its state is all that a checkpoint needs besides the position in the
-data. A step depends on that state and on its patches alone.
+`DinoLearner` holds everything that a step reads or changes, so its state is all that a checkpoint
+needs besides the position in the data. A step depends on that state and on its patches alone.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from training.pretrain.method import LearnerConfig, Method, State
 
 
 class DinoLearner:
-    """Student, teacher, optimiser, loss and randomness of one worker (`training.pretrain.method.Learner`)."""
+    """Student, teacher, optimiser, loss and randomness of one worker
+    (`training.pretrain.method.Learner`).
+    """
 
     def __init__(self, config: LearnerConfig) -> None:
         """Start at step 0."""
@@ -106,7 +108,9 @@ class DinoLearner:
         return {"generator": self.generator.get_state(), "torch": torch.get_rng_state()}
 
     def load(self, shared: State, own: State | None) -> None:
-        """Continue from states; a worker that has no own state (there were fewer workers then) starts its generators anew."""
+        """Continue from states; a worker that has no own state (there were fewer workers then)
+        starts its generators anew.
+        """
         self.step_number = shared["step"]
         self.pair.load_state_dict(shared["pair"])
         self.optimiser.load_state_dict(shared["optimiser"])
@@ -135,7 +139,8 @@ def _encoder_weights(shared: State) -> State:
 
 
 DINO: Final = Method(
-    description="DINO: student and EMA teacher, multi-crop, stain jitter, KoLeo; the teacher is exported",
+    description="DINO: student and EMA teacher, multi-crop, stain jitter, KoLeo; "
+    "the teacher is exported",
     learner=DinoLearner,
     losses={"dino": "DINO loss", "koleo": "KoLeo (lower: embeddings further apart)"},
     encoder_weights=_encoder_weights,

@@ -1,6 +1,8 @@
-"""Two copies of encoder and head: the student learns by gradient, the teacher is the student's moving average.
+"""Two copies of encoder and head: the student learns by gradient, the teacher is the student's
+moving average.
 
-Only the student sees gradients and is wrapped for data-parallel training. The teacher is what is exported.
+Only the student sees gradients and is wrapped for data-parallel training. The teacher is what is
+exported.
 """
 
 from __future__ import annotations
@@ -16,7 +18,9 @@ from training.pretrain.dino.head import DinoHead, HeadConfig
 
 
 class EncoderWithHead(nn.Module):
-    """Encoder and DINO head as one module, so that one call sees all views (which data-parallel training needs)."""
+    """Encoder and DINO head as one module, so that one call sees all views (which data-parallel
+    training needs).
+    """
 
     def __init__(self, network: ViTConfig, head: HeadConfig) -> None:
         super().__init__()
@@ -24,7 +28,7 @@ class EncoderWithHead(nn.Module):
         self.head = DinoHead(network.dim, head)
 
     def forward(self, crops: Crops) -> tuple[Tensor, Tensor]:
-        """Scores [V, N, K] of all views, global ones first, and class tokens [G, N, dim] of those."""
+        """Scores [V, N, K] of all views, global ones first; class tokens [G, N, dim] of those."""
         kinds = [kind for kind in (crops.global_views, crops.local_views) if len(kind)]
         cls = [
             self.encoder.class_tokens(kind.flatten(0, 1)).view(*kind.shape[:2], -1)
@@ -43,7 +47,9 @@ class StudentTeacher(nn.Module):
 
     @torch.no_grad()
     def ema_update(self, momentum: float) -> None:
-        """Move the teacher towards the student: teacher = momentum * teacher + (1 - momentum) * student."""
+        """Move the teacher towards the student: teacher = momentum * teacher + (1 - momentum) *
+        student.
+        """
         teacher = [value.detach() for value in self.teacher.parameters()]
         student = [value.detach() for value in self.student.parameters()]
         torch._foreach_lerp_(teacher, student, 1.0 - momentum)

@@ -1,8 +1,10 @@
-"""DINO: the student's view of one crop must match the teacher's view of another (Caron et al. 2021, Oquab et al. 2023).
+"""DINO: the student's view of one crop must match the teacher's view of another (Caron et al. 2021,
+Oquab et al. 2023).
 
-The teacher's targets are kept from collapsing in one of two ways: Sinkhorn-Knopp balances the use of prototypes within the
-batch and keeps no state; centring subtracts a running mean of the teacher's logits, which is state (`Centre`) for checkpoints.
-Both see the batch of ALL workers, so targets do not depend on how the batch is cut.
+The teacher's targets are kept from collapsing in one of two ways: Sinkhorn-Knopp balances the use
+of prototypes within the batch and keeps no state; centring subtracts a running mean of the
+teacher's logits, which is state (`Centre`) for checkpoints. Both see the batch of ALL workers, so
+targets do not depend on how the batch is cut.
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ def _sum_over_workers(value: Tensor) -> Tensor:
 
 @torch.no_grad()
 def sinkhorn_knopp(logits: Tensor, temperature: float, iterations: int = 3) -> Tensor:
-    """Teacher targets [N, K] from cosines [N, K]: rows sum to 1, and prototypes are used equally over all workers' rows."""
+    """Teacher targets [N, K] from cosines [N, K]: rows sum to 1, and prototypes are used equally
+    over all workers' rows.
+    """
     scores = logits.float() / temperature
     peak = scores.max()
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
@@ -48,7 +52,7 @@ class Centre(nn.Module):
 
     @torch.no_grad()
     def forward(self, logits: Tensor, temperature: float) -> Tensor:
-        """Teacher targets [N, K] around the mean so far; then the mean moves towards this batch's."""
+        """Teacher targets [N, K] around the mean so far, which then moves towards this batch's."""
         targets = F.softmax((logits.float() - self.mean) / temperature, dim=-1)
         total = _sum_over_workers(logits.float().sum(dim=0, keepdim=True))
         rows = _sum_over_workers(torch.tensor(float(len(logits)), device=logits.device))
@@ -57,10 +61,12 @@ class Centre(nn.Module):
 
 
 def dino_loss(student: Tensor, targets: Tensor, temperature: float = 0.1) -> Tensor:
-    """Mean cross-entropy between every student view and every teacher view of the same patch, save a view with itself.
+    """Mean cross-entropy between every student view and every teacher view of the same patch,
+    except a view with itself.
 
     Args:
-        student: logits [S, N, K] of S views of N patches; the first T views are those that the teacher sees too.
+        student: logits [S, N, K] of S views of N patches; the first T views are those that the
+            teacher sees too.
         targets: teacher's probabilities [T, N, K].
         temperature: of the student's softmax.
     """
