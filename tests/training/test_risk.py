@@ -25,6 +25,7 @@ from training.risk.risk_model import (
 
 CONFIG = replace(DEFAULT_RISK, components=2, replicas=12)
 MAN = Covariates(age=66, psa=8.0, t_stage="T2a", primary=3, secondary=4)
+CARD = {"simulated_outcomes": True, "encoder_hash": "e" * 64, "slide_model_hash": "s" * 64}
 
 
 def registry(
@@ -58,9 +59,7 @@ def registry(
 @pytest.fixture(scope="module")
 def model() -> RiskModel:
     embeddings, men, time, event, _ = registry(0)
-    return fit_risk_model(
-        embeddings, men, time, event, card={"simulated_outcomes": True}, config=CONFIG
-    )
+    return fit_risk_model(embeddings, men, time, event, card=CARD, config=CONFIG)
 
 
 def test_risk_is_that_of_the_formula(model: RiskModel) -> None:
