@@ -122,6 +122,7 @@ def test_what_asserts(body: str, asserts: bool) -> None:
         ("for one in NAMES: assert one", []),
         ("for one in EMPTY: assert one", ["EMPTY"]),
         ("for one in TABLE.items(): assert one", []),
+        ("for one in TABLE[name].items(): assert one", []),
         ("for one in files(): act(one)\n    assert one", []),
     ],
 )

@@ -148,7 +148,6 @@ def test_no_file_names_a_path_of_somebodys_machine() -> None:
     assert [(name, found[0]) for name, text in texts() if (found := folder.search(text))] == []
 
 
-@LATER
 @pytest.mark.parametrize("room", ROOMS)
 def test_a_room_has_one_file_to_open_first(room: str) -> None:
     found = [name for name, docstring in modules(room) if docstring.startswith("OPEN FIRST")]

@@ -169,6 +169,8 @@ def _is_filled(node: ast.expr, values: Mapping[str, ast.expr]) -> bool:
             filled = any(_is_filled(one, values) for one in given)
         case ast.Call(func=ast.Attribute(value=value, attr="items" | "values" | "keys")):
             filled = _is_filled(value, values)
+        case ast.Subscript(value=value):
+            filled = _is_filled(value, values)
         case ast.Call(func=ast.Attribute(attr="array_split")):
             filled = True
         case ast.IfExp(body=body, orelse=other):
