@@ -44,7 +44,7 @@ NAME = b"Doe^Jane"
 def levels_of(path: Path) -> list[NDArray[np.uint8]]:
     """All pixels of every level, uint8 [H, W, 3]."""
     with open_slide(str(path)) as slide:
-        return [slide.read_region(Point(0, 0), at.index, at.size) for at in slide.levels]
+        return [slide.read_region(Point(0, 0), level.index, level.size) for level in slide.levels]
 
 
 def content(path: Path) -> bytes:
@@ -52,7 +52,7 @@ def content(path: Path) -> bytes:
     return (
         path.read_bytes()
         if path.is_file()
-        else b"".join(at.read_bytes() for at in sorted(path.iterdir()))
+        else b"".join(file.read_bytes() for file in sorted(path.iterdir()))
     )
 
 
@@ -95,7 +95,9 @@ def test_pixels_and_scale_of_every_format_stay(
     with open_slide(str(source)) as before, open_slide(str(copy)) as after:
         for fact in ("vendor", "recorded_mpp", "objective", "levels", "icc"):
             assert getattr(before, fact) == getattr(after, fact)
-    readable, file = (at if at.is_file() else sorted(at.iterdir())[0] for at in (source, copy))
+    readable, file = (
+        path if path.is_file() else sorted(path.iterdir())[0] for path in (source, copy)
+    )
     assert readable.stat().st_size == file.stat().st_size
     if name != "dicom-jpegls" and openslide.OpenSlide.detect_format(
         readable

@@ -437,7 +437,7 @@ def test_the_readme_names_every_format() -> None:
     assert all(any(name in row.name for row in formats.FORMATS) for name in names)
 
 
-def test_the_scanned_area_of_a_mirax_slide_is_told(tmp_path: Path) -> None:
+def test_the_scanned_area_of_a_mirax_slide_is_reported(tmp_path: Path) -> None:
     """QuPath crops to it, and exports annotations relative to its corner."""
     area = Rectangle(Point(128, 256), Size(384, 256))
     vendor_slides.write_mirax(tmp_path / "part.mrxs", picture(), scanned=area)

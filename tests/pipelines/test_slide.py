@@ -180,7 +180,7 @@ def test_damaged_tile_is_loud(generated_slide: Path, tmp_path: Path) -> None:
         slide.read_region(Point(0, 0), 0, slide.size)
 
 
-def test_what_is_no_slide(tmp_path: Path) -> None:
+def test_absent_text_and_grey_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SlideNotFound):
         open_slide(str(tmp_path / "absent.svs"))
     text = tmp_path / "notes.svs"
@@ -229,14 +229,14 @@ def test_levels_count_from_zero(name: str, small_slide: Callable[[str], Path]) -
         ("/dev/zero", "is not a file"),
     ],
 )
-def test_what_names_no_slide(path: str, cause: str) -> None:
+def test_a_path_that_names_no_slide_is_refused(path: str, cause: str) -> None:
     """An empty path is not the working directory."""
     with pytest.raises(SlideNotFound, match=cause):
         open_slide(path)
 
 
 @pytest.mark.parametrize("kind", ["pipe", "loop", "dangling"])
-def test_what_is_no_file_is_refused_at_once(kind: str, tmp_path: Path) -> None:
+def test_pipes_and_broken_links_are_refused_at_once(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "slide.svs"
     if kind == "pipe":
         os.mkfifo(path)

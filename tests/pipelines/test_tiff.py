@@ -82,7 +82,7 @@ OME = {
     ],
     ids=["untagged", "full", "page", "mask", "ome", "ome-full"],
 )
-def test_another_image_is_no_level(first: Tags, second: Tags, tmp_path: Path) -> None:
+def test_another_image_is_not_a_level(first: Tags, second: Tags, tmp_path: Path) -> None:
     """It may be of the same shape; patches would come from another scene."""
     path = write(tmp_path / "two.tiff", [(scene(PURPLE, 512), first), (scene(GREEN, 256), second)])
     with open_slide(str(path)) as slide, openslide.OpenSlide(path) as handle:
@@ -110,14 +110,15 @@ def test_of_two_pyramids_one_is_the_slide(pages: str, levels: str, tmp_path: Pat
         "m": (GREEN, 128, {tw.SUBFILE: ("long", [5])}),
     }
     path = write(
-        tmp_path / "two.tiff", [(scene(kinds[at][0], kinds[at][1]), kinds[at][2]) for at in pages]
+        tmp_path / "two.tiff",
+        [(scene(kinds[name][0], kinds[name][1]), kinds[name][2]) for name in pages],
     )
     with open_slide(str(path)) as slide:
-        assert sizes(slide) == [(kinds[at][1],) * 2 for at in levels]
+        assert sizes(slide) == [(kinds[name][1],) * 2 for name in levels]
         assert is_all(slide, kinds[levels[0]][0])
 
 
-def test_subifds_of_another_ome_image_are_no_levels(tmp_path: Path) -> None:
+def test_subifds_of_another_ome_image_are_not_levels(tmp_path: Path) -> None:
     path = tmp_path / "two.ome.tiff"
     with tifffile.TiffWriter(path, ome=True) as tiff:
         for colour, side in ((GREEN, 256), (PURPLE, 512)):
@@ -177,8 +178,8 @@ def test_philips_levels_are_marked(tmp_path: Path) -> None:
         assert sizes(slide) == list(handle.level_dimensions)
     content = path.read_bytes()
     with tifffile.TiffFile(path) as tiff:
-        at = tiff.pages[2].tags["NewSubfileType"].valueoffset
-    path.write_bytes(content[:at] + bytes(4) + content[at + 4 :])
+        begin = tiff.pages[2].tags["NewSubfileType"].valueoffset
+    path.write_bytes(content[:begin] + bytes(4) + content[begin + 4 :])
     with pytest.raises(openslide.OpenSlideError, match="not reduced"):
         openslide.OpenSlide(path)
     with pytest.raises(BrokenSlide, match="3 pixel spacings for 2 levels"):
@@ -379,7 +380,7 @@ PIXELS = {
 
 
 @pytest.mark.parametrize("name", PIXELS)
-def test_pixels_that_are_no_colours_of_8_bits_are_named(name: str, tmp_path: Path) -> None:
+def test_pixels_that_are_not_colours_of_8_bits_are_named(name: str, tmp_path: Path) -> None:
     """OpenSlide shows some of them in wrong colours: of five channels it takes two for alpha."""
     path, (pixels, how) = tmp_path / "slide.tif", PIXELS[name]
     tifffile.imwrite(path, pixels, tile=(128, 128), metadata=None, **how)

@@ -558,7 +558,7 @@ def test_wrong_slide_is_one_clear_error(row: Row, tmp_path: Path, worker: Worker
     assert outcome.megabytes < MAX_MEMORY / 2**20
 
 
-def test_sound_slides_are_no_wrong_ones(tmp_path: Path, worker: Worker) -> None:
+def test_the_slides_that_rows_change_open_unchanged(tmp_path: Path, worker: Worker) -> None:
     """What rows are made from opens, so that they fail for what is changed."""
     assert open_slide(str(shared_tile(width=2**13, height=2**12, size=0)(tmp_path))).thumbnail(
         64
@@ -586,7 +586,7 @@ def test_objective_is_taken_for_mpp_only_when_asked(
 
 
 @pytest.mark.parametrize("name", FUZZED)
-def test_what_is_damaged_is_sound_at_first(name: str, worker: Worker) -> None:
+def test_fuzzed_slides_open_before_they_are_damaged(name: str, worker: Worker) -> None:
     assert worker.run(name, UNDAMAGED).result == "opened"
 
 
@@ -627,7 +627,7 @@ def cut_before_pixels(content: bytearray) -> None:
     del content[content.find(b"\xe0\x7f\x10\x00OB") :]
 
 
-def test_damaged_neighbour_of_another_series_is_no_concern(tmp_path: Path) -> None:
+def test_damaged_neighbour_of_another_series_is_ignored(tmp_path: Path) -> None:
     """In a folder of many slides; a damaged level of the slide's own series is one."""
     path = series(lambda folder: None)(tmp_path)
     dicom_slides.SERIES["dicom-raw"].write(tmp_path / "other", picture())
