@@ -34,8 +34,7 @@ def analyse(
 ) -> AnalysisResult:
     """Run all stages of an analysis.
 
-    The slide is read in place and not ingested: its identity comes from its size, time and tile
-    index.
+    The slide is read in place, not ingested: its size, time and tile index give its identity.
 
     Args:
         slide: path or URI.
@@ -44,7 +43,7 @@ def analyse(
         root: where embeddings and the report's files go.
         mpp: micrometres per pixel, for a slide whose metadata have none.
         organisation: first folder of every key.
-        analysis_id: names the analysis; drawn if None.
+        analysis_id: names the analysis; random if None.
         in_flight: shards at the encoder at a time.
         on_progress: called as stages start and shards finish.
 
@@ -68,13 +67,10 @@ def analyse(
         on_progress(step, shards, total)
         return await stage()
 
+    name = analysis_id or str(uuid.uuid4())
     work = Work(
         models=InProcessModels.load(models) if isinstance(models, str) else models,
-        files=AnalysisFiles(
-            root=storage.as_uri(root),
-            organisation=organisation,
-            analysis_id=analysis_id or str(uuid.uuid4()),
-        ),
+        files=AnalysisFiles(root=storage.as_uri(root), organisation=organisation, analysis_id=name),
         in_flight=in_flight,
         clinical=lambda: clinical,
         on_shards=show,

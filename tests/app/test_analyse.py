@@ -100,7 +100,7 @@ def test_a_report_says_what_the_models_say(
     )
 
 
-def test_doing_it_again_computes_nothing_and_says_the_same(
+def test_analysing_again_computes_nothing_and_gives_the_same_report(
     models: InProcessModels, generated_slide: Path, tmp_path: Path
 ) -> None:
     first = analyse(str(generated_slide), CLINICAL, models, str(tmp_path), analysis_id="one")

@@ -151,7 +151,7 @@ def test_a_slide_given_by_uri_stays_where_it_is(
     assert files(settings) == sorted(["local/batch/x.svs", f"local/{taken.slide_id}/slide.svs"])
 
 
-def test_what_cannot_be_taken_in_says_so(
+def test_broken_unsupported_and_lost_slides_are_refused(
     settings: Settings, database: Database, generated_slide: Path, tmp_path: Path
 ) -> None:
     cut = tmp_path / "cut.svs"
@@ -172,7 +172,9 @@ def test_what_cannot_be_taken_in_says_so(
     assert list(settings.staging.iterdir()) == []
 
 
-def test_the_same_in_s3(bucket: str, tmp_path: Path, generated_slide: Path) -> None:
+def test_a_slide_is_ingested_into_s3_once(
+    bucket: str, tmp_path: Path, generated_slide: Path
+) -> None:
     settings = Settings(data_root=tmp_path, storage_root=bucket)
     upgrade_to_head(settings.database_url)
     database = Database(settings.database_url)

@@ -102,7 +102,7 @@ def pages(report: Report, picture: bytes | None = None) -> list[str]:
     return [" ".join(page.extract_text().split()) for page in reader.pages]
 
 
-def test_every_page_says_what_it_is() -> None:
+def test_every_page_shows_notice_and_analysis() -> None:
     texts = pages(example())
     assert len(texts) == 2
     for text in texts:
@@ -112,7 +112,7 @@ def test_every_page_says_what_it_is() -> None:
         assert "0b5f8f6e-7a5c-4f0e-9a39-2f5f6b0c1d2e" in text
 
 
-def test_without_simulated_outcomes_there_is_no_watermark() -> None:
+def test_without_simulated_outcomes_the_pdf_has_no_watermark() -> None:
     texts = pages(example(simulated_outcomes=False))
     assert len(texts) == 2
     for text in texts:
@@ -120,7 +120,7 @@ def test_without_simulated_outcomes_there_is_no_watermark() -> None:
         assert NOTICE in text
 
 
-def test_it_says_what_the_report_says() -> None:
+def test_the_pdf_shows_the_values_of_the_report() -> None:
     first, second = pages(example())
     for words in (
         "Group 2",
@@ -191,7 +191,7 @@ def test_the_same_report_is_the_same_document() -> None:
     assert report_pdf(example(), heatmap()) == report_pdf(example(), heatmap())
 
 
-def test_it_is_pdf_a_and_titled() -> None:
+def test_the_pdf_is_pdf_a_and_has_a_title() -> None:
     document = report_pdf(example(), heatmap())
     reader = pypdf.PdfReader(io.BytesIO(document))
     metadata = reader.xmp_metadata
@@ -201,7 +201,7 @@ def test_it_is_pdf_a_and_titled() -> None:
     assert reader.metadata.title == "Prostate biopsy analysis 0b5f8f6e-7a5c-4f0e-9a39-2f5f6b0c1d2e"
 
 
-def test_it_can_be_looked_at() -> None:
+def test_the_pages_can_be_drawn_as_png() -> None:
     assert [page[:4] for page in report_pages(example(), heatmap(), ppi=40)] == [b"\x89PNG"] * 2
 
 

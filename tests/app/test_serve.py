@@ -30,7 +30,7 @@ def deployments(application: Any) -> dict[str, Any]:
     return found
 
 
-def test_what_runs_where(tmp_path: Path) -> None:
+def test_the_application_has_four_deployments_of_the_given_sizes(tmp_path: Path) -> None:
     found = deployments(
         build(
             {
@@ -56,7 +56,7 @@ def test_defaults_fit_a_machine_of_two_cores(tmp_path: Path) -> None:
     assert sum(one.num_replicas * one.ray_actor_options["num_cpus"] for one in found.values()) <= 4
 
 
-def test_a_serve_config_file_names_it() -> None:
+def test_a_serve_config_file_can_name_the_application() -> None:
     config = {
         "proxy_location": "Disabled",
         "applications": [

@@ -25,7 +25,7 @@ def test_defaults_are_below_the_data_root(tmp_path: Path) -> None:
     assert settings.organisation_root("a") == f"file://{tmp_path}/store/a"
 
 
-def test_environment_sets_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_environment_gives_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("ACINUS_DATA_ROOT", str(tmp_path))
     monkeypatch.setenv("ACINUS_STORAGE_ROOT", "s3://bucket/prefix/")
     monkeypatch.setenv("ACINUS_PORT", "8123")
@@ -41,7 +41,7 @@ def test_a_local_path_is_a_storage_root(tmp_path: Path) -> None:
     )
 
 
-def test_they_are_frozen_and_checked(tmp_path: Path) -> None:
+def test_settings_are_frozen_and_checked(tmp_path: Path) -> None:
     settings = Settings(data_root=tmp_path)
     with pytest.raises(ValidationError):
         settings.port = 1  # type: ignore[misc]

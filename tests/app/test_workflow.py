@@ -224,7 +224,7 @@ def test_the_same_slide_uploaded_many_times_while_it_is_analysed_gives_each_its_
     database.close()
 
 
-def test_the_same_on_postgresql(
+def test_a_killed_case_is_finished_on_postgresql(
     postgres: str, tmp_path: Path, model_set: str, generated_slide: Path
 ) -> None:
     """Rows and workflow in one PostgreSQL, as in the cloud: the next process finishes."""
