@@ -159,7 +159,7 @@ def test_a_killed_driver_loses_nothing(
     ids=["local", "ray"],
 )
 def test_killed_workers_lose_no_slide(
-    ray_session: None,
+    request: pytest.FixtureRequest,
     manifest: Path,
     undisturbed: Snapshot,
     tmp_path: Path,
@@ -167,6 +167,8 @@ def test_killed_workers_lose_no_slide(
     title: str,
 ) -> None:
     """Kills are fewer than the attempts of a slide: on a slow machine all may meet the same one."""
+    if run_slides is ray_workers.run_slides:
+        request.getfixturevalue("ray_session")
     config = PrepareConfig(manifest=str(manifest), out=str(tmp_path))
     with killing(
         title, below=os.getpid(), seed=3, pause=(0.05, 0.3), max_kills=ATTEMPTS - 1
