@@ -271,7 +271,7 @@ def test_two_slides_are_learnt_from_and_no_figure_is_made_up(encoder: str, tmp_p
     assert load_slide_model(report.model).hash == report.model_hash
 
 
-def test_what_does_not_fit_together_is_refused(encoder: str, tmp_path: Path) -> None:
+def test_another_spec_split_or_grade_is_refused(encoder: str, tmp_path: Path) -> None:
     data = make_cohort(tmp_path / "data", encoder, ["3+3", "3+3"])
     with pytest.raises(InsufficientData, match="two different grade groups are needed"):
         fit_slide(
@@ -291,7 +291,7 @@ def test_what_does_not_fit_together_is_refused(encoder: str, tmp_path: Path) -> 
 def test_slides_that_cannot_be_used_are_named_where_the_rest_is_too_little(
     encoder: str, tmp_path: Path
 ) -> None:
-    """One grade is left, because the other slides' labels are unusable: both are said."""
+    """One grade is left, because the other slides' labels are unusable: both are reported."""
     data = make_cohort(tmp_path / "data", encoder, ["3+3", "3+3", "high", "3+x"])
     config = FitSlideConfig(data=data, encoder=encoder, out=str(tmp_path / "out"), attention=QUICK)
     with pytest.raises(InsufficientData) as caught:

@@ -143,7 +143,7 @@ def test_each_contribution_says_what_its_variable_does(model: RiskModel) -> None
     )
 
 
-def test_what_the_model_has_not_seen_the_like_of_is_flagged(model: RiskModel) -> None:
+def test_values_outside_the_training_range_are_flagged(model: RiskModel) -> None:
     assert model.predict(model.image_centre, MAN).outside_training_range == []
     old = model.predict(model.image_centre + 1000, replace(MAN, age=99, psa=4000.0))
     assert old.outside_training_range == ["image", "age", "psa"]
@@ -201,7 +201,9 @@ def test_the_seed_decides_the_interval_and_not_the_estimate() -> None:
     assert one.ten_year.upper != other.ten_year.upper
 
 
-def test_what_does_not_belong_is_refused(model: RiskModel, tmp_path: Path) -> None:
+def test_embeddings_and_files_of_another_model_are_refused(
+    model: RiskModel, tmp_path: Path
+) -> None:
     with pytest.raises(SpecMismatch, match=r"takes \[6\] against the slide embedding is \[5\]"):
         model.predict(np.zeros(5), MAN)
     with pytest.raises(ValueError, match="not finite"):

@@ -12,6 +12,7 @@ from typing import Any
 from training.cards import versions
 from training.data_facts import DataFacts
 from training.precision import Precision
+from training.pretrain.checkpoints import Position
 from training.pretrain.methods import METHODS
 from training.pretrain.recipes import Recipe
 
@@ -21,8 +22,7 @@ def encoder_card(
     data: DataFacts,
     *,
     seed: int,
-    steps: int,
-    world_size: int,
+    position: Position,
     precision: Precision,
     metrics: dict[str, float],
 ) -> dict[str, Any]:
@@ -37,9 +37,9 @@ def encoder_card(
         "data": data.to_dict(),
         "recipe": recipe.to_dict(),
         "seed": seed,
-        "steps": steps,
-        "patches_seen": steps * recipe.patches_per_step,
-        "world_size": world_size,
+        "steps": position.step,
+        "patches_seen": position.step * recipe.patches_per_step,
+        "world_size": position.world_size,
         "precision": precision,
         "metrics": metrics,
         "versions": versions("acinus", "ray", "torch", "numpy", "safetensors"),

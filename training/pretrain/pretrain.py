@@ -355,8 +355,7 @@ def export(
         recipe,
         data,
         seed=config.seed,
-        steps=saved.position.step,
-        world_size=saved.position.world_size,
+        position=saved.position,
         precision=read_record(config.out)["precision"],
         metrics=metrics,
     )

@@ -171,12 +171,7 @@ def fit_risk(
         without_image = replace(config.model, components=0, replicas=2)
         blind = _fit(patients, replace(config, model=without_image))
     score = score_risk(model, blind, others)
-    remarks = [
-        "Outcomes are simulated: these metrics say nothing about patients.",
-        f"Held-out patients share their {len(slides)} slides with the others.",
-        *cohort.annotation_remarks,
-        *model.card["fit_remarks"],
-    ]
+    remarks = _remarks(len(slides)) + cohort.annotation_remarks + model.card["fit_remarks"]
     card = _card(config, slide_model, patients) | {
         "data": cohort.data,
         "metrics": asdict(score),
@@ -203,6 +198,13 @@ def fit_risk(
         storage.join(config.out, "report.json"), json.dumps(asdict(report), indent=1).encode()
     )
     return report
+
+
+def _remarks(slides: int) -> list[str]:
+    return [
+        "Outcomes are simulated: these metrics say nothing about patients.",
+        f"Held-out patients share their {slides} slides with the others.",
+    ]
 
 
 def _card(config: FitRiskConfig, slide_model: SlideModel, patients: Patients) -> Card:
