@@ -19,6 +19,8 @@ _PARTIAL = ".acinus-partial-"
 """First part of the name of a file that is being written."""
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 """What file systems without hard links answer to one (FAT, some network directories)."""
+_TRIES = 20
+"""Times that a folder is made for a file while others remove it."""
 
 Write = Callable[[IO[bytes]], object]
 
@@ -89,19 +91,19 @@ def walk(folder: Path, on_unreadable: Callable[[Path], None] | None = None) -> I
     visited: set[tuple[int, int]] = set()
     folders, links = [folder], list[Path]()
     while folders or links:
-        at = folders.pop() if folders else links.pop(0)
+        current = folders.pop() if folders else links.pop(0)
         try:
-            status = at.stat()
+            status = current.stat()
             if (status.st_dev, status.st_ino) in visited:
                 continue
             visited.add((status.st_dev, status.st_ino))
-            entries = sorted(os.scandir(at), key=lambda entry: entry.name)
+            entries = sorted(os.scandir(current), key=lambda entry: entry.name)
         except (FileNotFoundError, NotADirectoryError):
             continue  # removed meanwhile, or a link that leads nowhere
         except PermissionError:
-            if on_unreadable is None or at == folder:
+            if on_unreadable is None or current == folder:
                 raise
-            on_unreadable(at)
+            on_unreadable(current)
             continue
         for entry in entries:
             if _is_folder(entry):
@@ -148,10 +150,21 @@ def _name_once(temporary: Path, path: Path) -> bool:
 @contextmanager
 def _partial(path: Path) -> Iterator[tuple[Path, IO[bytes]]]:
     """A new file next to `path`, which is removed unless it was renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f"{_PARTIAL}{uuid.uuid4().hex}"
     try:
-        with temporary.open("xb") as stream:
+        with _created(temporary) as stream:
             yield temporary, stream
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _created(path: Path) -> IO[bytes]:
+    """A new file, and its folder if there is none: `remove` may take that away at any time."""
+    for _ in range(_TRIES):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return path.open("xb")
+        except (FileNotFoundError, FileExistsError):
+            if path.parent.is_file():
+                raise
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))

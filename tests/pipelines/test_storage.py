@@ -273,6 +273,20 @@ def test_a_disk_without_hard_links_is_asked_first(
     assert [path.name for path in tmp_path.iterdir()] == ["x.bin"]
 
 
+def test_a_folder_that_others_empty_can_be_written_to(tmp_path: Path) -> None:
+    """Removing the last object of a folder removes the folder, also under a writer."""
+
+    def work(name: str) -> None:
+        uri = storage.as_uri(tmp_path / "folder" / name)
+        for _ in range(300):
+            storage.write_bytes(uri, b"0")
+            storage.delete(uri)
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(work, ("a", "b", "c")))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_killed_writer_leaves_no_object(tmp_path: Path) -> None:
     """Nor does a listing show what it left; the next writer succeeds."""
     code = """
