@@ -11,8 +11,8 @@
     options.py       options that several commands share
     screen.py        what commands print
 
-Each command builds one config and calls one function. Commands import what they need when they run, so that
-`acinus --help` loads no library of the product; this is the only room that defers imports.
+Each command builds one config and calls one function. Commands import what they need when they run,
+so that `acinus --help` loads no library of the product. This is the only room that defers imports.
 """
 
 from app.cli.application import main

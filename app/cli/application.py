@@ -1,4 +1,4 @@
-"""OPEN FIRST. The `acinus` command line: its commands, run inside the boundary that turns errors into sentences."""
+"""OPEN FIRST. The `acinus` command line: its commands, each inside the boundary of errors."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from app.cli import boundary, cohorts, models, service
 def build() -> typer.Typer:
     """The command line with its eight commands.
 
-    Help is plain text: drawing it with rich took 0.15 s of processor time, more than everything else of `--help`
-    together, and rich breaks long values at the width of the screen.
+    Help is plain text. Drawing it with rich took 0.15 s of processor time, more than everything
+    else of `--help` together, and rich breaks long values at the width of the screen.
     """
     app = typer.Typer(
         name="acinus",

@@ -2,7 +2,7 @@
 
     0      done
     1      one sentence: what is wrong, with which slide, file or model, and what to do
-    2      a mistake in the command line: an option that does not exist, or a value that it cannot have
+    2      a mistake in the command line: no such option, or a value that it cannot have
     70     a fault of Acinus itself: one sentence with the path of the traceback
     130    interrupted by Ctrl-C
 
@@ -67,7 +67,8 @@ def usage(name: Callable[[str], str] | str | None = None) -> Iterator[None]:
     """Turn a config's ValueError into a usage mistake (exit code 2).
 
     Args:
-        name: the option that is parsed; or how a pydantic field is called on the command line, `--field` if None.
+        name: the option that is parsed; or the function that gives the command line's name of a
+            pydantic field, by default `--field`.
 
     Raises:
         typer.BadParameter: the block raised a ValueError.

@@ -127,7 +127,8 @@ def prepare(
         bool | None,
         typer.Option(
             "--ray/--no-ray",
-            help="Run on Ray, or in processes of this machine. Default: on Ray if RAY_ADDRESS names a cluster.",
+            help="Run on Ray, or in processes of this machine. "
+            "Default: on Ray if RAY_ADDRESS names a cluster.",
         ),
     ] = None,
 ) -> None:
@@ -180,7 +181,7 @@ def prepare(
 
 
 def _workers(ray: bool | None) -> RunSlides:
-    """Who prepares slides. Ray is imported only to be used: that alone takes a second, starting it ten."""
+    """Who prepares slides. Ray is imported only if used: that takes a second, its start ten."""
     from pipelines import local_workers
 
     if ray or (ray is None and os.environ.get("RAY_ADDRESS")):

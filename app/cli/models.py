@@ -1,4 +1,4 @@
-"""`acinus pretrain`, `probe`, `fit-slide` and `fit-risk`: models from a prepared cohort, and how good they are."""
+"""`acinus pretrain`, `probe`, `fit-slide` and `fit-risk`: models from a prepared cohort."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ def pretrain(
 ) -> None:
     """Train an encoder without labels.
 
-    The method is DINO: a student and its EMA teacher. Run it again with the same --out to continue a run that was stopped.
+    The method is DINO: a student and its EMA teacher. Run it again with the same --out to continue
+    a run that was stopped.
     """
     from app.cli import screen
     from training.pretrain.pretrain import PretrainConfig

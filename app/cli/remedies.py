@@ -1,7 +1,8 @@
 """What to do about an error, in the options of the command that was run.
 
-Errors of `pipelines` carry a code and a remedy that names no option, since the HTTP service shows them too. A row here says the
-same in the words of one command. A test checks that every option named here exists on that command.
+Errors of `pipelines` carry a code and a remedy that names no option, since the HTTP service shows
+them too. A row here says the same in the words of one command. A test checks that each option named
+here exists on that command.
 """
 
 from __future__ import annotations

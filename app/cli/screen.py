@@ -96,7 +96,7 @@ def print_cohort(report: PrepareReport) -> None:
 
 
 def _print_remarks(report: PrepareReport) -> None:
-    """What of the slides' files was not read, by remark: the slides that share it, the first by name."""
+    """What of the slides' files was not read: each remark once, with its first slide's name."""
     slides: dict[str, list[str]] = {}
     for slide, remarks in report.remarks:
         for remark in remarks:

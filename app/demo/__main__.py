@@ -1,7 +1,11 @@
 """`make demo`: the whole journey on this machine; see `app.demo.journey` for the stages.
 
-Environment: `DEMO_EXIT=1` ends after the report, with exit code 0 only if the report is there and the heatmap agrees with the
-known regions better than chance. `DEMO_OUT` is the output folder, `ACINUS_PORT` the port, `ACINUS_SHARED_DATA` holds real tiles.
+Environment:
+    DEMO_EXIT=1          end after the report, with exit code 0 only if the report is there and the
+                         heatmap agrees with the known regions better than chance
+    DEMO_OUT             output folder, emptied first
+    ACINUS_PORT          port of the service
+    ACINUS_SHARED_DATA   folder of real tiles
 """
 
 from __future__ import annotations
@@ -14,8 +18,10 @@ import time
 from pathlib import Path
 
 import ray
+import typer
 from rich.console import Console
 
+from app.cli import boundary
 from app.demo import journey
 from app.demo.page import Picture, Stage, write_page
 from app.reports.schemas import NOTICE, SIMULATED, Report
@@ -23,48 +29,61 @@ from app.reports.terminal import risk_table
 
 SIGNIFICANT = 0.01
 """Largest share of random relabellings that may agree as well as the heatmap does."""
+MAX_PORT = 65535
 
 console = Console()
 
 
-def main() -> int:
-    """Run the journey; returns the exit code."""
-    out = Path(os.environ.get("DEMO_OUT", "demo-output")).resolve()
-    shutil.rmtree(out, ignore_errors=True)
-    (out / "models").mkdir(parents=True)
-    tiles = journey.find_tiles()
-    port = os.environ.get("ACINUS_PORT")
-    config = journey.DemoConfig(out=out, tiles=tiles, port=int(port) if port else None)
-    console.print(
-        f"Slides from {'real prostate tiles' if tiles else 'generated H&E: no real tiles at hand'}. {NOTICE}."
-    )
-    begun = time.monotonic()
+def main() -> None:
+    """Run the journey.
+
+    Raises:
+        DemoError: a stage failed.
+        typer.BadParameter: `ACINUS_PORT` is not a port.
+        typer.Exit: with DEMO_EXIT=1, whether the report is there and the heatmap agrees.
+    """
+    config = _read_environment()
+    shutil.rmtree(config.out, ignore_errors=True)
+    config.models.mkdir(parents=True)
+    tissue = "real prostate tiles" if config.tiles else "generated H&E: real tiles are missing"
+    console.print(f"Slides from {tissue}. {NOTICE}.")
+    start = time.monotonic()
     stages = [
-        _stage(make, config)
+        _run_stage(make, config)
         for make in (journey.make_cohort, journey.pretrain_encoder, journey.fit_models)
     ]
-    ray.shutdown()  # the service brings its own
+    ray.shutdown()  # the service starts its own
     with console.status("starting the service") as status, journey.service(config) as address:
         started = time.monotonic()
         status.update("analysing a held-out slide")
         finding = journey.analyse_held_out(
             config, address, lambda step: status.update(f"analysing a held-out slide: {step}")
         )
-        stages.append(_served(config, finding, seconds=time.monotonic() - started))
-        page = write_page(
-            out, stages, notices=(f"{NOTICE}.", f"{SIMULATED}: the risks are about nobody.")
-        )
+        stages.append(_describe_analysis(config, finding, seconds=time.monotonic() - started))
+        notices = (f"{NOTICE}.", f"{SIMULATED}: the risks are about no real patient.")
+        page = write_page(config.out, stages, notices=notices)
         status.stop()
-        _tell(config, finding, address, page, seconds=time.monotonic() - begun)
+        _print_finding(config, finding, address, page, seconds=time.monotonic() - start)
         if os.environ.get("DEMO_EXIT") == "1":
-            agrees = finding.agreement > finding.chance and finding.p_value <= SIGNIFICANT
-            return 0 if agrees and (out / "report.pdf").stat().st_size else 1
+            raise typer.Exit(0 if _is_right(config, finding) else 1)
         console.print(f"The service stays up at {address} (API: {address}/docs). Ctrl-C ends it.")
         _wait_for_signal()
-    return 0
 
 
-def _stage(make: journey.StageMaker, config: journey.DemoConfig) -> Stage:
+def _read_environment() -> journey.DemoConfig:
+    text = os.environ.get("ACINUS_PORT") or "0"
+    if not (text.isdecimal() and int(text) <= MAX_PORT):
+        raise typer.BadParameter(f"ACINUS_PORT is {text!r}; it must be 1 to {MAX_PORT}")
+    out = Path(os.environ.get("DEMO_OUT") or "demo-output").resolve()
+    return journey.DemoConfig(out=out, tiles=journey.find_tiles(), port=int(text) or None)
+
+
+def _is_right(config: journey.DemoConfig, finding: journey.Finding) -> bool:
+    agrees = finding.agreement > finding.chance and finding.p_value <= SIGNIFICANT
+    return agrees and bool((config.out / "report.pdf").stat().st_size)
+
+
+def _run_stage(make: journey.StageMaker, config: journey.DemoConfig) -> Stage:
     with console.status((make.__doc__ or "").strip()):
         stage = make(config)
     console.print(
@@ -73,7 +92,9 @@ def _stage(make: journey.StageMaker, config: journey.DemoConfig) -> Stage:
     return stage
 
 
-def _served(config: journey.DemoConfig, finding: journey.Finding, *, seconds: float) -> Stage:
+def _describe_analysis(
+    config: journey.DemoConfig, finding: journey.Finding, *, seconds: float
+) -> Stage:
     names = journey.draw_report(config.out)
     pictures = [Picture(file="heatmap.png", caption="heatmap over the slide")]
     return Stage(
@@ -87,12 +108,12 @@ def _served(config: journey.DemoConfig, finding: journey.Finding, *, seconds: fl
 
 def _agreement(finding: journey.Finding) -> str:
     return (
-        f"Heatmap against known regions: balanced accuracy {finding.agreement:.2f} where chance is {finding.chance:.2f} "
-        f"(permutation test p = {finding.p_value:.3f})."
+        f"Heatmap compared with the known regions: balanced accuracy {finding.agreement:.2f}, "
+        f"where chance is {finding.chance:.2f} (permutation test p = {finding.p_value:.3f})."
     )
 
 
-def _tell(
+def _print_finding(
     config: journey.DemoConfig,
     finding: journey.Finding,
     address: str,
@@ -114,7 +135,7 @@ def _tell(
 
 
 def _wait_for_signal() -> None:
-    """Until SIGINT or SIGTERM, whichever comes."""
+    """Return or exit at SIGINT or SIGTERM, whichever comes first."""
     signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(0))
     try:
         signal.pause()
@@ -123,4 +144,6 @@ def _wait_for_signal() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    demo = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
+    demo.command()(boundary.guarded(main))
+    sys.exit(boundary.run(demo, sys.argv[1:]))

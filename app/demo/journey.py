@@ -1,9 +1,9 @@
-"""The main job on one machine, stage by stage, through the same functions and the same HTTP API that users have.
+"""The main job on one machine, stage by stage.
 
-    synth -> prepare -> pretrain -> fit-slide, fit-risk -> serve -> upload one held-out slide -> report
+    synth -> prepare -> pretrain -> fit-slide, fit-risk -> serve -> one held-out slide -> report
 
-Each stage returns what the album shows. This module adds nothing to the product: it only calls it, as an engineer and then as a
-clinician's client would.
+Each stage returns what the page shows. This module adds nothing to the product: it calls the same
+functions as the command line, and then the HTTP API as a clinician's client does.
 """
 
 from __future__ import annotations
@@ -26,16 +26,31 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from app.demo.page import Picture, Stage
+from app.errors import ServiceError
 from app.reports.pdf import report_pages
 from app.reports.schemas import Report
 from pipelines import storage
 from pipelines.annotations import PATTERNS, UNLABELLED, patch_labels, read_annotations
+from pipelines.cohort_shards import load_shards
 from pipelines.manifest import ManifestRow, read_manifest
+from pipelines.prepare import PrepareConfig, prepare
+from pipelines.shards import shards_of
+from pipelines.synthetic.synthesise import SynthConfig, synthesise
+from training.pretrain.pretrain import PretrainConfig, pretrain
+from training.risk.fit_risk import FitRiskConfig, FitRiskReport, fit_risk
+from training.slide.fit_slide import FitSlideConfig, FitSlideReport, fit_slide
 
-Told = Callable[[str], None]
+OnStep = Callable[[str], None]
+"""Called with the step that the analysis is in, whenever it changes."""
 StageMaker = Callable[["DemoConfig"], Stage]
 CLINICAL: Final = {"age": "67", "psa": "9.4", "t_stage": "T2b"}
-"""The demo's patient: invented."""
+"""The demo's patient, who is invented."""
+SERVICE_PATIENCE, ANALYSIS_PATIENCE = 120.0, 300.0
+"""Seconds until the service must answer, and until the analysis must be done."""
+
+
+class DemoError(ServiceError):
+    """The demo cannot go on; names the stage and where to look."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,11 +60,11 @@ class DemoConfig:
     Attributes:
         out: folder for everything it makes; emptied first.
         tiles: class folders of real prostate tiles; None for generated H&E.
-        slides: slides of the cohort, the last `test_slides` of which no model sees.
-        test_slides: see there.
+        slides: number of slides of the cohort; the last `test_slides` are held out.
+        test_slides: number of slides that no model sees.
         patients: simulated patients that the risk model is fitted on.
         seed: source of all randomness.
-        port: of the service; a free one where None.
+        port: of the service; a free one if None.
     """
 
     out: Path
@@ -62,17 +77,17 @@ class DemoConfig:
 
     @property
     def cohort(self) -> str:
-        """Where the prepared cohort lies."""
+        """Folder of the prepared cohort."""
         return str(self.out / "cohort")
 
     @property
     def models(self) -> Path:
-        """Where the model set lies."""
+        """Folder of the model set."""
         return self.out / "models"
 
 
 def find_tiles() -> Path | None:
-    """The folder of real prostate tiles, where it is at hand."""
+    """The folder of real prostate tiles; None if this machine does not have it."""
     data = Path(os.environ.get("ACINUS_SHARED_DATA", Path(__file__).parents[3] / "shared" / "data"))
     tiles = data / "tiles" / "gleason_arvaniti"
     return tiles if tiles.is_dir() else None
@@ -80,16 +95,13 @@ def find_tiles() -> Path | None:
 
 @contextmanager
 def timed() -> Iterator[Callable[[], float]]:
-    """Seconds since the block began."""
-    begun = time.monotonic()
-    yield lambda: time.monotonic() - begun
+    """A function that returns the seconds since the block started."""
+    start = time.monotonic()
+    yield lambda: time.monotonic() - start
 
 
 def make_cohort(config: DemoConfig) -> Stage:
     """Slides with known regions, and their index."""
-    from pipelines.prepare import PrepareConfig, prepare
-    from pipelines.synthetic.synthesise import SynthConfig, synthesise
-
     with timed() as seconds:
         manifest = synthesise(
             SynthConfig(
@@ -103,17 +115,16 @@ def make_cohort(config: DemoConfig) -> Stage:
         )
         report = prepare(PrepareConfig(manifest=manifest, out=config.cohort))
         if report.failed:
-            raise RuntimeError(
-                f"slides of the demo could not be prepared: {report.failed[0].error}"
-            )
+            raise DemoError(f"A slide of the demo was not prepared: {report.failed[0].error}")
         pictures = sorted((config.out / "cohort").rglob("overview.png"))
         shown = [
             _keep(config, picture, f"overview-{k}.png") for k, picture in enumerate(pictures[:3])
         ]
-        tissue = "real prostate tiles" if config.tiles else "generated H&E (no real tiles at hand)"
+        tissue = "real prostate tiles" if config.tiles else "generated H&E (real tiles are missing)"
         return Stage(
             title="Slides, tissue, patches",
-            text=f"{len(report.prepared)} slides assembled from {tissue}; {report.n_patches} patches of 224 px at 0.5 um/px.",
+            text=f"{len(report.prepared)} slides assembled from {tissue}; "
+            f"{report.n_patches} patches of 224 px at 0.5 um/px.",
             pictures=[
                 Picture(file=name, caption="thumbnail, tissue outline (green), patches (blue)")
                 for name in shown
@@ -124,8 +135,6 @@ def make_cohort(config: DemoConfig) -> Stage:
 
 def pretrain_encoder(config: DemoConfig) -> Stage:
     """A small encoder, without labels, on two Ray Train workers."""
-    from training.pretrain.pretrain import PretrainConfig, pretrain
-
     with timed() as seconds:
         report = pretrain(
             PretrainConfig(
@@ -143,7 +152,8 @@ def pretrain_encoder(config: DemoConfig) -> Stage:
         first, last = report.history[0]["loss"], report.history[-1]["loss"]
         return Stage(
             title="Encoder, self-supervised",
-            text=f"{report.steps} steps, loss {first:.2f} -> {last:.2f}, {report.patches_per_second:.0f} patches/s, 2 workers.",
+            text=f"{report.steps} steps, loss {first:.2f} -> {last:.2f}, "
+            f"{report.patches_per_second:.0f} patches/s, 2 workers.",
             pictures=[Picture(file=_keep(config, curve, "loss.png"), caption="loss")],
             seconds=seconds(),
         )
@@ -151,9 +161,6 @@ def pretrain_encoder(config: DemoConfig) -> Stage:
 
 def fit_models(config: DemoConfig) -> Stage:
     """Pattern head, slide model and risk model on the training slides."""
-    from training.risk.fit_risk import FitRiskConfig, fit_risk
-    from training.slide.fit_slide import FitSlideConfig, fit_slide
-
     encoder, slide_model = str(config.models / "encoder"), str(config.models / "slide_model")
     with timed() as seconds:
         fitted = fit_slide(
@@ -169,14 +176,6 @@ def fit_models(config: DemoConfig) -> Stage:
                 seed=config.seed,
             )
         )
-        text = f"{fitted.slides} slides, {fitted.patches} patches"
-        if fitted.patch_score:
-            score = fitted.patch_score
-            text += f"; patches held out by case: balanced accuracy {score.balanced_accuracy:.2f} (chance {score.chance:.2f}), "
-            text += "optimistic, since training slides share tiles"
-        text += f". Risk on {risk.patients} SIMULATED patients, {risk.events} events"
-        if risk.score.concordance is not None:
-            text += f"; concordance on held-out ones {risk.score.concordance:.2f}"
         names = [
             path
             for path in map(storage.local_path, [*fitted.figures, *risk.figures])
@@ -184,7 +183,7 @@ def fit_models(config: DemoConfig) -> Stage:
         ]
         return Stage(
             title="Pattern head, slide model, risk model",
-            text=text + ".",
+            text=_describe_fits(fitted, risk),
             pictures=[
                 Picture(file=_keep(config, path, path.name), caption=path.stem.replace("_", " "))
                 for path in names
@@ -193,9 +192,30 @@ def fit_models(config: DemoConfig) -> Stage:
         )
 
 
+def _describe_fits(fitted: FitSlideReport, risk: FitRiskReport) -> str:
+    text = f"{fitted.slides} slides, {fitted.patches} patches"
+    if fitted.patch_score:
+        score = fitted.patch_score
+        text += (
+            f"; patches held out by case: balanced accuracy {score.balanced_accuracy:.2f} "
+            f"(chance {score.chance:.2f}), optimistic, since training slides share tiles"
+        )
+    text += f". Risk on {risk.patients} SIMULATED patients, {risk.events} events"
+    if risk.score.concordance is not None:
+        text += f"; concordance on held-out ones {risk.score.concordance:.2f}"
+    return f"{text}."
+
+
 @contextmanager
 def service(config: DemoConfig) -> Iterator[str]:
-    """`acinus serve` as a process of its own; yields its address once it answers, and stops it afterwards."""
+    """`acinus serve` as a process of its own, stopped after the block.
+
+    Yields:
+        its address, once it answers.
+
+    Raises:
+        DemoError: it ended, or did not answer in time.
+    """
     port = config.port or free_port()
     environment = os.environ | {
         "ACINUS_DATA_ROOT": str(config.out / "service"),
@@ -208,7 +228,7 @@ def service(config: DemoConfig) -> Iterator[str]:
         env=environment,
         stdout=log,
         stderr=subprocess.STDOUT,
-        start_new_session=True,  # Ctrl-C reaches us alone: a second signal would interrupt its clean stop
+        start_new_session=True,  # Ctrl-C reaches us alone: a second one would cut its stop short
     )
     try:
         yield _answering(f"http://127.0.0.1:{port}", process, config.out / "service.log")
@@ -222,21 +242,22 @@ def service(config: DemoConfig) -> Iterator[str]:
 
 
 def free_port() -> int:
-    """A port of the loopback interface that nobody uses now."""
+    """A port of the loopback interface that no process uses now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def _answering(address: str, process: subprocess.Popen[bytes], log: Path) -> str:
-    for _ in range(240):
+    deadline = time.monotonic() + SERVICE_PATIENCE
+    while time.monotonic() < deadline:
         if process.poll() is not None:
-            raise RuntimeError(f"the service ended before it answered; see {log}")
+            raise DemoError(f"The service ended before it answered; {log} says why.")
         with suppress(httpx.HTTPError):
             if httpx.get(f"{address}/health", timeout=2).is_success:
                 return address
         time.sleep(0.5)
-    raise RuntimeError(f"the service did not answer in two minutes; see {log}")
+    raise DemoError(f"The service did not answer in {SERVICE_PATIENCE:.0f} s; see {log}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,8 +279,12 @@ class Finding:
     seconds: float
 
 
-def analyse_held_out(config: DemoConfig, address: str, told: Told) -> Finding:
-    """Upload a slide of the test split as a client would, wait, fetch what it made, and compare with the known regions."""
+def analyse_held_out(config: DemoConfig, address: str, on_step: OnStep) -> Finding:
+    """Send a slide of the test split to the service and compare its report with the known regions.
+
+    Raises:
+        DemoError: the analysis failed, or took too long.
+    """
     row = next(
         row
         for row in read_manifest(str(config.out / "slides" / "manifest.csv"))
@@ -274,7 +299,7 @@ def analyse_held_out(config: DemoConfig, address: str, told: Told) -> Finding:
             )
         answer.raise_for_status()
         links = answer.json()["links"]
-        state = _wait(client, links["analysis"], told)
+        state = _wait(client, links["analysis"], on_step)
         for name, link in (
             ("report.json", "report_json"),
             ("heatmap.png", "heatmap"),
@@ -288,20 +313,21 @@ def analyse_held_out(config: DemoConfig, address: str, told: Told) -> Finding:
     )
 
 
-def _wait(client: httpx.Client, link: str, told: Told) -> dict[str, Any]:
+def _wait(client: httpx.Client, link: str, on_step: OnStep) -> dict[str, Any]:
     shown = ""
-    for _ in range(1200):
+    deadline = time.monotonic() + ANALYSIS_PATIENCE
+    while time.monotonic() < deadline:
         state: dict[str, Any] = client.get(link).raise_for_status().json()
         if state["status"] == "done":
             return state
         if state["status"] == "failed":
-            raise RuntimeError(f"the analysis failed: {state['error']}")
+            raise DemoError(f"The analysis failed: {state['error']}")
         step = f"{state['status']} {state.get('step') or ''}".strip()
         if step != shown:
-            told(step)
+            on_step(step)
             shown = step
         time.sleep(0.25)
-    raise RuntimeError("the analysis took more than five minutes")
+    raise DemoError(f"The analysis took more than {ANALYSIS_PATIENCE:.0f} s.")
 
 
 def draw_report(out: Path) -> list[str]:
@@ -317,14 +343,19 @@ def draw_report(out: Path) -> list[str]:
 def compare_with_regions(
     config: DemoConfig, report: dict[str, Any], row: ManifestRow
 ) -> tuple[float, float, float]:
-    """Balanced accuracy of the patches behind the heatmap, what guessing reaches, and a permutation test's p value."""
+    """How well the patches behind the heatmap agree with the known regions.
+
+    Returns:
+        balanced accuracy, what guessing reaches, and the p value of a permutation test.
+    """
     [found] = (config.out / "service" / "store").rglob(
         f"analyses/{report['analysis_id']}/patches.safetensors"
     )
     patches = safetensors.numpy.load(found.read_bytes())
-    spec, specimen = report["provenance"]["patch_spec"], report["specimen"]
-    side = spec["size"] * spec["mpp"] / specimen["mpp"]
-    truth = patch_labels(read_annotations(row.annotation).regions, patches["x"], patches["y"], side)
+    [shard] = shards_of(load_shards(config.cohort, split="test").slice(0, 1))
+    truth = patch_labels(
+        read_annotations(row.annotation).regions, patches["x"], patches["y"], shard.patch_side
+    )
     known = truth != UNLABELLED
     truth, predicted = truth[known].astype(int), patches["probabilities"].argmax(axis=1)[known]
     rng = np.random.default_rng(config.seed)

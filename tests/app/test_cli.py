@@ -1,4 +1,4 @@
-"""`acinus prepare`: its options reach the cohort, and wrong ones are refused before anything is read."""
+"""`acinus prepare`: options reach the cohort, wrong ones are refused before anything is read."""
 
 from __future__ import annotations
 

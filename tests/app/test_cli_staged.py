@@ -1,4 +1,4 @@
-"""`acinus prepare` on slides in object storage: report, cohort and screen tell what had to be copied whole."""
+"""`acinus prepare` on slides in object storage: what had to be copied whole is reported."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def prefix(s3_bucket: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     return f"{s3_bucket}/slides/"
 
 
-def test_what_was_copied_whole_is_told(prefix: str, tmp_path: Path) -> None:
-    # A process and a Ray of its own: workers of the session's Ray know nothing of this endpoint.
+def test_slides_that_were_copied_whole_are_reported(prefix: str, tmp_path: Path) -> None:
+    # A process of its own: the suite's Ray workers know nothing of this endpoint.
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | {
         "COLUMNS": "150"
     }
