@@ -34,7 +34,7 @@ def run(app: typer.Typer, arguments: Sequence[str]) -> int:
     _accept_any_text()
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # our errors say what is damaged
     try:
-        app(arguments, prog_name="acinus")
+        app(arguments, prog_name=app.info.name or "acinus")
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
     except OSError as error:  # of typer's own output, such as the text of --help

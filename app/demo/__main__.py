@@ -144,6 +144,11 @@ def _wait_for_signal() -> None:
 
 
 if __name__ == "__main__":
-    demo = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
+    demo = typer.Typer(
+        name="python -m app.demo",
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        add_completion=False,
+    )
     demo.command()(boundary.guarded(main))
     sys.exit(boundary.run(demo, sys.argv[1:]))

@@ -162,7 +162,7 @@ OF_INPUT = [
     refused("fit-slide --data {cohort} --encoder {risk_model} --out {out}", "risk_model"),
     refused("fit-slide --data {cohort} --encoder {cut_encoder} --out {out}", "cut-encoder"),
     refused(f"{FIT_SLIDE} --split none", "none", "train"),
-    refused(f"{FIT_SLIDE} --split test", "two are needed"),
+    refused(f"{FIT_SLIDE} --split test", "two different grade groups"),
     refused(
         "fit-risk --data {cohort} --encoder {encoder} --slide-model {missing} --out {out}",
         "missing",
