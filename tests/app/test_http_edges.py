@@ -342,7 +342,7 @@ def test_head_is_get_without_the_body(address: tuple[str, int]) -> None:
     assert exchange(address, raw("HEAD", f"{ANALYSES}/x/report.pdf")) == (404, b"")
 
 
-def test_lengths_that_lie_and_bytes_that_are_not_http(
+def test_wrong_lengths_and_bytes_that_are_not_http_are_400(
     address: tuple[str, int], settings: Settings
 ) -> None:
     body = slide_part(b'filename="a.svs"') + END
