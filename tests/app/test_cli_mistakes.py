@@ -10,9 +10,11 @@ from __future__ import annotations
 import os
 import resource
 import shutil
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,7 @@ from PIL import Image
 
 from app.cli.application import build
 from app.cli.boundary import run
+from pipelines import storage
 from tests.support.model_set import SPEC
 
 
@@ -356,3 +359,50 @@ def test_a_full_disk_is_named(
     captured = capsys.readouterr()
     assert code == 1, captured.err
     check_one_sentence(captured.err, refused(line, str(tmp_path / "out")))
+
+
+def test_a_port_in_use_is_refused_before_ray_starts(
+    paths: dict[str, str], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[object] = []
+    monkeypatch.setattr("ray.init", lambda *_args, **_options: started.append(_options))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        line = f"serve --models {{models}} --port {port}"
+        code = run(build(), words_of(line, paths))
+    text = capfd.readouterr().err
+    assert code == 1, text
+    check_one_sentence(text, refused(line, str(port)))
+    assert not started
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "prepare s3://bucket/slides/ --out {out}",
+        "fit-slide --data s3://bucket/cohort --encoder {encoder} --out {out}",
+        "analyse s3://bucket/a.svs --models {models} --out {out}",
+        "analyse {slide} --models s3://bucket/models --out {out}",
+        "analyse {slide} --models {models} --out s3://bucket/out",
+    ],
+)
+def test_a_store_that_cannot_be_reached_is_named(
+    line: str,
+    paths: dict[str, str],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret-of-test")
+    monkeypatch.setenv("AWS_REGION", "eu-central-1")
+    monkeypatch.setattr("pipelines.storage.s3.PATIENCE", timedelta(milliseconds=100))
+    storage.forget_stores()
+    code = run(build(), words_of(line, {**paths, "out": str(tmp_path / "out")}))
+    storage.forget_stores()
+    text = capfd.readouterr().err
+    assert code == 1, text
+    check_one_sentence(text, refused(line))
+    assert "s3://bucket" in text or "a.svs" in text
+    assert "secret-of-test" not in text
