@@ -1,6 +1,7 @@
-"""A slide read by its own tile index: compressed tiles are fetched by byte range and decoded where they are used.
+"""A slide read by its own tile index: tiles are fetched by byte range and decoded where needed.
 
-TIFF (`tiff`) and DICOM (`dicom`) differ only in how their index is parsed; from there on they are one thing. Knows no format.
+TIFF (`tiff`) and DICOM (`dicom`) differ only in how their index is parsed; from there on they are
+the same. Knows no format.
 """
 
 from __future__ import annotations
@@ -20,29 +21,36 @@ from pipelines.slides.slide import OpenOptions, Slide, SlideFacts
 from pipelines.slides.source import SlideFile, identity_of
 from pipelines.slides.tiles import TileGrid, decode_windows
 
-MOST_TILE_PIXELS = 4096 * 4096
+MAX_TILE_PIXELS = 4096 * 4096
 """A tile beyond this is a size bomb: scanners write tiles of 240 to 1024 px."""
-MOST_SIDE = 2**22
-"""A level wider or higher is one too: at 0.05 um per pixel a whole glass of 75 mm has 1.5 million."""
-MOST_SHARING = 64
-"""Tiles may share bytes, as some writers let blank ones do; together they claim no more than that many times the file."""
-MOST_PIXEL_BYTES, MOST_TILE_HEADER = 8, 2**16
-"""A tile takes at most that many bytes a pixel and for its tables: twice those of uncompressed RGBA."""
+MAX_SIDE = 2**22
+"""Pixels of a level's longer side; beyond it is a size bomb too. A glass of 75 mm scanned at
+0.05 um per pixel has 1.5 million."""
+MAX_SHARING = 64
+"""Tiles may share bytes: some writers store blank ones once. Together they claim at most this
+multiple of the file."""
+MAX_PIXEL_BYTES = 8
+"""Bytes per pixel of a tile, twice those of uncompressed RGBA."""
+MAX_TILE_HEADER = 2**16
+"""Bytes of a tile's own tables."""
+ITEM = b"\xfe\xff\x00\xe0"
+"""Tag of a DICOM item (PS3.5 7.5), little endian."""
 DCT_SCALES = (8, 4, 2)
-"""What libjpeg-turbo shrinks by while it decodes (1/8, 1/4, 1/2), largest first."""
+"""Factors by which libjpeg-turbo shrinks during decoding, largest first."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TileStore:
-    """How the tiles of one level are kept.
+    """How the tiles of one level are stored.
 
     Attributes:
         uri: the object that holds them.
         codec: name of their codec (`codecs`).
-        header: for `jpeg`, what makes a tile a JPEG by itself (`jpeg.stream_header`).
+        header: for `jpeg`, what makes a tile a complete JPEG (`jpeg.stream_header`).
         items: the ranges hold DICOM items, whose 8-byte headers don't belong to the stream.
-        sparse: the format leaves tiles out on purpose; they are glass. Elsewhere a tile without data is damage.
-        version: of the object that the ranges belong to; any where empty.
+        sparse: the format leaves tiles out on purpose; they are glass. In other formats a tile
+            without data is damage.
+        version: of the object that the ranges belong to; any version if empty.
     """
 
     uri: str
@@ -55,18 +63,19 @@ class TileStore:
 
 @dataclass(frozen=True, kw_only=True)
 class PackedTiles:
-    """Fetched tiles, one behind the other: as they lie in an Arrow array, so that they are copied once.
+    """Fetched tiles, concatenated as an Arrow array holds them, so that they are copied once.
 
     Attributes:
-        data: streams that stand on their own.
-        bounds: where each begins, and where the last ends, int64 [T + 1]; an empty one is a tile that a sparse format leaves out.
+        data: complete streams.
+        bounds: start of each stream and end of the last, int64 [T + 1]; an empty stream is a tile
+            that a sparse format leaves out.
     """
 
     data: bytes | memoryview
     bounds: NDArray[np.int64]
 
     def streams(self) -> list[memoryview]:
-        """One stream a tile, views of `data`."""
+        """One stream per tile, views of `data`."""
         view, bounds = memoryview(self.data), self.bounds.tolist()
         return [view[a:b] for a, b in pairwise(bounds)]
 
@@ -78,9 +87,9 @@ def fetch_tiles(
 
     Args:
         slide: name or identity for errors.
-        store: where they lie.
-        offsets: byte where each wanted tile begins, int64 [T].
-        lengths: bytes of each, likewise.
+        store: how and where they are stored.
+        offsets: first byte of each wanted tile, int64 [T].
+        lengths: bytes of each, int64 [T].
 
     Raises:
         BrokenSlide: a tile is missing, cut off or not what the index says.
@@ -124,15 +133,14 @@ def fetch_tiles(
 def _fetch_packed(
     store: TileStore, starts: list[int], lengths: NDArray[np.int64], present: list[int]
 ) -> PackedTiles:
-    """Read each tile to where it lies in the end; a JPEG's header then takes the place of its start marker."""
+    """Read each tile to its final position; a JPEG's header then replaces its start marker."""
     extra = len(store.header) - len(jpeg.SOI) if codecs.is_jpeg(store.codec) else 0
     sizes = np.where(lengths > 0, lengths + extra, 0)
     bounds = np.append(0, np.cumsum(sizes))
-    # NumPy asks the system for huge pages: zeroing 4-kB pages would cost more than reading the tiles.
-    view, at = np.empty(int(bounds[-1]), np.uint8).data, bounds.tolist()
-    storage.read_into(
-        store.uri, starts, [view[at[k] + extra : at[k + 1]] for k in present], version=store.version
-    )
+    # NumPy asks for huge pages: zeroing 4-kB pages would cost more than reading the tiles.
+    view, edges = np.empty(int(bounds[-1]), np.uint8).data, bounds.tolist()
+    targets = [view[edges[k] + extra : edges[k + 1]] for k in present]
+    storage.read_into(store.uri, starts, targets, version=store.version)
     if codecs.is_jpeg(store.codec):
         for begin in bounds[:-1][present].tolist():
             jpeg.check_start(view[begin + extra :])
@@ -155,13 +163,13 @@ def _packed(count: int, present: list[int], streams: list[bytes]) -> PackedTiles
 
 def _items(part: memoryview) -> memoryview:
     """The content of one or more DICOM items (PS3.5 A.4)."""
-    found, at = [], 0
-    while at + 8 <= len(part) and part[at : at + 4].tobytes() == b"\xfe\xff\x00\xe0":
-        length = int.from_bytes(part[at + 4 : at + 8], "little")
-        found.append(part[at + 8 : at + 8 + length])
-        at += 8 + length
-    if not found or at != len(part):
-        raise ValueError("is no sequence of DICOM items")
+    found, start = [], 0
+    while start + 8 <= len(part) and part[start : start + 4].tobytes() == ITEM:
+        length = int.from_bytes(part[start + 4 : start + 8], "little")
+        found.append(part[start + 8 : start + 8 + length])
+        start += 8 + length
+    if not found or start != len(part):
+        raise ValueError("is not a sequence of DICOM items")
     return found[0] if len(found) == 1 else memoryview(b"".join(found))
 
 
@@ -171,7 +179,7 @@ def check_size(slide: str, level: Size, tile: Size) -> None:
     Raises:
         BrokenSlide: the level or its tiles are larger than any that scanners write.
     """
-    if tile.width * tile.height > MOST_TILE_PIXELS or max(level.width, level.height) > MOST_SIDE:
+    if tile.width * tile.height > MAX_TILE_PIXELS or max(level.width, level.height) > MAX_SIDE:
         shown = f"{level.width} x {level.height} px in tiles of {tile.width} x {tile.height}"
         raise BrokenSlide(
             slide, f"claims {shown}, more than any scanner writes", "copy or export it again"
@@ -180,11 +188,11 @@ def check_size(slide: str, level: Size, tile: Size) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class TileIndex:
-    """Where the tiles of one level lie.
+    """Where the tiles of one level are stored.
 
     Attributes:
         grid: the level's tiling.
-        store: how they are kept.
+        store: how they are stored.
         offsets: byte offset of every tile, row by row, int64 [rows * columns].
         lengths: bytes of every tile, int64 [rows * columns].
     """
@@ -198,8 +206,8 @@ class TileIndex:
         """Refuse an index that can't be true.
 
         Raises:
-            BrokenSlide: tiles of absurd size, another number of tiles than the level needs, ranges outside the object, or
-                ranges that share their bytes as only a size bomb's do.
+            BrokenSlide: tiles of absurd size, another number of tiles than the level needs, ranges
+                outside the object, or ranges that share their bytes as only a size bomb's do.
         """
         tile, needed = self.grid.tile, self.grid.rows * self.grid.columns
         check_size(slide, self.grid.level, tile)
@@ -213,16 +221,17 @@ class TileIndex:
             raise BrokenSlide(
                 slide, "has tiles before the beginning of the file", "copy or export it again"
             )
-        if int(self.lengths.max()) > tile.width * tile.height * MOST_PIXEL_BYTES + MOST_TILE_HEADER:
-            cause = f"has a tile of {int(self.lengths.max())} bytes, more than {tile.width} x {tile.height} px can take"
+        if int(self.lengths.max()) > tile.width * tile.height * MAX_PIXEL_BYTES + MAX_TILE_HEADER:
+            longest = f"a tile of {int(self.lengths.max())} bytes"
+            cause = f"has {longest}, more than {tile.width} x {tile.height} px can use"
             raise BrokenSlide(slide, cause, "copy or export it again")
-        if int(self.lengths.sum()) > MOST_SHARING * size:
+        if int(self.lengths.sum()) > MAX_SHARING * size:
             raise BrokenSlide(
                 slide, "claims the same bytes for most of its tiles", "copy or export it again"
             )
-        end = max(
-            int(self.offsets.max()), int((np.minimum(self.offsets, size) + self.lengths).max())
-        )  # sums can't overflow
+        # Clipped, so that sums can't overflow.
+        ends = np.minimum(self.offsets, size) + self.lengths
+        end = max(int(self.offsets.max()), int(ends.max()))
         if end > size:
             raise BrokenSlide(
                 slide,
@@ -231,7 +240,7 @@ class TileIndex:
             )
 
     def scaled(self, scale: int) -> TileIndex:
-        """The level as it looks when every tile is decoded at 1/`scale` (of `DCT_SCALES`); what is left over at the edge goes."""
+        """The level with every tile decoded at 1/`scale` (of `DCT_SCALES`), cut to whole pixels."""
         if scale == 1:
             return self
         grid = TileGrid(level=self.grid.level.shrunk(scale), tile=self.grid.tile.shrunk(scale))
@@ -255,7 +264,7 @@ class TiledSlide(Slide):
     """A slide read by its own tile index. See `Slide` for the interface.
 
     Attributes:
-        indexes: a `TileIndex` a level.
+        indexes: one `TileIndex` per level.
     """
 
     def __init__(
@@ -282,22 +291,23 @@ class TiledSlide(Slide):
         )
         parts = [
             part
-            for at in self.indexes
-            for part in (at.offsets.tobytes(), at.lengths.tobytes(), at.store.header)
+            for index in self.indexes
+            for part in (index.offsets.tobytes(), index.lengths.tobytes(), index.store.header)
         ]
         self.identity = options.identity or identity_of(file.version, *parts)
 
     def scales(self, level: int) -> tuple[int, ...]:
         index = self.indexes[level]
-        tile, most = index.grid.tile, min(index.grid.level.width, index.grid.level.height)
+        tile, shorter = index.grid.tile, min(index.grid.level.shape)
         if index.store.codec != "jpeg":
             return (1,)
-        return (*(s for s in DCT_SCALES if tile.width % s == tile.height % s == 0 and s <= most), 1)
+        whole = [s for s in DCT_SCALES if tile.width % s == tile.height % s == 0 and s <= shorter]
+        return (*whole, 1)
 
     def _read(
         self, origins: Sequence[Point], level: int, size: Size, scale: int
     ) -> NDArray[np.uint8]:
-        """All of them are fetched together, and each tile is decoded once."""
+        """All regions are fetched together, and each tile is decoded once."""
         index = self.indexes[level].scaled(scale)
         downsample = self.levels[level].downsample * scale
         x = np.array([round(origin.x / downsample) for origin in origins], np.int64)
