@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict
+from pathlib import PurePosixPath
 
 from pipelines import addresses, storage
 from pipelines.index import INDEX_VERSION, SlideRecord
@@ -21,6 +22,26 @@ from pipelines.slides.source import find_file, is_dicom
 
 NEXT_TO_SHARDS = (addresses.quality, addresses.fingerprint, addresses.overview)
 """The other files of a prepared slide."""
+NOT_A_SLIDE = frozenset(
+    {
+        ".csv",
+        ".geojson",
+        ".jpeg",
+        ".jpg",
+        ".json",
+        ".md",
+        ".ods",
+        ".parquet",
+        ".pdf",
+        ".png",
+        ".qpdata",
+        ".tsv",
+        ".txt",
+        ".xlsx",
+    }
+)
+"""Suffixes of what people store next to the files of a DICOM series: manifests, annotations, notes.
+They are not part of the slide, so changing them prepares nothing again."""
 
 
 def slide_version(uri: str) -> str:
@@ -31,10 +52,17 @@ def slide_version(uri: str) -> str:
     """
     file = find_file(uri)
     if file is None:
-        return json.dumps(storage.versions(uri))
+        return _series_version(uri)
     if is_dicom(file.head):
-        return json.dumps(storage.versions(file.uri.rpartition("/")[0]))
+        return _series_version(file.uri.rpartition("/")[0])
     return file.version
+
+
+def _series_version(folder: str) -> str:
+    """Versions of all files of a folder that may belong to a DICOM series."""
+    versions = storage.versions(folder)
+    suffix_of = {uri: PurePosixPath(uri).suffix.lower() for uri in versions}
+    return json.dumps({uri: versions[uri] for uri in versions if suffix_of[uri] not in NOT_A_SLIDE})
 
 
 def completion_key(*parts: object) -> str:

@@ -225,6 +225,18 @@ def test_one_file_of_a_series_stands_for_all(
     assert slide_version(storage.as_uri(named)) != before
 
 
+def test_a_manifest_next_to_a_series_is_not_part_of_it(
+    small_slide: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Another label would prepare the slide again."""
+    for path in sorted(small_slide("dicom-jpeg").glob("*.dcm")):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    before = slide_version(storage.as_uri(tmp_path))
+    (tmp_path / "manifest.csv").write_text("slide,label\n.,3+4\n")
+    (tmp_path / "regions.GeoJSON").write_text("{}")
+    assert slide_version(storage.as_uri(tmp_path)) == before
+
+
 def test_all_failed_is_not_an_empty_cohort(tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_text("slide\ngone.svs\n")
     prepare(PrepareConfig(manifest=str(tmp_path / "m.csv"), out=str(tmp_path / "out")))

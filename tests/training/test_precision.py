@@ -122,6 +122,16 @@ def test_a_run_keeps_its_precision_where_the_processor_would_choose_another(tmp_
     assert settle_precision(str(tmp_path), _recipe(), CPU, rank=0) == other
 
 
+def test_checkpoints_without_their_record_are_not_continued(tmp_path: Path) -> None:
+    """Copied elsewhere without it, they would go on under any recipe, seed or data."""
+    _new_run(tmp_path)
+    (tmp_path / "run" / "checkpoint_000000").mkdir(parents=True)
+    (tmp_path / "run" / "checkpoint_000000" / "shared.pt").write_bytes(b"weights")
+    (tmp_path / "run.json").unlink()
+    with pytest.raises(RunError, match=r"has checkpoints of a run but no run\.json"):
+        _new_run(tmp_path)
+
+
 @pytest.mark.parametrize("choice", ["bf16", "f32"])
 def test_a_recipe_can_fix_the_precision(tmp_path: Path, choice: PrecisionChoice) -> None:
     _new_run(tmp_path, choice)

@@ -54,11 +54,8 @@ from training.pretrain.model_card import encoder_card
 from training.pretrain.patch_stream import ShardIndex
 from training.pretrain.progress import ProgressReport, Reporter, watched
 from training.pretrain.recipes import RECIPES, Recipe, recipe_named
-from training.pretrain.run_record import open_record, read_record
+from training.pretrain.run_record import CHECKPOINTS, open_record, read_record
 from training.pretrain.worker import DATASET, train_worker
-
-RUN = "run"
-"""Folder below `out` that Ray Train keeps its checkpoints in."""
 
 MAX_REASON = 300
 """Characters of a library's error that are shown."""
@@ -163,7 +160,7 @@ def pretrain(
     spec, data = cohort_spec(config.data), DataFacts.of(shards)
     job = plan(config, spec, shards)
     open_record(config.out, recipe=job.recipe, seed=config.seed, data=data)
-    run = _for_ray(storage.join(config.out, RUN))
+    run = _for_ray(storage.join(config.out, CHECKPOINTS))
     damaged = checkpoints.discard_damaged(run)
     start = checkpoints.latest_position(run).step
     if start < job.steps:
@@ -272,7 +269,7 @@ class RankShards(ray.train.DataConfig):
         self._data, self._split, self._run, self._job = (
             config.data,
             config.split,
-            storage.join(config.out, RUN),
+            storage.join(config.out, CHECKPOINTS),
             job,
         )
 
@@ -321,7 +318,7 @@ def _trainer(config: PretrainConfig, job: Job, callbacks: list[Reporter]) -> Tor
             use_gpu=ray.cluster_resources().get("GPU", 0) >= config.workers,
         ),
         run_config=ray.train.RunConfig(
-            name=RUN,
+            name=CHECKPOINTS,
             storage_path=_for_ray(config.out),
             failure_config=ray.train.FailureConfig(max_failures=config.max_failures),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),

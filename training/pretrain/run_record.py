@@ -21,6 +21,8 @@ from training.precision import Precision, precision_for
 from training.pretrain.recipes import Recipe
 
 RECORD: Final = "run.json"
+CHECKPOINTS: Final = "run"
+"""Folder next to the record that Ray Train keeps checkpoints in."""
 
 
 def open_record(out: str, *, recipe: Recipe, seed: int, data: DataFacts) -> None:
@@ -33,10 +35,15 @@ def open_record(out: str, *, recipe: Recipe, seed: int, data: DataFacts) -> None
         data: what it trains on.
 
     Raises:
-        RunError: another run is stored at `out`, or its record cannot be read.
+        RunError: another run is stored at `out`, or its record is missing or cannot be read.
     """
     ours = json.loads(json.dumps({"recipe": recipe.to_dict(), "seed": seed, "data": asdict(data)}))
     if not storage.exists(storage.join(out, RECORD)):
+        if storage.is_folder(storage.join(out, CHECKPOINTS)):
+            raise RunError(
+                f"{out} has checkpoints of a run but no {RECORD}, so what they belong to is unknown; "
+                "restore that file, or give another folder"
+            )
         _write(out, ours)
         return
     theirs = read_record(out)
