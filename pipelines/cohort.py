@@ -123,8 +123,9 @@ def load_cohort(out: str, *, split: str | None = None) -> pa.Table:
         raise CohortError(f"{out} {cause}; see {out}/report.json")
     chosen = table if split is None else table.filter(pc.equal(table["split"], split))
     if not len(chosen):
-        known = ", ".join(sorted(set(table["split"].to_pylist()))) or "none"
-        raise CohortError(f"{out} has no slide of split {split!r}; its splits are: {known}")
+        known = ", ".join(sorted(set(table["split"].to_pylist()) - {""}))
+        remedy = f"its splits are: {known}" if known else "its slides have no split: assign splits"
+        raise CohortError(f"{out} has no slide of split {split!r}; {remedy}")
     return chosen
 
 

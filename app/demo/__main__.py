@@ -3,7 +3,7 @@
 Environment:
     DEMO_EXIT=1          end after the report, with exit code 0 only if the report is there and the
                          heatmap agrees with the known regions better than chance
-    DEMO_OUT             output folder, emptied first
+    DEMO_OUT             output folder; emptied first if a demo made it, refused if not
     ACINUS_PORT          port of the service
     ACINUS_SHARED_DATA   folder of real tiles
 """
@@ -30,6 +30,8 @@ from app.reports.terminal import risk_table
 SIGNIFICANT = 0.01
 """Largest share of random relabellings that may agree as well as the heatmap does."""
 MAX_PORT = 65535
+MARK = ".made-by-acinus-demo"
+"""File in the output folder of a demo: such a folder may be emptied."""
 
 console = Console()
 
@@ -43,7 +45,7 @@ def main() -> None:
         typer.Exit: with DEMO_EXIT=1, whether the report is there and the heatmap agrees.
     """
     config = _read_environment()
-    shutil.rmtree(config.out, ignore_errors=True)
+    _empty(config.out)
     config.models.mkdir(parents=True)
     tissue = "real prostate tiles" if config.tiles else "generated H&E: real tiles are missing"
     console.print(f"Slides from {tissue}. {NOTICE}.")
@@ -68,6 +70,17 @@ def main() -> None:
             raise typer.Exit(0 if _is_right(config, finding) else 1)
         console.print(f"The service stays up at {address} (API: {address}/docs). Ctrl-C ends it.")
         _wait_for_signal()
+
+
+def _empty(out: Path) -> None:
+    """Remove what an earlier demo made, and nothing else."""
+    if out.is_dir() and any(out.iterdir()) and not (out / MARK).exists():
+        raise typer.BadParameter(
+            f"{out} holds files that no demo made; name an empty folder", param_hint="DEMO_OUT"
+        )
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    (out / MARK).touch()
 
 
 def _read_environment() -> journey.DemoConfig:

@@ -281,3 +281,13 @@ def test_on_s3_an_etag_is_the_version(s3_bucket: str, config: PrepareConfig) -> 
         f"{s3_bucket}/slides/slide-0001.svs", (slides / "slide-0001.svs").read_bytes() + b"\0\0"
     )
     assert _kept(remote) == [True, False]
+
+
+def test_a_cohort_without_splits_says_how_to_assign_them(
+    config: PrepareConfig,
+) -> None:
+    manifest = Path(config.manifest)
+    manifest.write_text("slide\nslide-0000.svs\n")
+    prepare(config)
+    with pytest.raises(CohortError, match="no slide of split 'train'; its slides have no split"):
+        load_cohort(config.out, split="train")
