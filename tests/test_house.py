@@ -34,8 +34,6 @@ quickly."""
 # What tools and runs leave behind. Only used without git, which says what belongs to the project.
 LEFT_BEHIND = {"__pycache__", "build", "cdk.out", "demo-output", "dist", "node_modules"}
 
-LATER = pytest.mark.xfail(strict=False, reason="rules that the rooms do not keep yet")
-
 CHECKS = {
     "style": ["ruff", "check", "."],
     "layout": ["ruff", "format", "--check", "."],
@@ -154,7 +152,6 @@ def test_a_room_has_one_file_to_open_first(room: str) -> None:
     assert len(found) == 1, f"files of {room} that say OPEN FIRST: {found}"
 
 
-@LATER
 def test_imports_are_at_the_top_of_a_module() -> None:
     found = [
         f"{name}:{node.lineno} {ast.unparse(node)}"
@@ -221,7 +218,6 @@ def words_to_avoid() -> dict[re.Pattern[str], str]:
     return {re.compile(rf"(?<!\w)({words})(?!\w)"): instead for words, instead in WORDS.items()}
 
 
-@LATER
 def test_words_to_avoid_are_in_no_file() -> None:
     """In prose and in names: `test_told_mpp` is read as words. `words-ok` excepts a line."""
     found = [

@@ -173,6 +173,6 @@ def _flush() -> int:
 
 def _report_output(error: OSError) -> int:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    if not isinstance(error, BrokenPipeError):  # a reader that has seen enough is no mistake
+    if not isinstance(error, BrokenPipeError):  # a reader may stop early, as `head` does
         _print_error(f"Standard output can't be written: {error.strerror}")
     return FAILED

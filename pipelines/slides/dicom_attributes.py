@@ -2,13 +2,13 @@
 
 The list of attributes holds what reading needs and what describes optics and geometry: of those
 that DICOM PS3.3 A.32.8 (Supplement 145) gives a whole-slide image, the ones that the Basic Profile
-of PS3.15 Annex E keeps. It names attributes, not words: a kept attribute must have the VR that PS3.6
-gives it. The value of every other element, private ones included, becomes blank at any depth. It
-keeps its length, so that nothing moves. Every instance UID becomes another one.
+of PS3.15 Annex E keeps. It names attributes, not words: a kept attribute must have the VR that
+PS3.6 gives it. The value of every other element, private ones included, becomes blank at any depth.
+It keeps its length, so that nothing moves. Every instance UID becomes another one.
 
-New UIDs are SHA-256 of the old ones, so that files cleaned one by one still belong together. There
-is no secret in that: whoever has an old UID can compute its new one, and so find the copy of a
-series that he knows already. Nothing leads back.
+New UIDs are SHA-256 of the old ones, so that files cleaned one by one still belong together. No
+key is involved: whoever has an old UID can compute its new one, and so find the copy of a series
+that he knows already. Nothing leads back.
 """
 
 from __future__ import annotations

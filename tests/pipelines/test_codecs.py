@@ -1,4 +1,4 @@
-"""Codecs by themselves: what they give, and that a stream of another size, kind or end is refused."""
+"""Codecs: their pixels, and that a stream of another size, kind or end is refused."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_empty_is_glass() -> None:
     assert (decoded("jpeg", b"") == 255).all()
 
 
-def test_alpha_lies_over_white() -> None:
+def test_alpha_is_blended_over_white() -> None:
     alpha = np.random.default_rng(1).integers(0, 256, (96, 96, 1), dtype=np.uint8)
     share = alpha / 255
     exact = TILE * share + 255 * (1 - share)

@@ -332,7 +332,7 @@ def test_another_image_of_the_same_shape(begin: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("offset", [2**40, 2**62, 2**64 - 1])
-def test_tiles_that_lie_behind_the_file_are_refused(tmp_path: Path, offset: int) -> None:
+def test_tiles_beyond_the_end_of_the_file_are_refused(tmp_path: Path, offset: int) -> None:
     source, copy = tmp_path / "slide.tiff", tmp_path / "copy.tiff"
     with source.open("wb") as stream:
         stream.write(b"\0" * BIG.header_size)
@@ -346,7 +346,7 @@ def test_tiles_that_lie_behind_the_file_are_refused(tmp_path: Path, offset: int)
     assert not copy.exists()
 
 
-def test_what_aperio_tells_of_optics_stays_and_names_hide_in_none_of_it(tmp_path: Path) -> None:
+def test_optics_in_an_aperio_description_stay_and_hide_no_name(tmp_path: Path) -> None:
     source, copy = tmp_path / "slide.svs", tmp_path / "copy.svs"
     text = (
         "Aperio Image Library v12.0.0 Doe^Jane\r\n701x563 [0,0 701x563] (128x128) JPEG/RGB Q=70 "

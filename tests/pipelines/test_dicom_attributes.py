@@ -99,7 +99,7 @@ def private(dataset: Dataset) -> None:
 
 
 def coded(dataset: Dataset) -> None:
-    """A listed attribute in a sequence that is not; neither sequence nor item tell their length."""
+    """A listed attribute in a sequence that is not; neither sequence nor item has a length."""
     dataset.RequestAttributesSequence = Items([Dataset()])
     dataset.RequestAttributesSequence[0].CodeMeaning = "Doe^Jane"
     dataset.RequestAttributesSequence[0].is_undefined_length_sequence_item = True

@@ -342,7 +342,7 @@ def test_beyond_4_gib(huge: Path, huge_in_s3: str) -> None:
 
 
 def check_far_shard(slide: Slide, handle: openslide.OpenSlide) -> None:
-    """The patches of a shard whose tiles lie beyond 4 GiB are OpenSlide's."""
+    """The patches of a shard whose tiles are beyond 4 GiB are OpenSlide's."""
     table = index_slide(
         slide, PatchSpec(size=256, mpp=0.25), organisation="org", shard_side=4
     ).shards

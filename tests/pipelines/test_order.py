@@ -1,4 +1,5 @@
-"""The order of training data: the same for any number of workers, dealt fairly, bounded, and resumable at any patch."""
+"""The order of training data: the same for any number of workers, dealt fairly, bounded, and
+resumable at any patch."""
 
 from __future__ import annotations
 

@@ -167,7 +167,7 @@ def test_units_of_ome_are_understood(size: str, unit: str, tmp_path: Path) -> No
     assert open_slide(str(tmp_path / "clean.ome.tiff")).mpp == pytest.approx(0.25, rel=1e-5)
 
 
-def test_a_unit_that_is_no_length_is_named(tmp_path: Path) -> None:
+def test_a_unit_that_is_not_a_length_is_named(tmp_path: Path) -> None:
     """ImageJ writes so if no scale is set."""
     units = {"PhysicalSizeXUnit": "pixel", "PhysicalSizeYUnit": "pixel"}
     path = str(ome(tmp_path, PhysicalSizeX=1, PhysicalSizeY=1, **units))

@@ -51,7 +51,7 @@ def openslide_pixels(
 
 @pytest.fixture(scope="module")
 def odd_tiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A slide whose sides are no multiple of its 240-px tiles."""
+    """A slide whose sides are not multiples of its 240-px tiles."""
     path = tmp_path_factory.mktemp("odd") / "odd.svs"
     tissue = np.concatenate(
         [

@@ -1,5 +1,5 @@
 """What of a TIFF is the slide: which directories are levels of one image, and which image of
-OME-XML tells their scale."""
+OME-XML has their scale."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def open_record(out: str, *, recipe: Recipe, seed: int, data: DataFacts) -> None
     if not storage.exists(storage.join(out, RECORD)):
         if storage.is_folder(storage.join(out, CHECKPOINTS)):
             raise RunError(
-                f"{out} has checkpoints of a run but no {RECORD}, so what they belong to is unknown; "
+                f"{out} has checkpoints of a run but no {RECORD}, so their run is unknown; "
                 "restore that file, or give another folder"
             )
         _write(out, ours)
