@@ -55,6 +55,7 @@ def main() -> None:
         for make in (journey.make_cohort, journey.pretrain_encoder, journey.fit_models)
     ]
     ray.shutdown()  # the service starts its own
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))  # it ends with us
     with console.status("starting the service") as status, journey.service(config) as address:
         started = time.monotonic()
         status.update("analysing a held-out slide")
