@@ -124,7 +124,11 @@ def load_cohort(out: str, *, split: str | None = None) -> pa.Table:
     chosen = table if split is None else table.filter(pc.equal(table["split"], split))
     if not len(chosen):
         known = ", ".join(sorted(set(table["split"].to_pylist()) - {""}))
-        remedy = f"its splits are: {known}" if known else "its slides have no split: assign splits"
+        remedy = (
+            f"its splits are: {known}"
+            if known
+            else "its slides have no split; assign some, or take the empty split"
+        )
         raise CohortError(f"{out} has no slide of split {split!r}; {remedy}")
     return chosen
 
