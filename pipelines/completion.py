@@ -18,7 +18,7 @@ from pathlib import PurePosixPath
 
 from pipelines import addresses, storage
 from pipelines.index import INDEX_VERSION, SlideRecord
-from pipelines.slides.source import find_file, is_dicom
+from pipelines.slides.source import find_file, is_dicom, not_found
 
 NEXT_TO_SHARDS = (addresses.quality, addresses.fingerprint, addresses.overview)
 """The other files of a prepared slide."""
@@ -48,14 +48,15 @@ def slide_version(uri: str) -> str:
     """What changes when the slide is replaced: size and time, or ETag, of each of its files.
 
     Raises:
-        SlideNotFound: there is no such object.
+        SlideNotFound: there is no such object, or its store or disk does not list its files.
     """
     file = find_file(uri)
-    if file is None:
-        return _series_version(uri)
-    if is_dicom(file.head):
-        return _series_version(file.uri.rpartition("/")[0])
-    return file.version
+    if file is not None and not is_dicom(file.head):
+        return file.version
+    try:
+        return _series_version(uri if file is None else file.uri.rpartition("/")[0])
+    except storage.StorageError as error:
+        raise not_found(uri, error) from None  # its text holds the path
 
 
 def _series_version(folder: str) -> str:

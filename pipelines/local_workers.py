@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import Pipe
@@ -50,7 +50,7 @@ class Death:
 
 def run_slides(
     rows: Sequence[ManifestRow], config: PrepareConfig
-) -> Iterator[tuple[int, SlideOutcome]]:
+) -> Generator[tuple[int, SlideOutcome]]:
     """Attempt every row, one on each CPU that this process may use.
 
     Yields:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 
@@ -140,8 +140,9 @@ def writing(out: str) -> Iterator[None]:
         raise OutputError(out, error.reason, f"{remedy}: finished slides are kept") from error
 
 
-RunSlides = Callable[[Sequence[ManifestRow], PrepareConfig], Iterator[tuple[int, SlideOutcome]]]
-"""Attempts every row and yields its index and outcome: `local_workers` or `ray_workers`."""
+RunSlides = Callable[[Sequence[ManifestRow], PrepareConfig], Generator[tuple[int, SlideOutcome]]]
+"""Attempts every row and yields its index and outcome: `local_workers` or `ray_workers`. Closing it
+ends what it has started."""
 
 
 @dataclass(frozen=True, kw_only=True)

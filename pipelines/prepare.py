@@ -14,6 +14,7 @@ resumed. Knows no model and no patient.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import replace
 
 from pipelines import addresses, cohort, local_workers, storage
@@ -52,11 +53,13 @@ def prepare(
     manifest = read_manifest(config.manifest, shares=config.shares)
     rows = manifest.rows
     finished: dict[int, SlideOutcome] = {}
-    for k, outcome in run_slides(rows, config):
-        finished[k] = outcome
-        on_slide(outcome, len(rows))
-    outcomes = _refuse_same_slide(rows, [finished[k] for k in range(len(rows))])
-    _tidy_refused(rows, [finished[k] for k in range(len(rows))], outcomes, config, run_slides)
+    with closing(run_slides(rows, config)) as results:
+        for k, outcome in results:
+            finished[k] = outcome
+            on_slide(outcome, len(rows))
+    found = [finished[k] for k in range(len(rows))]
+    outcomes = _refuse_same_slide(rows, found)
+    outcomes = _tidy_refused(rows, found, outcomes, config, run_slides)
     report = PrepareReport(
         out=config.out,
         prepared=[outcome for outcome in outcomes if outcome.row is not None],
@@ -103,12 +106,12 @@ def _tidy_refused(
     kept: Sequence[SlideOutcome],
     config: PrepareConfig,
     run_slides: RunSlides,
-) -> None:
+) -> list[SlideOutcome]:
     """Undo what preparing a refused copy did: only slides of the cohort keep a shard table.
 
     A copy with an identity of its own has files of its own: they are removed. One with the identity
     of the first has overwritten its shard table, which names the copy's URI: the first is prepared
-    again.
+    again. Returns what is kept, with the outcomes of those slides: one may have failed this time.
     """
     refused = [k for k, outcome in enumerate(kept) if outcome.row is None and found[k].row]
     copies = {one.slide_id for k in refused if (one := found[k].row)}
@@ -117,6 +120,9 @@ def _tidy_refused(
         for slide_id in sorted(copies - firsts.keys()):
             for address in addresses.of_slide(config.organisation, slide_id, config.spec.hash):
                 storage.delete(storage.join(config.out, *address.split("/")))
-    again = [rows[firsts[slide_id]] for slide_id in sorted(copies & firsts.keys())]
-    for _ in run_slides(again, replace(config, resume=True)):
-        pass
+    again = [firsts[slide_id] for slide_id in sorted(copies & firsts.keys())]
+    outcomes = list(kept)
+    with closing(run_slides([rows[k] for k in again], replace(config, resume=True))) as results:
+        for j, outcome in results:
+            outcomes[again[j]] = replace(outcome, read=kept[again[j]].read + outcome.read)
+    return outcomes

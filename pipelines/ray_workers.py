@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from itertools import islice
 
 import ray
@@ -16,7 +16,7 @@ from pipelines.ray_session import ensure_ray
 
 def run_slides(
     rows: Sequence[ManifestRow], config: PrepareConfig
-) -> Iterator[tuple[int, SlideOutcome]]:
+) -> Generator[tuple[int, SlideOutcome]]:
     """Attempt every row; at most twice as many at a time as there are CPUs: a long manifest would
     fill the scheduler.
 

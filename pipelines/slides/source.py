@@ -43,7 +43,7 @@ class SlideFile:
         try:
             return _look_up(uri)
         except storage.StorageError as error:
-            raise _not_found(uri, error) from None  # its text holds the path
+            raise not_found(uri, error) from None  # its text holds the path
 
     def open(self) -> RangeFile:
         """The object as a seekable file that fetches what is read."""
@@ -78,9 +78,9 @@ def find_file(uri: str) -> SlideFile | None:
     except (storage.ObjectNotFound, storage.AccessDenied) as error:
         if _is_prefix(uri):
             return None
-        raise _not_found(uri, error) from None
+        raise not_found(uri, error) from None
     except storage.StorageError as error:
-        raise _not_found(uri, error) from None
+        raise not_found(uri, error) from None
 
 
 def _look_up(uri: str) -> SlideFile:
@@ -94,7 +94,8 @@ def _look_up(uri: str) -> SlideFile:
     )
 
 
-def _not_found(uri: str, error: storage.StorageError) -> SlideNotFound:
+def not_found(uri: str, error: storage.StorageError) -> SlideNotFound:
+    """What a store says of a slide, without the URI: folders may be named after patients."""
     name = storage.object_name(uri)
     if isinstance(error, storage.ObjectNotFound):
         return SlideNotFound(name, "is not there or is not a file", "check the path or URI")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,12 +17,15 @@ from pipelines.cohort import CohortError, load_cohort
 from pipelines.cohort_shards import load_shards
 from pipelines.completion import completion_key, slide_version
 from pipelines.grid import PatchSpec
-from pipelines.manifest import read_manifest
+from pipelines.manifest import ManifestRow, read_manifest
+from pipelines.preparation import SlideOutcome
 from pipelines.prepare import OutputError, PrepareConfig, prepare
 from pipelines.prepare_slide import prepare_slide
 from pipelines.slides.errors import SlideNotFound
 from pipelines.synthetic.tissue import generate_tile
 from tests.support.small_cohort import BAD, small_cohort
+
+Result = tuple[int, SlideOutcome]
 
 
 @pytest.fixture
@@ -179,6 +182,47 @@ def test_of_two_copies_the_first_counts(config: PrepareConfig) -> None:
         prepare_slide(read_manifest(config.manifest)[1], config)  # as if the copy had come last
         with pytest.raises(CohortError, match="half of another preparation"):
             load_shards(config.out)
+
+
+def test_a_first_copy_that_fails_the_second_time_is_reported(config: PrepareConfig) -> None:
+    """Its shard table is that of the refused copy, so the cohort must not have it."""
+    first, copy = sorted(Path(config.manifest).parent.glob("*.svs"))
+    copy.write_bytes(first.read_bytes())
+    os.utime(copy, ns=(first.stat().st_atime_ns, first.stat().st_mtime_ns))
+
+    def run(rows: Sequence[ManifestRow], config: PrepareConfig) -> Generator[Result]:
+        if len(rows) == 1:
+            first.unlink()
+        for k, row in enumerate(rows):  # in the order of the manifest: the copy comes last
+            yield k, prepare_slide(row, config)
+
+    report = prepare(config, run_slides=run)
+    assert [one.kind for one in report.failed] == ["SlideNotFound", "ManifestError"]
+    assert report.prepared == []
+    with pytest.raises(CohortError, match="holds no slide"):
+        load_cohort(config.out)
+
+
+def test_a_run_that_ends_early_closes_what_prepares_its_slides(config: PrepareConfig) -> None:
+    runs, closed = [], []
+
+    def run(rows: Sequence[ManifestRow], config: PrepareConfig) -> Generator[Result]:
+        def attempt() -> Generator[Result]:
+            try:
+                for k, row in enumerate(rows):
+                    yield k, prepare_slide(row, config)
+            finally:
+                closed.append(len(rows))
+
+        runs.append(attempt())  # held, as a debugger or a traceback would
+        return runs[-1]
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(config, run_slides=run, on_slide=stop)
+    assert closed == [2]
 
 
 def test_a_copy_made_later_is_the_same_slide_too(config: PrepareConfig) -> None:

@@ -18,6 +18,7 @@ import pytest
 from obstore.exceptions import GenericError
 
 from pipelines import storage
+from pipelines.completion import slide_version
 from pipelines.manifest import read_manifest
 from pipelines.slides import source
 from pipelines.slides.errors import BrokenSlide, ManifestError, SlideError, SlideNotFound
@@ -168,9 +169,11 @@ def test_a_series_whose_folder_is_not_listed(
     faults: Faults, s3_bucket: str, tmp_path: Path
 ) -> None:
     uri = upload(write_slide("dicom-jpeg", tmp_path), s3_bucket) + "level-0.dcm"
-    faults[s3_bucket.rpartition("/")[2]] = [503]
-    with pytest.raises(SlideNotFound, match="can't be reached in its store"):
-        open_slide(uri)
+    for read in (open_slide, slide_version):
+        faults[s3_bucket.rpartition("/")[2]] = [503]
+        with pytest.raises(SlideNotFound, match="can't be reached in its store") as raised:
+            read(uri)
+        assert s3_bucket not in "".join(traceback.format_exception(raised.value))
 
 
 def test_an_empty_object_is_not_an_outage(s3_bucket: str) -> None:
