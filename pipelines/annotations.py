@@ -12,7 +12,7 @@ Every feature of a file ends in one of three ways:
     an error    any other class, or an outline that can't be read: a typing mistake must not turn
                 a tumour into unlabelled tissue
 
-QuPath crops some slides (MIRAX, some Leica and DICOM) to the area that was scanned, and exports
+QuPath crops some slides (MIRAX, some Leica) to the area that was scanned, and exports
 coordinates relative to it. That is the default here too; a manifest says otherwise in its column
 `annotation_origin`. What no region covers is unlabelled, not benign. This module does not know what
 a model makes of labels.

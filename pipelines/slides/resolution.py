@@ -2,9 +2,11 @@
 
     given  >  the metadata's  >  default for slides without  >  objective, if asked
 
-A value that can only be a unit error (outside `PLAUSIBLE_MPP`) is not believed: a given or a
-default one replaces it. Pixels that are not square are refused whatever is given, since no single
-mpp is true of them: a patch would be a rectangle on the glass.
+A value that can only be a unit error (outside `PLAUSIBLE_MPP`) is not believed: one that is
+given, the default or the objective's replaces it. Pixels that are not square are refused whatever
+is given, since no single mpp is true of them: a patch would be a rectangle on the glass. A wrong
+unit does not change the ratio of the axes, so that is checked too if neither value can be true; if
+one can be, the other is not believed.
 """
 
 from __future__ import annotations
@@ -124,8 +126,9 @@ class MppPolicy:
             ImplausibleResolution: the only value there is can only be a unit error.
             MissingResolution: there is no value.
         """
-        if recorded.is_plausible:
+        if len({is_plausible(value) for value in recorded.axes}) == 1:  # all, or none
             _check_square(slide, recorded)
+        if recorded.is_plausible:
             return self.given or recorded.axes[0]
         if replacement := self.given or self.default:
             return replacement
@@ -138,7 +141,7 @@ class MppPolicy:
 
     def remark(self, recorded: RecordedMpp) -> str:
         """A sentence about metadata that were not believed, empty if there is nothing to say."""
-        if recorded.is_plausible or not (recorded.axes or recorded.unreadable):
+        if not recorded.unreadable and (recorded.is_plausible or not recorded.axes):
             return ""
         found = recorded.unreadable or " x ".join(f"{value:g}" for value in recorded.axes)
         return f"has an mpp in its metadata ({found}) that can't be true and was not used"

@@ -115,6 +115,11 @@ ANISOTROPIC: dict[str, Callable[[Path], Path]] = {
     "OpenSlide, MIRAX": lambda folder: mirax(folder, 0.25, 0.5),
     "OpenSlide, NDPI": lambda folder: ndpi(folder, 0.25, 0.5),
 }
+IN_A_WRONG_UNIT: dict[str, Callable[[Path], Path]] = {
+    "OME": lambda folder: ome(folder, PhysicalSizeX=250, PhysicalSizeY=500),
+    "DICOM": lambda folder: dicom(folder, [0.5, 0.25]),
+    "OpenSlide, MIRAX": lambda folder: mirax(folder, 250, 500),
+}
 
 
 @pytest.mark.parametrize("make", ANISOTROPIC.values(), ids=ANISOTROPIC)
@@ -128,6 +133,20 @@ def test_mpp_that_differs_by_axis_is_refused(make: Callable[[Path], Path], tmp_p
             assert caught.value.code == "anisotropic-mpp"
             with pytest.raises(AnisotropicResolution):
                 index_slide(slide, PatchSpec(size=64), organisation="x")
+
+
+@pytest.mark.parametrize("make", IN_A_WRONG_UNIT.values(), ids=IN_A_WRONG_UNIT)
+def test_axes_in_a_wrong_unit_must_be_square_too(
+    make: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    """A given mpp replaces the unit; the ratio of the axes stays."""
+    path = str(make(tmp_path))
+    for given in (None, 0.25):
+        with (
+            open_slide(path, mpp=given, default_mpp=given) as slide,
+            pytest.raises(AnisotropicResolution, match=r"250 x 500 um"),
+        ):
+            _ = slide.mpp
 
 
 def test_axes_within_the_tolerance_are_square(tmp_path: Path) -> None:
@@ -174,6 +193,14 @@ def test_a_unit_that_is_not_a_length_is_named(tmp_path: Path) -> None:
     with pytest.raises(MissingResolution, match=r"no usable mpp in its metadata \(1 pixel\)"):
         _ = open_slide(path).mpp
     assert open_slide(path, mpp=0.3).mpp == 0.3
+
+
+def test_an_axis_that_cannot_be_read_is_reported(tmp_path: Path) -> None:
+    path = ome(tmp_path, PhysicalSizeX=0.25, PhysicalSizeY=1, PhysicalSizeYUnit="pixel")
+    with open_slide(str(path)) as slide:
+        assert slide.mpp == 0.25
+        [remark] = slide.remarks
+        assert "(1 pixel)" in remark
 
 
 def test_a_decimal_comma_is_read(tmp_path: Path) -> None:
