@@ -10,7 +10,8 @@
     ├── UploadNotStored         503  the disk that uploads arrive on is full or cannot be written
     ├── ModelSetUnusable        503  the models were exchanged while an analysis was running
     ├── AddressTaken            500  the HTTP service cannot listen on its host and port
-    └── AnalysisAbandoned       500  the process died again and again during this analysis
+    ├── AnalysisAbandoned       500  the process died again and again during this analysis
+    └── DemoError               500  a stage of `make demo` cannot go on; never an HTTP answer
 
 Every answer that is not a success has the body `{"error": class, "message": sentence, "analysis":
 id or null}`. Slide errors (`pipelines.slides.errors`) travel the same way: their `sentence` is for

@@ -193,6 +193,18 @@ def test_no_file_is_longer_than_500_lines() -> None:
     assert {name: length for name, length in lengths.items() if length > 500} == {}
 
 
+def test_prose_has_at_most_100_characters_a_line() -> None:
+    """ruff holds code. Tables, pictures and what is in a code block may be longer."""
+    prose = re.compile(r"```.*?```", re.DOTALL)
+    long = [
+        f"{name}: {line[:60]}"
+        for name, text in texts(".md")
+        for line in prose.sub("", text).splitlines()
+        if len(line) > 100 and not line.startswith(("|", "!", "<"))
+    ]
+    assert long == []
+
+
 WORDS = {
     r"lies?": "is stored, is",
     r"what is left over": "the rest",
