@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
 _PARTIAL = ".acinus-partial-"
 """First part of the name of a file that is being written."""
@@ -23,6 +23,7 @@ _TRIES = 20
 """Times that a folder is made for a file while others remove it."""
 
 Write = Callable[[IO[bytes]], object]
+T = TypeVar("T")
 
 
 def write(path: Path, fill: Write) -> None:
@@ -56,11 +57,10 @@ def move_once(source: Path, path: Path) -> bool:
     """
     written = False
     if not _is_there(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        with source.open("rb") as stream:
+            os.fsync(stream.fileno())
         try:
-            with source.open("rb") as stream:
-                os.fsync(stream.fileno())
-            written = _name_once(source, path)
+            written = _in_folder(path.parent, lambda: _name_once(source, path))
         except OSError as error:
             if error.errno != errno.EXDEV:
                 raise
@@ -133,7 +133,7 @@ def _is_there(path: Path) -> bool:
 
 
 def _name_once(temporary: Path, path: Path) -> bool:
-    """Give a written file its name unless that is taken; the temporary name is gone afterwards."""
+    """Give a written file its name unless that is taken; the caller removes the temporary name."""
     try:
         path.hardlink_to(temporary)
     except FileExistsError:
@@ -152,19 +152,20 @@ def _partial(path: Path) -> Iterator[tuple[Path, IO[bytes]]]:
     """A new file next to `path`, which is removed unless it was renamed."""
     temporary = path.parent / f"{_PARTIAL}{uuid.uuid4().hex}"
     try:
-        with _created(temporary) as stream:
+        with _in_folder(path.parent, lambda: temporary.open("xb")) as stream:
             yield temporary, stream
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _created(path: Path) -> IO[bytes]:
-    """A new file, and its folder if there is none: `remove` may take that away at any time."""
+def _in_folder(folder: Path, make: Callable[[], T]) -> T:
+    """Make something in a folder, and the folder if there is none: `remove` may take that away at
+    any time."""
     for _ in range(_TRIES):
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            return path.open("xb")
+            folder.mkdir(parents=True, exist_ok=True)
+            return make()
         except (FileNotFoundError, FileExistsError):
-            if path.parent.is_file():
+            if folder.is_file():
                 raise
-    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))

@@ -118,13 +118,15 @@ def failures(uri: str, doing: str) -> Iterator[None]:
     except exceptions.PreconditionError:
         raise ObjectChanged(uri, "has been replaced", "read it again") from None
     except (exceptions.InvalidPathError, ValueError) as error:
-        reason = f"can't be {doing}: {str(error).splitlines()[0]}"
+        key = next((f" {found[1]!r}" for found in _PATH.finditer(str(error))), "")
+        reason = f"can't be {doing}: a key{key} is not one that we can name"
         raise InvalidUri(uri, reason, "rename that object") from None
     except (exceptions.BaseError, OSError) as error:
         raise _of_store(uri, doing, error) from None
 
 
 _STATUS = re.compile(r"status code: (\d{3} [A-Za-z ]+)|(error sending request|timed out|timeout)")
+_PATH = re.compile(r'path "([^"\n]+)"', re.IGNORECASE)
 _CODE = re.compile(r"<Code>(\w+)</Code>")
 
 

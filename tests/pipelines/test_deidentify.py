@@ -235,7 +235,9 @@ def test_ome_tiff_loses_the_images_that_its_xml_names(
     assert report.images == ("label",)
     cleaned = content(copy)
     assert all(
-        part[at : at + 32] not in cleaned for part in parts for at in range(0, len(part) - 32, 997)
+        part[start : start + 32] not in cleaned
+        for part in parts
+        for start in range(0, len(part) - 32, 997)
     )
     for secret in (NAME, b"1999-12-31", b"label"):
         assert secret in content(source)

@@ -66,14 +66,14 @@ def test_attributes_that_are_not_listed_lose_their_values(
     tmp_path: Path, small_slide: Callable[[str], Path], keyword: str, depth: str
 ) -> None:
     def plant(dataset: Dataset) -> None:
-        at = dataset
+        target = dataset
         if depth == "sequence":
             inner = Dataset()
-            inner.ReferencedRequestSequence = Items([at := Dataset()])
+            inner.ReferencedRequestSequence = Items([target := Dataset()])
             dataset.RequestAttributesSequence = Items([inner])
         elif depth == "kept-sequence":
-            at = dataset.OpticalPathSequence[0]
-        setattr(at, keyword, PLANTED_ATTRIBUTES[keyword])
+            target = dataset.OpticalPathSequence[0]
+        setattr(target, keyword, PLANTED_ATTRIBUTES[keyword])
 
     source = series_with(tmp_path / "series", small_slide, plant, "dicom-raw")
     report = deidentify(source, tmp_path / "copy")

@@ -78,9 +78,11 @@ def test_reads_that_come_short_are_completed(
     monkeypatch.setattr(
         os,
         "preadv",
-        lambda handle, pieces, at: whole(handle, [piece[:7] for piece in pieces[:1]], at),
+        lambda handle, pieces, start: whole(handle, [piece[:7] for piece in pieces[:1]], start),
     )
-    monkeypatch.setattr(os, "pread", lambda handle, count, at: part(handle, min(count, 1000), at))
+    monkeypatch.setattr(
+        os, "pread", lambda handle, count, start: part(handle, min(count, 1000), start)
+    )
     for starts, ends in (
         ([9000, 10, 1000], [9100, 500, 5000]),
         ([1000, 1003], [5000, 1100]),
@@ -278,13 +280,71 @@ def test_a_folder_that_others_empty_can_be_written_to(tmp_path: Path) -> None:
 
     def work(name: str) -> None:
         uri = storage.as_uri(tmp_path / "folder" / name)
+        source = tmp_path / f"source-{name}"
         for _ in range(300):
             storage.write_bytes(uri, b"0")
+            storage.delete(uri)
+            assert storage.write_once(uri, b"0")
+            storage.delete(uri)
+            source.write_bytes(b"0")
+            assert storage.write_file_once(uri, source, consume=True)
             storage.delete(uri)
 
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(work, ("a", "b", "c")))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_moves_into_a_folder_that_is_removed_at_that_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link, emptied = Path.hardlink_to, []
+
+    def remove_first(path: Path, target: Path) -> None:
+        if not emptied:
+            emptied.append(path.parent.rmdir())
+        link(path, target)
+
+    monkeypatch.setattr(Path, "hardlink_to", remove_first)
+    source = tmp_path / "source"
+    source.write_bytes(b"0")
+    uri = storage.as_uri(tmp_path / "folder" / "x.bin")
+    assert storage.write_file_once(uri, source, consume=True)
+    assert emptied
+    assert storage.read_bytes(uri) == b"0"
+    assert not source.exists()
+
+
+def test_a_file_moves_to_another_disk_as_a_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = Path.hardlink_to
+
+    def refuse_between_disks(path: Path, target: Path) -> None:
+        if path.parent != target.parent:
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        link(path, target)
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse_between_disks)
+    source, folder = tmp_path / "source", tmp_path / "folder"
+    uri = storage.as_uri(folder / "x.bin")
+    for content, written in ((b"1", True), (b"2", False)):
+        source.write_bytes(content)
+        assert storage.write_file_once(uri, source, consume=True) is written
+        assert not source.exists()
+        assert storage.read_bytes(uri) == b"1"
+    assert [path.name for path in folder.iterdir()] == ["x.bin"]
+
+
+def test_a_name_that_the_client_refuses_is_reported_without_its_text() -> None:
+    """Some of its errors have no text at all."""
+    for error in (ValueError(), ValueError("https://bucket/?X-Amz-Signature=hunter2")):
+        with (
+            pytest.raises(storage.InvalidUri, match="rename that object") as raised,
+            s3.failures("s3://bucket/x", "read"),
+        ):
+            raise error
+        assert "hunter2" not in str(raised.value)
 
 
 def test_a_killed_writer_leaves_no_object(tmp_path: Path) -> None:
@@ -329,6 +389,7 @@ def test_a_disk_that_fails_is_one_typed_error(
 
     monkeypatch.setattr(Path, "mkdir", fail)
     uri = storage.as_uri(tmp_path / "folder" / "x.bin")
+    (tmp_path / "source").write_bytes(b"0")
     for write in (
         lambda: storage.write_bytes(uri, b"0"),
         lambda: storage.write_file(uri, tmp_path / "source"),
