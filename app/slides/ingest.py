@@ -45,7 +45,9 @@ def take_in(
     """De-identify `source` and store the copy under its SHA-256. The source stays.
 
     Raises:
-        SlideError: the slide is not there, is broken, or is of a kind that cannot be de-identified.
+        SlideError: the slide is not there, may not be read, is broken, or is of a kind that cannot
+            be de-identified.
+        StoreUnavailable: the slide's store does not answer. No error holds the slide's URI.
     """
     work = settings.staging / analysis_id
     shutil.rmtree(work, ignore_errors=True)
@@ -53,9 +55,7 @@ def take_in(
     suffix = Path(urlsplit(source).path).suffix.lower()
     name = f"slide{suffix}"
     try:
-        original = storage.local_path(source) or _fetch(source, work / f"original{suffix}")
-        if not original.exists():
-            raise SlideNotFound(name, "is not in the store", "send it again")
+        original = _original(source, work / f"original{suffix}")
         clean = work / name
         removed = deidentify(original, clean)
         # What does not open is not kept: it would only fail later, and may hold what cleaning did
@@ -81,15 +81,36 @@ def take_in(
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _fetch(source: str, path: Path) -> Path:
-    """Copy a remote slide to local disk, streamed: cleaning needs the whole object."""
+def _original(source: str, copy: Path) -> Path:
+    """The slide on local disk. Errors hold no text of the store: it names the file."""
+    name = copy.name
     try:
-        with path.open("wb") as target:
-            for chunk in storage.stream_bytes(source):
-                target.write(chunk)
-    except FileNotFoundError:
-        raise SlideNotFound(path.name, "is not in the store", "send it again") from None
-    return path
+        local = storage.local_path(source)
+        if local is None:
+            _fetch(source, copy)
+            return copy
+        if not (storage.exists(source) or storage.is_folder(source)):
+            raise SlideNotFound(name, "is not in the store", "send it again")
+        return local
+    except storage.ObjectNotFound:
+        raise SlideNotFound(name, "is not in the store", "send it again") from None
+    except storage.AccessDenied:
+        remedy = "let the service read it, or upload it"
+        raise SlideNotFound(name, "may not be read", remedy, code="access-denied") from None
+    except storage.InvalidUri:
+        remedy = "give a file:// or s3:// URI"
+        raise SlideNotFound(name, "is not at a URI that can be read", remedy, code="uri") from None
+    except storage.StorageError as error:
+        cause = f"can't be reached in its store ({type(error).__name__})"
+        remedy = "check the connection and try again"
+        raise storage.StoreUnavailable(name, cause, remedy) from None
+
+
+def _fetch(source: str, path: Path) -> None:
+    """Copy a remote slide to local disk, streamed: cleaning needs the whole object."""
+    with path.open("wb") as target:
+        for chunk in storage.stream_bytes(source):
+            target.write(chunk)
 
 
 def _identity(path: Path) -> tuple[str, int]:
