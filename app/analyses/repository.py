@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from datetime import datetime
 
 from sqlalchemy import select
@@ -61,6 +61,15 @@ def page(
     if whole:
         return whole, whole[-1].created_at
     return session.scalars(query.where(Analysis.created_at == following)).all(), following
+
+
+def unfinished(session: Session, organisation_id: str) -> Set[str]:
+    """Ids of an organisation's analyses that wait or run."""
+    query = select(Analysis.id).where(
+        Analysis.organisation_id == organisation_id,
+        Analysis.status.in_([Status.QUEUED, Status.RUNNING]),
+    )
+    return set(session.scalars(query))
 
 
 def queued(session: Session) -> Sequence[tuple[str, str]]:

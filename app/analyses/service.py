@@ -14,7 +14,7 @@ from app.context import CaseQueue
 from app.database.session import Database
 from app.errors import InvalidRequest
 from app.settings import Settings
-from app.slides.store import incoming_uri, within_organisation
+from app.slides.store import discard, incoming_uri, within_organisation
 from app.uploads.reception import Form
 from pipelines import storage
 
@@ -44,7 +44,8 @@ def submit(
     """Take in one analysis.
 
     The rows are committed before the workflow is queued, so that it finds them. If this process
-    dies in between, the executor queues what waits when it starts (`app.workflow.executor`).
+    dies in between, the executor queues what waits when it starts (`app.workflow.executor`). If it
+    dies before the commit, the executor removes the upload (`app.workflow.ingestion`).
     """
     request = parse(form)
     organisation_id = principal.organisation_id
@@ -55,16 +56,21 @@ def submit(
         source = incoming_uri(settings, organisation_id, analysis_id, form.suffix)
         assert form.file is not None  # parse() checked it
         storage.write_file_once(source, form.file, consume=True)
-    with database.session() as session:
-        cases.add(session, organisation_id, case_id, request.variables())
-        analysis = Analysis(
-            organisation_id=organisation_id,
-            id=analysis_id,
-            case_id=case_id,
-            source_uri=source,
-            uploaded=request.slide_uri is None,
-            mpp=request.mpp,
-        )
-        repository.add(session, analysis)
+    analysis = Analysis(
+        organisation_id=organisation_id,
+        id=analysis_id,
+        case_id=case_id,
+        source_uri=source,
+        uploaded=request.slide_uri is None,
+        mpp=request.mpp,
+    )
+    try:
+        with database.session() as session:
+            cases.add(session, organisation_id, case_id, request.variables())
+            repository.add(session, analysis)
+    except BaseException:
+        if request.slide_uri is None:  # an original to which no row refers
+            discard(source, organisation_id, analysis_id)
+        raise
     queue.enqueue(organisation_id, analysis_id)
     return Accepted(analysis_id=analysis_id, case_id=case_id, links=Links.of(analysis_id))

@@ -10,18 +10,42 @@ import os
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
+import structlog
+
 from app.settings import Settings
 from app.slides.errors import OutsideStore
 from pipelines import storage
+
+log = structlog.get_logger(__name__)
 
 INCOMING = "incoming"
 
 
 def incoming_uri(settings: Settings, organisation_id: str, analysis_id: str, suffix: str) -> str:
     """Where an upload waits for ingestion."""
-    return storage.join(
-        settings.organisation_root(organisation_id), INCOMING, analysis_id, f"slide{suffix}"
-    )
+    return storage.join(incoming_root(settings, organisation_id), analysis_id, f"slide{suffix}")
+
+
+def discard(uri: str, organisation_id: str, analysis_id: str) -> None:
+    """Remove an upload that will not be ingested.
+
+    A store that refuses is logged, without its text, which holds the URI: whoever calls this has a
+    failure to report. The executor removes what stays when it next starts.
+    """
+    try:
+        storage.delete(uri)
+    except storage.StorageError as error:
+        log.error(
+            "upload not removed",
+            analysis=analysis_id,
+            organisation=organisation_id,
+            error=type(error).__name__,
+        )
+
+
+def incoming_root(settings: Settings, organisation_id: str) -> str:
+    """Where all uploads of an organisation wait; one folder for each analysis."""
+    return storage.join(settings.organisation_root(organisation_id), INCOMING)
 
 
 def slide_uri(settings: Settings, organisation_id: str, slide_id: str, suffix: str) -> str:

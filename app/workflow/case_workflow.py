@@ -30,6 +30,7 @@ from app.errors import ServiceError, clinical_sentence
 from app.inference.models import Models
 from app.inference.stages import AnalysisResult, SlideSource, Work, run_stages
 from app.settings import Settings
+from app.slides.store import discard
 from app.workflow.errors import AnalysisAbandoned
 from app.workflow.ingestion import ingest
 from app.workflow.queue import CLASS, QUEUE, WORKFLOW
@@ -195,9 +196,6 @@ class CaseWorkflow(DBOSConfiguredInstance):
             error=name,
             exc_info=error,
         )
-        row = self._row(files)
-        if row.uploaded:  # an original that could not be de-identified is not kept
-            storage.delete(row.source_uri)
         self._note(
             files,
             status=Status.FAILED,
@@ -205,6 +203,9 @@ class CaseWorkflow(DBOSConfiguredInstance):
             error_sentence=clinical_sentence(error),
             finished_at=now(),
         )
+        row = self._row(files)
+        if row.uploaded:  # an original that could not be de-identified is not kept
+            discard(row.source_uri, files.organisation, files.analysis_id)
 
 
 def _unexpected(error: BaseException) -> bool:

@@ -13,7 +13,9 @@ from app.database.session import Database
 from app.inference.models import Models
 from app.settings import Settings
 from app.workflow.case_workflow import CaseWorkflow
+from app.workflow.ingestion import remove_abandoned
 from app.workflow.queue import APPLICATION, QUEUE, VERSION, open_queue
+from pipelines import storage
 
 log = structlog.get_logger(__name__)
 
@@ -49,6 +51,7 @@ class CaseExecutor:
             QUEUE, worker_concurrency=settings.concurrent_cases, polling_interval_sec=0.25
         )
         await asyncio.to_thread(self._queue_waiting)
+        await asyncio.to_thread(self._remove_abandoned)
         log.info("executor started", executor=settings.executor_id)
 
     def _queue_waiting(self) -> None:
@@ -65,6 +68,13 @@ class CaseExecutor:
                 queue.enqueue(organisation_id, analysis_id)
         finally:
             queue.close()
+
+    def _remove_abandoned(self) -> None:
+        assert self._database is not None
+        try:
+            remove_abandoned(self._settings, self._database)
+        except storage.StorageError as error:  # cases that need the store say so themselves
+            log.error("abandoned uploads not removed", error=type(error).__name__)
 
     async def stop(self) -> None:
         """Stop working. The next process of this executor id takes up what stays open."""

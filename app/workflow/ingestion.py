@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import re
+import time
 from typing import Final
 
+import structlog
+from sqlalchemy import select
+
+from app.accounts.tables import Organisation
+from app.analyses import repository as analyses
 from app.analyses.tables import Analysis
 from app.database.session import Database
 from app.settings import Settings
 from app.slides import repository
 from app.slides.ingest import IngestedSlide, take_in
+from app.slides.store import incoming_root
+from app.uploads.reception import ABANDONED_SECONDS
 from pipelines import storage
+
+log = structlog.get_logger(__name__)
 
 _INGESTED: Final = re.compile(r"/(?P<slide_id>[0-9a-f]{64})/slide(\.[a-z]+)?$")
 
@@ -42,6 +52,35 @@ def ingest(
     if uploaded:
         storage.delete(source)
     return taken
+
+
+def remove_abandoned(settings: Settings, database: Database) -> int:
+    """Remove uploads that no open analysis refers to, a day after they arrived; returns how many.
+
+    They are originals, with the patient data that they came with. A web process died before it
+    wrote the row, or the store did not remove the upload of a case that failed.
+
+    Raises:
+        StorageError: the store can't list or remove them.
+    """
+    limit = time.time() - ABANDONED_SECONDS
+    with database.session() as session:
+        organisations = {settings.organisation_id, *session.scalars(select(Organisation.id))}
+        unfinished = {
+            organisation_id: analyses.unfinished(session, organisation_id)
+            for organisation_id in organisations
+        }
+    abandoned = [
+        uri
+        for organisation_id, needed in unfinished.items()
+        for uri, written in storage.written_times(incoming_root(settings, organisation_id)).items()
+        if written < limit and uri.split("/")[-2] not in needed
+    ]
+    for uri in abandoned:
+        storage.delete(uri)
+    if abandoned:
+        log.info("abandoned uploads removed", count=len(abandoned))
+    return len(abandoned)
 
 
 def _ingested_before(settings: Settings, organisation_id: str, uri: str) -> str | None:

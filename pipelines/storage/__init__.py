@@ -39,6 +39,7 @@ from pipelines.storage.objects import (
     write_file,
     write_file_once,
     write_once,
+    written_times,
 )
 from pipelines.storage.ranges import read_into, read_ranges
 from pipelines.storage.s3 import forget_stores
@@ -78,4 +79,5 @@ __all__ = [
     "write_file",
     "write_file_once",
     "write_once",
+    "written_times",
 ]

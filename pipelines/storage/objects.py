@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 from urllib.parse import quote, urlsplit
 
 from pipelines.storage import local, s3
@@ -236,7 +237,7 @@ def list_uris(prefix: str, *, on_unreadable: Callable[[str], None] | None = None
     prefix = as_uri(prefix).rstrip("/")
     folder = local_path(prefix)
     if folder is None:
-        return list(_remote_versions(prefix))
+        return list(_remote_items(prefix))
     return sorted(_local_files(prefix, folder, on_unreadable))
 
 
@@ -249,17 +250,40 @@ def versions(prefix: str) -> dict[str, str]:
     prefix = as_uri(prefix).rstrip("/")
     folder = local_path(prefix)
     if folder is None:
-        return _remote_versions(prefix)
+        return {
+            uri: f"{item['size']}:{item['e_tag']}" for uri, item in _remote_items(prefix).items()
+        }
     files = _local_files(prefix, folder, None)
     with disk_failures(prefix, "listed"):
         return {uri: file_version(files[uri].stat()) for uri in sorted(files)}
 
 
-def _remote_versions(prefix: str) -> dict[str, str]:
+def written_times(prefix: str) -> dict[str, float]:
+    """When every object below a folder was written, by URI: seconds since 1970.
+
+    Objects that are removed meanwhile are left out.
+
+    Raises:
+        StorageError: the folder can't be listed.
+    """
+    prefix = as_uri(prefix).rstrip("/")
+    folder = local_path(prefix)
+    if folder is None:
+        return {
+            uri: item["last_modified"].timestamp() for uri, item in _remote_items(prefix).items()
+        }
+    times = {}
+    for uri, path in _local_files(prefix, folder, None).items():
+        with suppress(ObjectNotFound), disk_failures(uri, "listed"):
+            times[uri] = path.stat().st_mtime
+    return times
+
+
+def _remote_items(prefix: str) -> dict[str, dict[str, Any]]:
     with s3.failures(prefix, "listed"):
         items = s3.list_objects(prefix)
     root = f"s3://{urlsplit(prefix).netloc}"
-    return {f"{root}/{quote(item['path'])}": f"{item['size']}:{item['e_tag']}" for item in items}
+    return {f"{root}/{quote(item['path'])}": item for item in items}
 
 
 def _local_files(

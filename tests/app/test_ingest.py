@@ -7,20 +7,31 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import boto3
 import pytest
 from sqlalchemy import select
+from structlog.testing import capture_logs
 
+from app.accounts.principal import Principal
 from app.accounts.tables import Organisation
+from app.analyses import service
+from app.analyses.files import AnalysisFiles
+from app.analyses.status import Status
 from app.analyses.tables import Analysis
 from app.cases.tables import Case
+from app.context import CaseQueue
 from app.database.migrate import upgrade_to_head
 from app.database.session import Database
+from app.errors import UNUSABLE_STORE, clinical_sentence
+from app.inference.models import Models
 from app.settings import Settings
 from app.slides import store
 from app.slides.tables import SlideRecord
-from app.workflow.ingestion import ingest
+from app.uploads.reception import ABANDONED_SECONDS, Form
+from app.workflow.case_workflow import CaseWorkflow
+from app.workflow.ingestion import ingest, remove_abandoned
 from pipelines import storage
 from pipelines.slides.errors import BrokenSlide, SlideNotFound, UnsupportedSlide
 
@@ -65,6 +76,10 @@ def add_analysis(
 def files(settings: Settings) -> list[str]:
     root = settings.data_root / "store"
     return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
+
+
+def store_is_down(uri: str) -> None:
+    raise storage.StoreUnavailable(uri, "can't be removed", "check the connection")
 
 
 def test_a_slide_is_known_by_its_clean_bytes(
@@ -206,3 +221,121 @@ def test_a_slide_is_ingested_into_s3_once(
     assert version() == before, "what is stored is left untouched"
     assert not storage.exists(again)
     database.close()
+
+
+def test_a_case_is_failed_even_if_the_store_does_not_remove_its_upload(
+    settings: Settings,
+    database: Database,
+    generated_slide: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The row says so, and the log says that the upload stays, without its URI."""
+    source = handed_in(settings, database, generated_slide)
+    workflow = CaseWorkflow(settings, database, cast(Models, None))
+    monkeypatch.setattr(storage, "delete", store_is_down)
+    files = AnalysisFiles(root=settings.storage_root, organisation="local", analysis_id="analysis")
+    with capture_logs() as lines:
+        workflow._fail(files, RuntimeError("a fault"))
+    with database.session() as session:
+        row = session.scalars(select(Analysis)).one()
+        assert (row.status, row.error) == (Status.FAILED, "InternalError")
+    [line] = [line for line in lines if line["event"] == "upload not removed"]
+    assert (line["analysis"], line["error"]) == ("analysis", "StoreUnavailable")
+    assert source not in str(lines)
+
+
+@pytest.mark.parametrize("store_fails_too", [False, True])
+def test_an_upload_whose_rows_cannot_be_written_is_not_kept(
+    settings: Settings,
+    database: Database,
+    generated_slide: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    store_fails_too: bool,
+) -> None:
+    """The error is the database's, even if the store does not remove the upload."""
+    upload = Path(shutil.copy(generated_slide, settings.data_root / "upload.part"))
+    form = Form(file=upload, suffix=".svs")
+
+    def full(*_args: object) -> None:
+        raise ConnectionError("no room for rows")
+
+    monkeypatch.setattr("app.analyses.repository.add", full)
+    if store_fails_too:
+        monkeypatch.setattr(storage, "delete", store_is_down)
+    with pytest.raises(ConnectionError, match="no room for rows"):
+        service.submit(settings, database, cast(CaseQueue, None), Principal("test", "local"), form)
+    assert len(files(settings)) == store_fails_too
+
+
+@pytest.mark.parametrize("root", ["disk", "s3"])
+def test_uploads_that_no_open_analysis_refers_to_are_removed_after_a_day(
+    root: str,
+    tmp_path: Path,
+    generated_slide: Path,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A process died before it wrote the row; or the store did not remove a failed case's."""
+    at_root = {"storage_root": request.getfixturevalue("bucket")} if root == "s3" else {}
+    settings = Settings(data_root=tmp_path, **at_root)
+    upgrade_to_head(settings.database_url)
+    database = Database(settings.database_url)
+    kept = storage.join(settings.organisation_root("local"), "batch", "x.svs")
+    orphan = store.incoming_uri(settings, "local", "orphan", ".svs")
+    for uri in (kept, orphan):
+        storage.write_file(uri, generated_slide)
+    assert remove_abandoned(settings, database) == 0, "its row may be written yet"
+    with database.session() as session:
+        session.add(Organisation(id="local"))
+        session.flush()
+        session.add(Case(organisation_id="local", id="case"))
+    waiting = handed_in(settings, database, generated_slide, "waiting")
+    failed = handed_in(settings, database, generated_slide, "failed")
+    with database.session() as session:
+        session.get_one(Analysis, ("local", "failed")).status = Status.FAILED
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + ABANDONED_SECONDS + 60)
+    assert remove_abandoned(settings, database) == 2
+    remaining = {uri: storage.exists(uri) for uri in (kept, orphan, waiting, failed)}
+    assert remaining == {kept: True, orphan: False, waiting: True, failed: False}
+    database.close()
+
+
+@pytest.mark.parametrize(
+    ("failure", "error"),
+    [
+        (storage.ObjectNotFound, SlideNotFound),
+        (storage.AccessDenied, SlideNotFound),
+        (storage.InvalidUri, SlideNotFound),
+        (storage.StoreUnavailable, storage.StoreUnavailable),
+        (storage.StorageError, storage.StoreUnavailable),
+    ],
+)
+@pytest.mark.parametrize("source", ["disk", "s3"])
+def test_a_store_that_fails_names_no_patient_in_the_error_of_its_slide(
+    source: str,
+    failure: type[storage.StorageError],
+    error: type[Exception],
+    settings: Settings,
+    database: Database,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A store that does not answer is tried again; the file's name goes to no log."""
+    uri = f"s3://b/local/DOE_JOHN.{source}.svs"
+    if source == "disk":
+        uri = storage.join(settings.organisation_root("local"), "DOE_JOHN.svs")
+
+    def fail(asked: str) -> None:
+        raise failure(asked, "of DOE_JOHN", "ask DOE_JOHN")
+
+    monkeypatch.setattr(storage, "stream_bytes", fail)
+    monkeypatch.setattr(storage, "exists", fail)
+    add_analysis(database, uri)
+    with pytest.raises(error) as caught:
+        ingest(settings, database, "local", "analysis")
+    assert caught.value.__suppress_context__
+    assert "DOE" not in f"{caught.value} {caught.value.args} {clinical_sentence(caught.value)}"
+    assert (clinical_sentence(caught.value) == UNUSABLE_STORE) == (
+        error is storage.StoreUnavailable
+    )
