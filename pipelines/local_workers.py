@@ -19,24 +19,33 @@ from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from pipelines.manifest import ManifestRow
-from pipelines.preparation import ATTEMPTS, OutputError, PrepareConfig, SlideOutcome
+from pipelines.preparation import (
+    ATTEMPTS,
+    OutputError,
+    PreparationError,
+    PrepareConfig,
+    SlideOutcome,
+)
 
 WORKER = "pipelines.slide_worker"
 """Module that a process runs."""
+CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
+"""A container's quota and period of CPU time in microseconds, as cgroups v2 have it."""
 MAX_TRACE = 4000
 """Bytes of what a worker printed last that the outcome of its slide keeps."""
 
 
-class WorkerFailure(RuntimeError):  # noqa: N818 - what happened, in words
+class WorkerFailure(PreparationError):  # noqa: N818 - what happened, in words
     """A process of ours can't be started; a fault of the installation, not of a slide."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Death:
+class WorkerExit:
     """A worker ended without an answer.
 
     Attributes:
@@ -61,7 +70,7 @@ def run_slides(
         WorkerFailure: a process can't be started.
     """
     waiting = deque(range(len(rows)))
-    deaths: Counter[int] = Counter()
+    exits: Counter[int] = Counter()
     refused: OutputError | None = None
     with _Workers(min(_usable_cpus(), len(rows))) as workers:
         while waiting or workers.busy:
@@ -73,8 +82,8 @@ def run_slides(
                     yield k, result
                 elif isinstance(result, OutputError):
                     refused = result
-                elif deaths[k] + 1 < ATTEMPTS:
-                    deaths[k] += 1
+                elif exits[k] + 1 < ATTEMPTS:
+                    exits[k] += 1
                     waiting.appendleft(k)
                 else:
                     yield k, SlideOutcome.crashed(rows[k], result.reason, trace=result.trace)
@@ -85,9 +94,13 @@ def run_slides(
 
 
 def _usable_cpus() -> int:
-    if hasattr(os, "sched_getaffinity"):  # not on macOS
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """CPUs that this process may run on, or fewer if its container may use less time of them."""
+    on = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = CPU_MAX.read_text().split()
+        return max(1, min(on, int(quota) // int(period)))
+    except (OSError, ValueError):  # no cgroups v2; or the quota is "max", which is none
+        return on
 
 
 class _Workers:
@@ -102,7 +115,7 @@ class _Workers:
         worker = self.idle.pop()
         self.busy[worker.start(row, config)] = worker, k
 
-    def finished(self) -> list[tuple[int, SlideOutcome | OutputError | Death]]:
+    def finished(self) -> list[tuple[int, SlideOutcome | OutputError | WorkerExit]]:
         """Wait for a message; returns the new results and the numbers of their rows."""
         found = []
         for connection in wait(list(self.busy)):
@@ -158,7 +171,7 @@ class _Worker:
             )
         self._ready = False
 
-    def result(self) -> SlideOutcome | OutputError | Death | None:
+    def result(self) -> SlideOutcome | OutputError | WorkerExit | None:
         """What the process sends: an answer, or None if it has just started. Or that it is dead.
 
         Raises:
@@ -167,11 +180,11 @@ class _Worker:
         try:
             answer: SlideOutcome | OutputError | None = self._connection.recv()
         except (EOFError, OSError):
-            return self._bury()
+            return self._collect_exit()
         self._ready = True
         return answer
 
-    def _bury(self) -> Death:
+    def _collect_exit(self) -> WorkerExit:
         assert self._process is not None
         code = self._process.wait()
         self._printed.seek(max(0, self._printed.seek(0, os.SEEK_END) - MAX_TRACE))
@@ -180,9 +193,12 @@ class _Worker:
         self.kill()
         if not ready and code >= 0:
             last = trace.rpartition("\n")[2] or f"exit code {code}"
-            raise WorkerFailure(f"a process that prepares slides can't be started: {last}")
+            raise WorkerFailure(
+                f"a process that prepares slides can't be started: {last}; "
+                "install acinus again with all that it depends on, or free memory"
+            )
         reason = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        return Death(reason=reason, trace=trace)
+        return WorkerExit(reason=reason, trace=trace)
 
     def kill(self) -> None:
         """End the process; what it writes is whole or not there."""

@@ -30,8 +30,12 @@ MAX_ORGANISATION = 100
 """Characters of an organisation's name: it is a folder in every address."""
 
 
+class PreparationError(Exception):
+    """A preparation can't be run on this machine; names the reason and the remedy."""
+
+
 class OutputError(StorageError):
-    """The cohort can't be written; names the place, the reason and the remedy."""
+    """The cohort can't be written; names its location, the reason and the remedy."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,12 +126,23 @@ class SlideOutcome:
         )
 
     @classmethod
-    def crashed(cls, row: ManifestRow, reason: str, *, trace: str = "") -> SlideOutcome:
+    def crashed(
+        cls, row: ManifestRow, reason: str, *, attempts: int = ATTEMPTS, trace: str = ""
+    ) -> SlideOutcome:
         """The outcome of a row whose slide ended each process that read it."""
-        cause = f"ended the process that read it {ATTEMPTS} times ({reason})"
+        times = "once" if attempts == 1 else f"{attempts} times"
+        cause = f"ended the process that read it {times} ({reason})"
         remedy = "export it again, or give workers more memory"
         outcome = cls.failed(row, BrokenSlide(storage.object_name(row.uri), cause, remedy))
         return replace(outcome, trace=trace or outcome.trace)
+
+    @classmethod
+    def not_run(cls, row: ManifestRow, reason: str) -> SlideOutcome:
+        """The outcome of a row that was not attempted, or whose result was lost: not the slide's
+        fault."""
+        cause = f"was not prepared: the cluster failed ({reason})"
+        error = SlideError(storage.object_name(row.uri), cause, "prepare the cohort again")
+        return cls.failed(row, error)
 
 
 @contextmanager

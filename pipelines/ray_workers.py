@@ -6,7 +6,7 @@ from collections.abc import Generator, Sequence
 from itertools import islice
 
 import ray
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import OutOfMemoryError, RayError, RayTaskError, WorkerCrashedError
 
 from pipelines.manifest import ManifestRow
 from pipelines.preparation import ATTEMPTS, OutputError, PrepareConfig, SlideOutcome
@@ -47,8 +47,13 @@ def run_slides(
         yield k, outcome
 
 
-def outcome_of(task: ray.ObjectRef, row: ManifestRow) -> SlideOutcome:
+def outcome_of(task: ray.ObjectRef, row: ManifestRow, *, attempts: int = ATTEMPTS) -> SlideOutcome:
     """The outcome of a task that has ended, one way or another.
+
+    Args:
+        task: that prepares the slide.
+        row: of the slide.
+        attempts: how often Ray runs it if its process dies.
 
     Raises:
         OutputError: the task's.
@@ -57,6 +62,8 @@ def outcome_of(task: ray.ObjectRef, row: ManifestRow) -> SlideOutcome:
         outcome: SlideOutcome = ray.get(task)
     except RayTaskError as error:
         raise error.cause from None
+    except (OutOfMemoryError, WorkerCrashedError) as error:
+        return SlideOutcome.crashed(row, type(error).__name__, attempts=attempts)
     except RayError as error:
-        return SlideOutcome.crashed(row, type(error).__name__)
+        return SlideOutcome.not_run(row, type(error).__name__)
     return outcome

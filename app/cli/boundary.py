@@ -117,6 +117,7 @@ def explain(error: Exception, command: str) -> str | None:
     from app.cli.remedies import remedy
     from app.errors import ServiceError
     from pipelines.cohort import CohortError
+    from pipelines.preparation import PreparationError
     from pipelines.slides.errors import SlideError
     from pipelines.storage import StorageError
     from training.errors import TrainingError
@@ -124,7 +125,8 @@ def explain(error: Exception, command: str) -> str | None:
     if isinstance(error, SlideError):
         what_to_do = remedy(error.code, command) or error.remedy
         return f"{type(error).__name__}: slide {error.slide} {error.cause}; {what_to_do}"
-    if isinstance(error, (CohortError, StorageError, TrainingError, ServiceError)):
+    known = (CohortError, PreparationError, StorageError, TrainingError, ServiceError)
+    if isinstance(error, known):
         return str(error)
     if isinstance(error, OSError):
         if error.errno is None:  # raised by us, with a sentence of its own

@@ -20,6 +20,7 @@ from typer.main import get_command
 from app.cli import boundary, remedies
 from app.cli.application import build
 from app.cli.boundary import explain, guarded, run
+from pipelines.local_workers import WorkerFailure
 from pipelines.slides.errors import ImplausibleResolution, MissingResolution
 from tests.app.test_cli_help import loaded_by
 
@@ -72,6 +73,11 @@ def test_an_unforeseen_error_says_how_to_see_its_traceback_if_none_can_be_writte
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
     assert run(command_line(fail_unforeseen), []) == boundary.FAULT
     assert "ACINUS_TRACEBACK=1" in capsys.readouterr().err
+
+
+def test_a_worker_that_cannot_start_is_a_sentence_with_its_remedy() -> None:
+    text = "a process that prepares slides can't be started: no module; install acinus again"
+    assert explain(WorkerFailure(text), "prepare") == text
 
 
 def test_a_traceback_is_printed_on_request(

@@ -57,9 +57,23 @@ def test_a_ray_worker_that_dies_is_a_failure_of_its_slide(
 ) -> None:
     [row] = read_manifest(str(small_cohort(tmp_path, 1, bad=0)))
     end = ray.remote(max_retries=0)(lambda: os.kill(os.getpid(), signal.SIGKILL))
-    outcome = ray_workers.outcome_of(end.remote(), row)
+    outcome = ray_workers.outcome_of(end.remote(), row, attempts=1)
     assert outcome.kind == "BrokenSlide"
-    assert "slide-0000.svs ended the process that read it" in outcome.error
+    assert (
+        "slide-0000.svs ended the process that read it once (WorkerCrashedError)" in outcome.error
+    )
+
+
+def test_a_task_that_ray_does_not_run_is_not_blamed_on_its_slide(
+    ray_session: None, tmp_path: Path
+) -> None:
+    [row] = read_manifest(str(small_cohort(tmp_path, 1, bad=0)))
+    task = ray.remote(lambda: time.sleep(600)).remote()
+    ray.cancel(task, force=True)
+    outcome = ray_workers.outcome_of(task, row)
+    assert outcome.kind == "SlideError"
+    assert "slide-0000.svs was not prepared: the cluster failed" in outcome.error
+    assert "ended the process" not in outcome.error
 
 
 def test_a_worker_that_cannot_start_is_not_blamed_on_a_slide(
@@ -70,7 +84,8 @@ def test_a_worker_that_cannot_start_is_not_blamed_on_a_slide(
         manifest=str(small_cohort(tmp_path / "slides", 1, bad=0)), out=str(tmp_path / "out")
     )
     with pytest.raises(
-        WorkerFailure, match=r"can't be started: .*No module named pipelines.absent"
+        WorkerFailure,
+        match=r"can't be started: .*No module named pipelines.absent; install acinus again",
     ):
         prepare(config)
 
@@ -98,6 +113,18 @@ def test_no_more_processes_than_cpus_and_none_for_no_slide(
     prepare(config)
     assert 1 <= len(started) <= len(os.sched_getaffinity(0))
     assert list(local_workers.run_slides([], config)) == []
+
+
+@pytest.mark.parametrize(
+    ("cpu_max", "expected"), [("100000 100000", 1), ("50000 100000", 1), ("max 100000", None)]
+)
+def test_no_more_processes_than_a_container_has_time_for(
+    cpu_max: str, expected: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cpu.max").write_text(f"{cpu_max}\n")
+    monkeypatch.setattr(local_workers, "CPU_MAX", tmp_path / "cpu.max")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
+    assert local_workers._usable_cpus() == (expected or 4)
 
 
 def test_what_hands_out_slides_loads_neither_ray_nor_readers() -> None:
