@@ -67,10 +67,13 @@ class UnusedFeature:
     """A feature that labels nothing.
 
     Attributes:
-        feature: its number in the file and its id.
-        reason: why, as the rest of a sentence that begins with the feature.
+        number: its place in the file, from 1.
+        feature: number and id, for people.
+        reason: why, as the rest of a sentence that begins with the feature. It holds nothing that
+            was typed by hand: titles and class names can name a patient.
     """
 
+    number: int
     feature: str
     reason: str
 
@@ -95,6 +98,14 @@ class Annotations:
             replace(region, outline=translate(region.outline, x, y)) for region in self.regions
         )
         return replace(self, regions=moved)
+
+    @property
+    def unused_by_reason(self) -> dict[str, list[int]]:
+        """Numbers of the features that are not used, by reason; without their ids."""
+        numbers: dict[str, list[int]] = {}
+        for unused in self.unused:
+            numbers.setdefault(unused.reason, []).append(unused.number)
+        return numbers
 
     @property
     def unused_summary(self) -> str:
@@ -168,12 +179,12 @@ def read_annotations(uri: str, frame: AnnotationFrame | None = None) -> Annotati
     for number, feature in enumerate(_features(name, uri), start=1):
         label = _label(number, feature)
         if reason := _why_unused(feature):
-            unused.append(UnusedFeature(feature=label, reason=reason))
+            unused.append(UnusedFeature(number=number, feature=label, reason=reason))
             continue
         pattern = _pattern(name, label, _classes(feature))
         outline = _outline(name, label, feature)
         if outline is None:
-            unused.append(UnusedFeature(feature=label, reason="has no area"))
+            unused.append(UnusedFeature(number=number, feature=label, reason="has no area"))
         else:
             regions.append(Region(pattern=pattern, outline=outline, feature=label))
     found = Annotations(regions=tuple(regions), unused=tuple(unused))
@@ -317,10 +328,9 @@ def _why_unused(feature: dict[str, Any]) -> str:
             return f"is a {shown}, not an annotation"
     classes = _classes(feature)
     if not classes:
-        title = properties.get("name")
-        return f"has no class, only the name {title!r}" if title else "has no class"
+        return "has no class, only a name" if properties.get("name") else "has no class"
     if classes[-1].endswith("*"):
-        return f"has the class {': '.join(classes)!r}, which is ignored"
+        return "has a class that ends in *, which is ignored"
     return ""
 
 

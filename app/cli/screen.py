@@ -167,7 +167,8 @@ def print_slide_model(report: FitSlideReport) -> None:
         rows["slides, quadratic kappa"] = f"{slides.attention_kappa:.3f} on {slides.slides} slides"
     rows["pictures"] = "\n".join(report.figures)
     print_facts("Slide model", rows)
-    print_notes(report.remarks, report.failed)
+    partly_used = [str(use) for use in report.annotations if not use.complete]
+    print_notes([*report.remarks, *partly_used], [str(slide) for slide in report.failed])
 
 
 def print_risk_model(report: FitRiskReport) -> None:
@@ -185,7 +186,7 @@ def print_risk_model(report: FitRiskReport) -> None:
         )
     rows["pictures"] = "\n".join(report.figures)
     print_facts("Risk model", rows)
-    print_notes(report.remarks, report.failed)
+    print_notes(report.remarks, [str(slide) for slide in report.failed])
 
 
 def print_analysis(result: AnalysisResult, table: Table) -> None:

@@ -201,8 +201,8 @@ def test_a_class_that_is_not_one_pattern_is_refused(
 
 
 UNUSED: list[tuple[dict[str, Any], str]] = [
-    (feature("Region*", square(0, 0, 9)), "has the class 'Region*', which is ignored"),
-    (feature("Tumor: Ignore*", square(0, 0, 9)), "has the class 'Tumor: Ignore*', which"),
+    (feature("Region*", square(0, 0, 9)), "has a class that ends in *"),
+    (feature("Tumor: Ignore*", square(0, 0, 9)), "has a class that ends in *"),
     (feature(None, square(0, 0, 9)), "has no class"),
     ({**feature(None, square(0, 0, 9)), "properties": None}, "has no class"),
     (feature("gleason_3", []), "has no area"),
@@ -235,17 +235,22 @@ def test_a_feature_that_labels_nothing_is_reported_with_its_id(
     found = read_annotations(stored(tmp_path, [used, {"id": "odd-one", **one}]))
     assert [region.feature for region in found.regions] == ["feature 1 (id used)"]
     [unused] = found.unused
-    assert unused.feature == "feature 2 (id odd-one)"
+    assert (unused.number, unused.feature) == (2, "feature 2 (id odd-one)")
+    assert found.unused_by_reason == {unused.reason: [2]}
     assert unused.reason.startswith(reason)
     assert unused.reason in found.unused_summary
 
 
-def test_a_name_without_a_class_is_reported_as_such(tmp_path: Path) -> None:
+def test_a_name_without_a_class_is_reported_and_not_repeated(tmp_path: Path) -> None:
     """Names are given next to classes in QuPath, and taken for them."""
     named = feature(None, square(0, 0, 9))
-    named["properties"]["name"] = "Gleason 4"
-    found = read_annotations(stored(tmp_path, [named]))
-    assert found.unused_summary == "feature 1 (has no class, only the name 'Gleason 4')"
+    named["properties"]["name"] = "DOE JOHN, left apex"
+    ignored = feature("DOE JOHN*", square(0, 0, 9))
+    found = read_annotations(stored(tmp_path, [named, ignored]))
+    assert found.unused_summary == (
+        "feature 1 (has no class, only a name); "
+        "feature 2 (has a class that ends in *, which is ignored)"
+    )
 
 
 def test_a_summary_counts_what_it_does_not_list(tmp_path: Path) -> None:

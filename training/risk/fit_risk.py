@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -39,7 +40,13 @@ from training.risk.risk_model import (
 from training.risk.simulated_outcomes import GradedSlide, SimulatedCohort, simulate
 from training.risk.survival import CalibrationGroup, Floats, calibration, concordance
 from training.slide.figures import png
-from training.slide.labelled_slides import LabelledSlide, Progress, explained, load_labelled_slides
+from training.slide.labelled_slides import (
+    FailedSlide,
+    LabelledSlide,
+    Progress,
+    explained,
+    load_labelled_slides,
+)
 from training.slide.slide_model import SlideModel, load_slide_model
 from training.threads import threads_for
 
@@ -121,7 +128,7 @@ class FitRiskReport:
         score: on the held-out patients.
         hazard_ratios: of the fitted model, per standard deviation of each column.
         read: what embedding the slides took: requests and bytes.
-        failed: a sentence for each slide that could not be used.
+        failed: the slides that could not be used.
         remarks: what a reader should know of the metrics.
         figures: URIs of the pictures.
     """
@@ -135,9 +142,13 @@ class FitRiskReport:
     score: RiskScore
     hazard_ratios: dict[str, float]
     read: ReadCounts
-    failed: list[str]
+    failed: list[FailedSlide]
     remarks: list[str]
     figures: list[str]
+
+    def without_names(self) -> dict[str, Any]:
+        """The report as it is stored with the model: slides by their ids."""
+        return asdict(self) | {"failed": [slide.without_names() for slide in self.failed]}
 
 
 def fit_risk(
@@ -194,9 +205,8 @@ def fit_risk(
         remarks=remarks,
         figures=[picture],
     )
-    storage.write_bytes(
-        storage.join(config.out, "report.json"), json.dumps(asdict(report), indent=1).encode()
-    )
+    stored = json.dumps(report.without_names(), indent=1)
+    storage.write_bytes(storage.join(config.out, "report.json"), stored.encode())
     return report
 
 

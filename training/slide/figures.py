@@ -109,7 +109,7 @@ def attention_figure(slides: Sequence[tuple[LabelledSlide, SlidePrediction, floa
         bar.set_ticks([-4, -2, 0, 2, 4], labels=["1/16", "1/4", "1", "4", "16"])
         for panel, title in zip(
             axes,
-            (f"{slide.name} ({slide.label}): annotated", "predicted", "attention (1: average)"),
+            (f"{slide.short_id} ({slide.label}): annotated", "predicted", "attention (1: average)"),
             strict=True,
         ):
             panel.set_title(title, fontsize=9)

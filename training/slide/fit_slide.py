@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
@@ -38,6 +39,8 @@ from training.slide.held_out import (
     fit_parts,
 )
 from training.slide.labelled_slides import (
+    AnnotationUse,
+    FailedSlide,
     LabelledCohort,
     LabelledSlide,
     Progress,
@@ -104,9 +107,9 @@ class FitSlideReport:
         held_out: slide by slide.
         rules: what counts as a pattern.
         read: what embedding the slides took: requests and bytes.
-        failed: a sentence for each slide that could not be used.
-        without_label: slides that the manifest gives no label.
-        annotations: a sentence for each annotated slide: what its features label, and which do not.
+        failed: the slides that could not be used.
+        without_label: file names, by slide id, of slides that the manifest gives no label.
+        annotations: of each annotated slide: what its features label, and which do not.
         remarks: what a reader should know of the metrics.
         figures: URIs of the pictures.
     """
@@ -120,11 +123,22 @@ class FitSlideReport:
     held_out: list[HeldOutSlide]
     rules: GradingRules
     read: ReadCounts
-    failed: list[str]
-    without_label: list[str]
-    annotations: list[str]
+    failed: list[FailedSlide]
+    without_label: dict[str, str]
+    annotations: list[AnnotationUse]
     remarks: list[str]
     figures: list[str]
+
+    def without_names(self) -> dict[str, Any]:
+        """The report as it is stored with the model: slides by their ids.
+
+        A model is given to others, and a file name can hold a patient's.
+        """
+        return asdict(self) | {
+            "failed": [slide.without_names() for slide in self.failed],
+            "without_label": list(self.without_label),
+            "annotations": [use.without_names() for use in self.annotations],
+        }
 
 
 def fit_slide(
@@ -171,13 +185,12 @@ def fit_slide(
         read=cohort.read,
         failed=cohort.failed,
         without_label=cohort.without_label,
-        annotations=[str(use) for use in cohort.annotations],
+        annotations=cohort.annotations,
         remarks=remarks,
         figures=_draw(config.out, cohort.slides, held_out),
     )
-    storage.write_bytes(
-        storage.join(config.out, "report.json"), json.dumps(asdict(report), indent=1).encode()
-    )
+    stored = json.dumps(report.without_names(), indent=1)
+    storage.write_bytes(storage.join(config.out, "report.json"), stored.encode())
     return report
 
 
@@ -224,7 +237,7 @@ def _draw(out: str, slides: Sequence[LabelledSlide], held_out: HeldOut) -> list[
         )
     if held_out.slides:
         pictures["grades.png"] = grades_figure(
-            [f"{slide.name} ({slide.label})" for slide in held_out.slides],
+            [f"{slides[k].short_id} ({slides[k].label})" for k in held_out.predictions],
             np.array([slide.grade_group_probabilities for slide in held_out.slides]),
             [slide.grade_group for slide in held_out.slides],
             [slide.area_grade_group for slide in held_out.slides],

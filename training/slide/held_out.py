@@ -56,7 +56,7 @@ class HeldOutSlide:
     """What a slide got from models that have not seen its case.
 
     Attributes:
-        name: file name.
+        slide_id: of the slide.
         label: the slide's own.
         grade_group: of the label.
         area_grade_group: by areas, under the chosen rules.
@@ -69,7 +69,7 @@ class HeldOutSlide:
             without annotated tumour.
     """
 
-    name: str
+    slide_id: str
     label: str
     grade_group: int
     area_grade_group: int
@@ -217,8 +217,8 @@ def cross_validate(
         predictions |= {k: model.predict(slides[k].bag.embeddings) for k in fold}
     if len(predictions) < 30:
         remarks.append(
-            f"Slide-level metrics are of {len(predictions)} held-out slides: read them as "
-            "anecdotes."
+            f"Slide-level metrics are of {len(predictions)} held-out slides: too few for "
+            "statistics."
         )
     return dict(sorted(predictions.items())), remarks
 
@@ -320,7 +320,7 @@ def _held_out(
 ) -> HeldOutSlide:
     tumour = slide.patterns > PATTERNS.index("benign")
     return HeldOutSlide(
-        name=slide.name,
+        slide_id=slide.bag.slide_id,
         label=slide.label,
         grade_group=slide.grade_group,
         area_grade_group=grade(shares, rules).grade_group,

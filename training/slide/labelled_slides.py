@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
@@ -51,22 +51,48 @@ tissue.
 
 
 @dataclass(frozen=True, kw_only=True)
+class FailedSlide:
+    """A slide that could not be used. As text it is a sentence that names the slide's file.
+
+    Attributes:
+        slide_id: of the slide.
+        code: kind of the error, as in `pipelines.slides.errors`.
+        error: the sentence, for people.
+    """
+
+    slide_id: str
+    code: str
+    error: str
+
+    def __str__(self) -> str:
+        return self.error
+
+    def without_names(self) -> dict[str, str]:
+        """For a file that travels with a model."""
+        return {"slide_id": self.slide_id, "code": self.code}
+
+
+@dataclass(frozen=True, kw_only=True)
 class AnnotationUse:
-    """What became of a slide's annotations.
+    """What became of a slide's annotations. As text it is a sentence that names the slide's file.
 
     Attributes:
         slide: file name, for people.
+        slide_id: of the slide.
         regions: features that are regions of a pattern.
         patches: patches that they label.
         share: of the regions' area that has patches, 0 to 1.
         unused: the other features and why, in one line; empty if there are none.
+        unused_by_reason: the numbers of the other features in the file.
     """
 
     slide: str
+    slide_id: str
     regions: int
     patches: int
     share: float
     unused: str
+    unused_by_reason: dict[str, list[int]]
 
     @property
     def complete(self) -> bool:
@@ -81,6 +107,11 @@ class AnnotationUse:
             "patches, "
             f"{self.share:.0%} of their area has patches{unused}"
         )
+
+    def without_names(self) -> dict[str, Any]:
+        """For a file that travels with a model."""
+        named = ("slide", "unused")
+        return {field: value for field, value in asdict(self).items() if field not in named}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +136,11 @@ class LabelledSlide:
     annotation: AnnotationUse | None = None
 
     @property
+    def short_id(self) -> str:
+        """The beginning of the slide's id, for pictures: a file name can hold a patient's."""
+        return self.bag.slide_id[:12]
+
+    @property
     def grade_group(self) -> int:
         """ISUP grade group of the label; 0 is benign."""
         return 0 if self.score is None else self.score.grade_group
@@ -117,19 +153,20 @@ class LabelledSlide:
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledCohort:
-    """The slides that could be had.
+    """The slides that could be loaded.
 
     Attributes:
         slides: with a label, in the cohort's order.
-        failed: a sentence for each slide that could not be used.
-        without_label: names of slides that the manifest gives no label; left out.
+        failed: the slides that could not be used.
+        without_label: file names, by slide id, of slides that the manifest gives no label; left
+            out.
         data: facts for a card.
         read: what embedding took that was not embedded before.
     """
 
     slides: list[LabelledSlide]
-    failed: list[str] = field(default_factory=list)
-    without_label: list[str] = field(default_factory=list)
+    failed: list[FailedSlide] = field(default_factory=list)
+    without_label: dict[str, str] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
     read: ReadCounts = field(default_factory=ReadCounts)
 
@@ -161,9 +198,9 @@ def explained(cohort: LabelledCohort) -> Iterator[None]:
         yield
     except InsufficientData as error:
         unused = [str(use) for use in cohort.annotations if not use.complete]
-        causes = [*cohort.failed, *unused]
+        causes = [*map(str, cohort.failed), *unused]
         if cohort.without_label:
-            causes.append(f"without a label: {', '.join(cohort.without_label)}")
+            causes.append(f"without a label: {', '.join(cohort.without_label.values())}")
         if not causes:
             raise
         raise InsufficientData("; ".join([str(error), *causes])) from error
@@ -203,21 +240,21 @@ def load_labelled_slides(
             slides.append(slide)
             read += taken
         except SlideError as error:
-            failed.append(str(error))
+            failed.append(FailedSlide(slide_id=row["slide_id"], code=error.code, error=str(error)))
         done += len(own)
         on_shard(done, total)
     if not slides:
-        raise InsufficientData(
-            f"{data} has no usable labelled slide: {'; '.join(failed) or 'none has a label'}; see "
-            "the manifest"
-        )
+        causes = "; ".join(map(str, failed)) or "none has a label"
+        raise InsufficientData(f"{data} has no usable labelled slide: {causes}; see the manifest")
     used = shards.filter(
         pc.is_in(shards["slide_id"], pa.array([slide.bag.slide_id for slide in slides]))
     )
     return LabelledCohort(
         slides=slides,
         failed=failed,
-        without_label=[storage.object_name(row["uri"]) for row in rows if not row["label"]],
+        without_label={
+            row["slide_id"]: storage.object_name(row["uri"]) for row in rows if not row["label"]
+        },
         data={**DataFacts.of(used).to_dict(), "labels_sha256": _labels_digest(slides)},
         read=read,
     )
@@ -257,10 +294,12 @@ def _load(
         )
     use = AnnotationUse(
         slide=name,
+        slide_id=row["slide_id"],
         regions=len(drawn.regions),
         patches=int((patterns != UNLABELLED).sum()),
         share=share_with_patches(drawn.regions, bag.x, bag.y, shard.patch_side),
         unused=drawn.unused_summary,
+        unused_by_reason=drawn.unused_by_reason,
     )
     tumour = patterns > PATTERNS.index("benign")
     if score is None:
