@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -15,6 +16,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
+from ray.train import Checkpoint
 
 from pipelines.grid import PatchSpec
 from pipelines.index import index_slide
@@ -208,6 +211,66 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     assert checkpoints.latest_position(str(run)).step == 4
     assert not (run / "step-8").exists()
     assert checkpoints.discard_damaged(str(run)) == []
+
+
+def test_a_checkpoint_whose_folder_is_gone_gives_way_to_the_one_before(tmp_path: Path) -> None:
+    run = _run_with_checkpoints(tmp_path)
+    shutil.rmtree(run / "step-8")
+    [sentence] = checkpoints.discard_damaged(str(run))
+    assert sentence == f"checkpoint {run}/step-8 is missing"
+    assert checkpoints.latest_position(str(run)).step == 4
+    assert checkpoints.discard_damaged(str(run)) == []
+
+
+def test_a_checkpoint_gone_from_an_object_store_is_broken(tmp_path: Path) -> None:
+    """Not on the local disk: Ray downloads the folder first, and raises FileNotFoundError."""
+    run = _run_with_checkpoints(tmp_path)
+    store = SubTreeFileSystem(str(run), LocalFileSystem())
+    assert checkpoints.read(Checkpoint("step-8", store)).position.step == 8
+    shutil.rmtree(run / "step-8")
+    with pytest.raises(BrokenModel, match="checkpoint step-8 is missing"):
+        checkpoints.read(Checkpoint("step-8", store))
+
+
+def test_a_run_killed_while_a_damaged_checkpoint_is_dropped_keeps_its_list(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kill comes when the new list is on the disk, but not yet in the place of the old one."""
+    run = _run_with_checkpoints(tmp_path)
+    before = (run / checkpoints.REGISTER).read_bytes()
+    _cut(run / "step-8" / "shared.pt")
+
+    def killed(*_arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    for name in ("replace", "rename", "fsync"):
+        monkeypatch.setattr(os, name, killed)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoints.discard_damaged(str(run))
+    assert (run / checkpoints.REGISTER).read_bytes() == before
+    monkeypatch.undo()
+    assert len(checkpoints.discard_damaged(str(run))) == 1
+
+
+def test_a_whole_checkpoint_is_read_once_whatever_the_ranks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    position = Position(step=4, world_size=3, consumed=(4, 4, 4))
+    for rank in range(3):
+        with checkpoints.written(rank, {"step": 4}, {"rank": rank}, position, []) as made:
+            shutil.copytree(made.path, tmp_path / "step-4", dirs_exist_ok=True)
+    _register(tmp_path, [4])
+    read: list[str] = []
+    read_bytes = Path.read_bytes
+
+    def noted(path: Path) -> bytes:
+        read.append(path.name)
+        return read_bytes(path)
+
+    monkeypatch.setattr(Path, "read_bytes", noted)
+    assert checkpoints.discard_damaged(str(tmp_path)) == []
+    ranks = ["rank-0.pt", "rank-1.pt", "rank-2.pt"]
+    assert sorted(read) == sorted([*ranks, "shared.pt", "position.json", "history.json"])
 
 
 def test_a_run_whose_checkpoints_are_all_damaged_is_refused_and_nothing_removed(

@@ -16,7 +16,7 @@ import io
 import json
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -26,6 +26,7 @@ import pyarrow.fs
 import torch
 from ray.train import Checkpoint
 
+from pipelines import storage
 from training.errors import BrokenModel, RunError
 
 SHARED, POSITION, HISTORY = "shared.pt", "position.json", "history.json"
@@ -94,8 +95,7 @@ def read(checkpoint: Checkpoint, *, rank: int = 0) -> Saved:
     Raises:
         BrokenModel: a part is missing or damaged; names it.
     """
-    with checkpoint.as_directory() as name:
-        folder = Path(name)
+    with _folder(checkpoint) as folder:
         shared: State = _part(checkpoint, folder / SHARED, _tensors)
         position = _part(checkpoint, folder / POSITION, _position)
         history: History = _part(checkpoint, folder / HISTORY, _json)
@@ -103,6 +103,20 @@ def read(checkpoint: Checkpoint, *, rank: int = 0) -> Saved:
         if (folder / own_part(rank)).exists():
             own = _part(checkpoint, folder / own_part(rank), _tensors)
     return Saved(shared=shared, own=own, position=position, history=history)
+
+
+@contextmanager
+def _folder(checkpoint: Checkpoint) -> Iterator[Path]:
+    """The checkpoint's files on this machine: where they are, or downloaded.
+
+    Raises:
+        BrokenModel: there is no such checkpoint.
+    """
+    kind = checkpoint.filesystem.get_file_info(checkpoint.path).type
+    if kind != pyarrow.fs.FileType.Directory:
+        raise BrokenModel(f"checkpoint {checkpoint.path} is missing")
+    with checkpoint.as_directory() as name:
+        yield Path(name)
 
 
 def own_part(rank: int) -> str:
@@ -200,10 +214,11 @@ def discard_damaged(run: str) -> list[str]:
 
 def _require_whole(checkpoint: Checkpoint) -> None:
     """Refuse a checkpoint of which any rank's part is missing or damaged (BrokenModel)."""
-    saved = read(checkpoint)
-    for rank in range(saved.position.world_size):
-        if read(checkpoint, rank=rank).own is None:
-            raise BrokenModel(f"checkpoint {checkpoint.path} lacks {own_part(rank)}")
+    with _folder(checkpoint) as folder:
+        position: Position = _part(checkpoint, folder / POSITION, _position)
+        _part(checkpoint, folder / HISTORY, _json)
+        for name in (SHARED, *map(own_part, range(position.world_size))):
+            _part(checkpoint, folder / name, _tensors)
 
 
 @dataclass(frozen=True)
@@ -214,6 +229,7 @@ class _Register:
         advice on the console.
     """
 
+    run: str
     filesystem: pyarrow.fs.FileSystem
     folder: str
     content: dict[str, Any]
@@ -227,7 +243,7 @@ class _Register:
         try:
             with filesystem.open_input_file(path) as stream:
                 content = json.loads(stream.read())
-            found = cls(filesystem, folder, content)
+            found = cls(run, filesystem, folder, content)
             found.checkpoints()
         except (ValueError, KeyError, TypeError) as error:
             raise RunError(
@@ -248,7 +264,10 @@ class _Register:
         ]
 
     def drop_newest(self, count: int) -> None:
-        """Take the newest `count` off the list, then delete their files."""
+        """Take the newest `count` off the list, then delete what is there of their files.
+
+        The list is replaced at once: a run killed meanwhile has the old one or the new one.
+        """
         if not count:
             return
         dropped = self.checkpoints()[-count:]
@@ -260,7 +279,8 @@ class _Register:
             "pending_training_results": [],
             "pending_validation_specs": [],
         }
-        with self.filesystem.open_output_stream(f"{self.folder}/{REGISTER}") as stream:
-            stream.write(json.dumps(content).encode())
+        storage.write_bytes(storage.join(self.run, REGISTER), json.dumps(content).encode())
         for checkpoint in dropped:
-            self.filesystem.delete_dir(checkpoint.path)
+            # The folder of a damaged checkpoint may be gone.
+            with suppress(FileNotFoundError):
+                self.filesystem.delete_dir(checkpoint.path)
