@@ -291,8 +291,9 @@ def _leaks(rows: Sequence[ManifestRow]) -> Iterator[ManifestError]:
 
 
 def _key(case: str) -> str:
-    """What two spellings of a case have in common: P1 and p1, or both Unicode forms of ä."""
-    return unicodedata.normalize("NFC", case).casefold()
+    """What spellings of a case that look alike have in common: P1 and p1, or both forms of ä."""
+    shown = "".join(letter for letter in case if unicodedata.category(letter) != "Cf")
+    return unicodedata.normalize("NFC", " ".join(shown.split())).casefold()
 
 
 def _one_spelling(rows: Sequence[ManifestRow]) -> list[ManifestRow]:

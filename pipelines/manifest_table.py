@@ -2,8 +2,8 @@
 
 CSV is UTF-8 or UTF-16 with a byte-order mark, with commas, semicolons or tabs, and line ends of any
 system. Column names may be in capitals; columns without name or cell are left out. What other
-programs write for nothing (`NA`, `nan`, `NULL`, ...) is nothing. This module does not know what the
-columns mean.
+programs write for nothing (`NA`, `nan`, `NULL`, ...) is nothing; what spreadsheets write for a
+formula that failed is a mistake. This module does not know what the columns mean.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import codecs
 import csv
 import io
 import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,20 +29,37 @@ SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
 """Of tables that have to be saved as another kind first."""
 NOTHING = frozenset(
     {
-        "NA",
-        "N/A",
+        "na",
         "n/a",
-        "#N/A",
-        "NaN",
+        "<na>",
+        "#na",
+        "#n/a",
+        "#n/a n/a",
+        "#n/d",
+        "#nv",
         "nan",
-        "NAN",
-        "NULL",
+        "-nan",
+        "1.#qnan",
+        "-1.#ind",
+        "nat",
         "null",
-        "None",
-        "<NA>",
+        "(null)",
+        "\\n",
+        "nil",
+        "none",
+        ".",
+        "-",
+        "--",
+        "\N{EN DASH}",
+        "\N{EM DASH}",
+        "?",
     }
 )
-"""What R, pandas, Excel and databases write for a cell that holds nothing."""
+"""What R, pandas, SAS, spreadsheets, databases and people write for a cell that holds nothing, in
+small letters. Read as a case, it would be one that all such slides share."""
+FAILED_FORMULA = re.compile(r"#[¡¿]?\w[\w/]*[!?]|#GETTING_DATA|##+|Err:\d+", re.IGNORECASE)
+"""What spreadsheets in any language write for a formula that failed, or a number too wide for its
+column: the value is lost, not absent."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,8 +139,8 @@ def _named(name: str, line: int, columns: Sequence[str], cells: Sequence[Any]) -
     """Cells by column.
 
     Raises:
-        ManifestError: there are more or fewer cells than columns, or a cell has no column or line
-            breaks.
+        ManifestError: there are more or fewer cells than columns, or a cell has no column, line
+            breaks, or what a spreadsheet writes for a formula that failed.
     """
     texts = [_text(cell) for cell in cells]
     while len(texts) > len(columns) and not texts[-1]:
@@ -136,6 +154,11 @@ def _named(name: str, line: int, columns: Sequence[str], cells: Sequence[Any]) -
         cause = f"has a cell in line {line} whose column has no name"
         raise ManifestError(name, cause, "name the column, or delete it")
     named.pop("", None)
+    for column, text in named.items():
+        if FAILED_FORMULA.fullmatch(text):
+            cause = f"has {text} of a spreadsheet in column {column!r} in line {line}"
+            remedy = "correct the formula, or write the value itself or nothing"
+            raise ManifestError(name, cause, remedy)
     if any(ord(letter) < 32 for text in named.values() for letter in text):
         cause = f"has a line break within a cell in line {line}"
         raise ManifestError(name, cause, "put each slide on one line")
@@ -147,8 +170,18 @@ def _text(value: Any) -> str:
     if value is None or value != value:  # noqa: PLR0124 - NaN alone differs from itself
         return ""
     whole = isinstance(value, float) and value.is_integer()
-    text = str(int(value) if whole else value).strip()
-    return "" if text in NOTHING else text
+    text = _stripped(str(int(value) if whole else value))
+    return "" if text.casefold() in NOTHING else text
+
+
+def _stripped(text: str) -> str:
+    """Without spaces and letters of no width at its ends: web pages and chats put them there."""
+    seen = [k for k, letter in enumerate(text) if not _is_invisible(letter)]
+    return text[seen[0] : seen[-1] + 1] if seen else ""
+
+
+def _is_invisible(letter: str) -> bool:
+    return letter.isspace() or unicodedata.category(letter) == "Cf"
 
 
 def _decoded(name: str, data: bytes) -> str:

@@ -264,7 +264,35 @@ def test_a_pattern_in_a_row_stands_for_its_slides(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "nothing", ["NA", "nan", "NaN", "N/A", "#N/A", "NULL", "None", "<NA>", "", "  "]
+    "nothing",
+    [
+        "NA",
+        "nan",
+        "NaN",
+        "N/A",
+        "#N/A",
+        "NULL",
+        "None",
+        "<NA>",
+        "",
+        "  ",
+        "none",
+        "Null",
+        "NaT",
+        "-nan",
+        "nil",
+        ".",
+        "-",
+        "\N{EN DASH}",
+        "?",
+        "#N/A N/A",
+        "#NV",
+        "\\N",
+        "\N{ZERO WIDTH SPACE}",
+        "\N{ZERO WIDTH NO-BREAK SPACE} \N{NO-BREAK SPACE}",
+        "NA\N{ZERO WIDTH SPACE}",
+    ],
+    ids=ascii,
 )
 def test_what_programs_write_for_nothing_is_nothing(tmp_path: Path, nothing: str) -> None:
     header = "slide,mpp,case,split,label,annotation"
@@ -276,6 +304,28 @@ def test_what_programs_write_for_nothing_is_nothing(tmp_path: Path, nothing: str
     ]
     with pytest.raises(ManifestError, match="no case in line 2"):
         _read(tmp_path, f"slide,case\na.svs,{nothing}\n", shares=SHARES)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        "#REF!",
+        "#DIV/0!",
+        "#VALUE!",
+        "#NAME?",
+        "#NUM!",
+        "#BEZUG!",
+        "#¡REF!",
+        "#####",
+        "Err:502",
+    ],
+)
+def test_a_formula_that_failed_is_a_mistake_of_its_line(tmp_path: Path, error: str) -> None:
+    """All slides would be one case."""
+    with pytest.raises(ManifestError, match="has 2 mistakes") as raised:
+        _read(tmp_path, f"slide,case\na.svs,{error}\nb.svs,p1\nc.svs,{error}\n")
+    for line in (2, 4):
+        assert f"has {error} of a spreadsheet in column 'case' in line {line}" in str(raised.value)
 
 
 def test_slides_of_one_name_in_two_folders_are_two_cases(tmp_path: Path) -> None:
@@ -298,7 +348,17 @@ def test_slides_outside_the_folder_are_cases_that_name_no_folder(tmp_path: Path)
     assert not any(name in "".join(cases) for name in ("Jane", "Joe", "Jim"))
 
 
-@pytest.mark.parametrize("spellings", [("P1", "p1"), ("Fä", "Fa\u0308")], ids=ascii)
+@pytest.mark.parametrize(
+    "spellings",
+    [
+        ("P1", "p1"),
+        ("Fä", "Fa\u0308"),
+        ("P1", "P1\N{ZERO WIDTH SPACE}"),
+        ("P1", "P\N{ZERO WIDTH NO-BREAK SPACE}1"),
+        ("P 1", "P\N{NO-BREAK SPACE}1"),
+    ],
+    ids=ascii,
+)
 def test_spellings_of_a_case_are_one_case(tmp_path: Path, spellings: tuple[str, str]) -> None:
     """Cross-validation parts cases letter by letter."""
     first, second = spellings
