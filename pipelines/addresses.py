@@ -1,18 +1,27 @@
 """Where derived objects are stored.
 
 Every address holds organisation, slide identity, PatchSpec hash and (for embeddings) encoder.
-Addresses are keys relative to a store's root; `storage.join(root, *address.split("/"))` makes the
-URI. They hold no file name of a slide: file names can carry patient data.
+Addresses are keys relative to a store's root; `uri` makes the URI. They hold no file name of a
+slide: file names can carry patient data.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
+from pipelines import storage
+
 SHARD_TABLE: Final = "shards.parquet"
 OVERVIEW: Final = "overview.png"
 QUALITY: Final = "quality.json"
 FINGERPRINT: Final = "fingerprint.json"
+NEXT_TO_SHARDS: Final = (QUALITY, FINGERPRINT, OVERVIEW)
+"""The other files that `prepare` writes of a slide."""
+
+
+def uri(root: str, address: str) -> str:
+    """URI of an address below a store's root."""
+    return storage.join(root, *address.split("/"))
 
 
 def patches(organisation: str, slide_id: str, spec_hash: str) -> str:
@@ -42,14 +51,14 @@ def fingerprint(organisation: str, slide_id: str, spec_hash: str) -> str:
 
 def of_slide(organisation: str, slide_id: str, spec_hash: str) -> tuple[str, ...]:
     """All that `prepare` writes of a slide."""
-    makers = (shard_table, quality, fingerprint, overview)
-    return tuple(make(organisation, slide_id, spec_hash) for make in makers)
+    folder = patches(organisation, slide_id, spec_hash)
+    return tuple(f"{folder}/{name}" for name in (SHARD_TABLE, *NEXT_TO_SHARDS))
 
 
 def embeddings(
     organisation: str, slide_id: str, spec_hash: str, encoder_key: str, shard: str
 ) -> str:
-    """safetensors: the embeddings of one shard, named by `pipelines.shards.shard_name`.
+    """safetensors: the embeddings of one shard, named by `pipelines.shards.Shard.name`.
 
     `encoder_key` is the encoder's hash and the precision it computes in.
     """

@@ -33,7 +33,7 @@ def _shards_of(out: str, row: dict[str, Any]) -> pa.Table:
     spec = PatchSpec.from_dict(json.loads(row["spec"]))
     address = addresses.shard_table(row["organisation_id"], row["slide_id"], spec.hash)
     try:
-        content = storage.read_bytes(storage.join(out, *address.split("/")))
+        content = storage.read_bytes(addresses.uri(out, address))
     except storage.ObjectNotFound:
         content = b""
     if hashlib.sha256(content).hexdigest() != row["shards_sha256"]:

@@ -4,9 +4,10 @@ nothing that was finished.
 OUT/{organisation}/prepared/{key}.json
 
 The key is a digest of all that a slide's shard table follows from: the slide's URI and version,
-PatchSpec, a given mpp, and `index.INDEX_VERSION`. If any of these changes, the key changes and the
-slide is prepared again. The record holds no slide's name and nothing of the manifest: labels, cases
-and splits can change without reading a slide again.
+PatchSpec, organisation, the largest side of a shard, the mpp that is given, the default one and
+whether the objective may give it, and `index.INDEX_VERSION`. If any of these changes, the key
+changes and the slide is prepared again. The record holds no slide's name and nothing of the
+manifest: labels, cases and splits can change without reading a slide again.
 """
 
 from __future__ import annotations
@@ -20,8 +21,6 @@ from pipelines import addresses, storage
 from pipelines.index import INDEX_VERSION, SlideRecord
 from pipelines.slides.source import find_file, is_dicom, not_found
 
-NEXT_TO_SHARDS = (addresses.quality, addresses.fingerprint, addresses.overview)
-"""The other files of a prepared slide."""
 NOT_A_SLIDE = frozenset(
     {
         ".csv",
@@ -81,10 +80,8 @@ def find_record(root: str, organisation: str, key: str, spec_hash: str) -> Slide
         return None
     if digest != record.shards_sha256:
         return None
-    complete = all(
-        storage.exists(_locate(root, address(organisation, record.slide_id, spec_hash)))
-        for address in NEXT_TO_SHARDS
-    )
+    folder = addresses.uri(root, addresses.patches(organisation, record.slide_id, spec_hash))
+    complete = all(storage.exists(storage.join(folder, name)) for name in addresses.NEXT_TO_SHARDS)
     return record if complete else None
 
 
@@ -95,13 +92,8 @@ def write_record(root: str, organisation: str, key: str, record: SlideRecord) ->
 
 
 def _sha256_of_shards(root: str, organisation: str, slide_id: str, spec_hash: str) -> str:
-    return hashlib.sha256(
-        storage.read_bytes(_locate(root, addresses.shard_table(organisation, slide_id, spec_hash)))
-    ).hexdigest()
-
-
-def _locate(root: str, address: str) -> str:
-    return storage.join(root, *address.split("/"))
+    address = addresses.shard_table(organisation, slide_id, spec_hash)
+    return hashlib.sha256(storage.read_bytes(addresses.uri(root, address))).hexdigest()
 
 
 def _uri(root: str, organisation: str, key: str) -> str:

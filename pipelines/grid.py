@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pipelines.fields import require
 from pipelines.slides.errors import NoTissue, UnsupportedSlide
 from pipelines.slides.geometry import Level
-from pipelines.slides.resolution import PLAUSIBLE_MPP
+from pipelines.slides.resolution import PLAUSIBLE_MPP, is_plausible
 from pipelines.slides.slide import Slide
 
 MIN_SIZE, MAX_SIZE = 16, 8192
@@ -66,7 +66,7 @@ class PatchSpec:
             "size", self.size, MIN_SIZE <= self.size <= MAX_SIZE, f"{MIN_SIZE} to {MAX_SIZE} pixels"
         )
         require(
-            "mpp of a patch", self.mpp, low <= self.mpp <= high, f"{low:g} to {high:g} um per pixel"
+            "mpp of a patch", self.mpp, is_plausible(self.mpp), f"{low:g} to {high:g} um per pixel"
         )
         require(
             "overlap",

@@ -27,7 +27,7 @@ from pipelines import storage
 from pipelines.discovery import PassedOver, discover, is_pattern, passed_over_summary
 from pipelines.manifest_table import SPREADSHEETS, SUFFIXES, Row, Table, read_table
 from pipelines.slides.errors import ManifestError
-from pipelines.slides.resolution import PLAUSIBLE_MPP
+from pipelines.slides.resolution import PLAUSIBLE_MPP, is_plausible
 from pipelines.splits import SplitShares
 
 ORIGINS = ("bounds", "slide")
@@ -239,7 +239,7 @@ def _wrong_mpp(name: str, where: str, text: str) -> Iterator[ManifestError]:
     if mpp is None:
         remedy = "give a number of micrometres, such as 0.25"
         yield ManifestError(name, f"has the mpp {text!r} {where}", remedy)
-    elif not low <= mpp <= high:
+    elif not is_plausible(mpp):
         cause = f"has the mpp {text} {where}, outside {low:g} to {high:g}"
         yield ManifestError(name, cause, "give micrometres per pixel of level 0")
 

@@ -20,7 +20,7 @@ from pipelines.grid import SIDE, PatchSpec
 from pipelines.manifest import ManifestRow
 from pipelines.read_counts import ReadCounts
 from pipelines.slides.errors import BrokenSlide, SlideError
-from pipelines.slides.resolution import PLAUSIBLE_MPP
+from pipelines.slides.resolution import PLAUSIBLE_MPP, is_plausible
 from pipelines.splits import SplitShares
 from pipelines.storage import StorageError
 
@@ -69,7 +69,7 @@ class PrepareConfig:
 
     def __post_init__(self) -> None:
         low, high = PLAUSIBLE_MPP
-        plausible = self.mpp is None or low <= self.mpp <= high
+        plausible = self.mpp is None or is_plausible(self.mpp)
         allowed = f"1 to {MAX_ORGANISATION} printable characters without '/' and leading '.'"
         require("manifest", self.manifest, bool(self.manifest.strip()), "a path or URI")
         require("out", self.out, bool(self.out.strip()), "a folder or URI")

@@ -119,7 +119,7 @@ def _tidy_refused(
     with writing(config.out):
         for slide_id in sorted(copies - firsts.keys()):
             for address in addresses.of_slide(config.organisation, slide_id, config.spec.hash):
-                storage.delete(storage.join(config.out, *address.split("/")))
+                storage.delete(addresses.uri(config.out, address))
     again = [firsts[slide_id] for slide_id in sorted(copies & firsts.keys())]
     outcomes = list(kept)
     with closing(run_slides([rows[k] for k in again], replace(config, resume=True))) as results:

@@ -38,8 +38,8 @@ APART = 0.7
 """Share of a filled block's outline beyond which another colour begins."""
 COVERED = 0.5
 """Share of a tile that tissue covers or encloses for it to be within tissue."""
-BATCH = 64
-"""Tiles that are decoded at a time: 13 MB."""
+BATCH_PIXELS = 64 * 256 * 256
+"""Pixels of the tiles that are decoded at a time: 13 MB. At least one tile is."""
 
 
 def black_areas(thumbnail: NDArray[np.uint8], *, mpp: float) -> Mask:
@@ -78,7 +78,8 @@ def filled_tiles(slide: Slide, tissue: Mask, glass: Colour | None) -> Mask:
 
     Only for slides read by their own tile index, and only if the glass's colour is known. What is
     around the tiles must be of another colour: a lumen that is burnt out does not end where a tile
-    does.
+    does. Fills in uncompressed tiles are not found, except black ones on the thumbnail: such tiles
+    are all of one length, so every one of them would have to be read.
 
     Args:
         slide: open slide.
@@ -95,8 +96,9 @@ def filled_tiles(slide: Slide, tissue: Mask, glass: Colour | None) -> Mask:
     filled = np.zeros((grid.rows, grid.columns), bool)
     rings: dict[tuple[int, int], Sides] = {}
     tiles = list(windows)
-    for start in range(0, len(tiles), BATCH):
-        batch = tiles[start : start + BATCH]
+    count = max(1, BATCH_PIXELS // (grid.tile.width * grid.tile.height))
+    for start in range(0, len(tiles), count):
+        batch = tiles[start : start + count]
         corners = [Point(x * grid.tile.width - 1, y * grid.tile.height - 1) for y, x in batch]
         size = Size(grid.tile.width + 2, grid.tile.height + 2)
         for tile, pixels in zip(batch, slide.read_regions(corners, 0, size), strict=True):

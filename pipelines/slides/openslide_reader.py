@@ -16,7 +16,7 @@ from PIL import Image
 from pipelines.slides import formats
 from pipelines.slides.errors import BrokenSlide, UnsupportedSlide
 from pipelines.slides.geometry import Level, Point, Rectangle, Size
-from pipelines.slides.resolution import COARSEST_SCAN, PLAUSIBLE_MPP, RecordedMpp, positive_number
+from pipelines.slides.resolution import RecordedMpp, is_scan, positive_number
 from pipelines.slides.slide import OpenOptions, Slide, SlideFacts
 from pipelines.slides.source import SlideFile, identity_of
 from pipelines.slides.staging import LocalCopy
@@ -168,9 +168,7 @@ def _recorded_mpp(vendor: str, properties: Mapping[str, str]) -> RecordedMpp:
     names = (openslide.PROPERTY_NAME_MPP_X, openslide.PROPERTY_NAME_MPP_Y)
     x, y = (properties.get(name) for name in names)
     recorded = RecordedMpp.of_text(x, y, units=("um", "um"))
-    printed = vendor == "generic-tiff" and not any(
-        PLAUSIBLE_MPP[0] <= mpp <= COARSEST_SCAN for mpp in recorded.axes
-    )
+    printed = vendor == "generic-tiff" and not any(is_scan(mpp) for mpp in recorded.axes)
     return RecordedMpp() if printed else recorded
 
 

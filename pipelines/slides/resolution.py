@@ -153,6 +153,11 @@ def is_plausible(mpp: float) -> bool:
     return low <= mpp <= high  # NaN is not
 
 
+def is_scan(mpp: float) -> bool:
+    """Whether TIFF's resolution tags can describe a scan; else it is the scale of a print."""
+    return PLAUSIBLE_MPP[0] <= mpp <= COARSEST_SCAN
+
+
 def check_mpp(name: str, mpp: float | None) -> None:
     """Refuse a resolution that can only be a unit error.
 

@@ -12,12 +12,7 @@ import xml.etree.ElementTree as ET
 
 import tifffile
 
-from pipelines.slides.resolution import (
-    COARSEST_SCAN,
-    PLAUSIBLE_MPP,
-    RecordedMpp,
-    positive_number,
-)
+from pipelines.slides.resolution import RecordedMpp, is_scan, positive_number
 from pipelines.slides.slide import SlideFacts
 
 _UNIT_OF_TAGS = {2: 25_400.0, 3: 10_000.0}
@@ -92,7 +87,7 @@ def _mpp_of_tags(page: tifffile.TiffPage) -> RecordedMpp:
     for name in ("XResolution", "YResolution"):
         numerator, denominator = page.tags.valueof(name, default=(0, 1))
         axes.append(unit * denominator / numerator if unit and numerator and denominator else None)
-    if not any(mpp and PLAUSIBLE_MPP[0] <= mpp <= COARSEST_SCAN for mpp in axes):
+    if not any(mpp and is_scan(mpp) for mpp in axes):
         return RecordedMpp()
     return RecordedMpp(x=axes[0], y=axes[1])
 

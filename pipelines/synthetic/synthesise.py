@@ -22,7 +22,7 @@ from scipy import ndimage
 
 from pipelines.annotations import PATTERNS, Region, write_regions
 from pipelines.fields import require
-from pipelines.slides.resolution import PLAUSIBLE_MPP
+from pipelines.slides.resolution import PLAUSIBLE_MPP, is_plausible
 from pipelines.synthetic.svs import SvsMetadata, write_svs
 from pipelines.synthetic.tissue import MPP, generate_tile
 
@@ -88,7 +88,7 @@ class SynthConfig:
         require(
             "tile_mpp",
             self.tile_mpp,
-            low <= self.tile_mpp <= high,
+            is_plausible(self.tile_mpp),
             f"{low:g} to {high:g} um per pixel",
         )
         require("cores", self.cores, 1 <= self.cores <= MAX_CORES, f"1 to {MAX_CORES}")

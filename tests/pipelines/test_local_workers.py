@@ -99,6 +99,20 @@ def test_an_output_that_cannot_be_written_ends_the_run_and_its_processes(tmp_pat
     assert not set(descendants(os.getpid())) - before
 
 
+def test_slides_under_way_are_finished_before_a_run_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They may still find room; no other slide is started."""
+    monkeypatch.setattr(local_workers, "WORKER", "tests.support.refusing_worker")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    rows = list(read_manifest(str(small_cohort(tmp_path / "slides", 4, bad=0))))
+    config = PrepareConfig(manifest="unused", out=str(tmp_path / "out"))
+    finished = []
+    with pytest.raises(OutputError, match="make room there"):
+        finished.extend((k, bool(one.row)) for k, one in local_workers.run_slides(rows, config))
+    assert finished == [(1, True)]
+
+
 def test_no_more_processes_than_cpus_and_none_for_no_slide(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -211,44 +211,60 @@ def test_a_decimal_comma_is_read(tmp_path: Path) -> None:
     assert open_slide(str(tmp_path / "clean.svs")).mpp == 0.499
 
 
-WRONG: dict[str, tuple[Callable[[Path], Path], type[SlideError]]] = {
-    "SVS too small": (lambda folder: svs(folder, "MPP = 0.025"), ImplausibleResolution),
-    "SVS infinite": (lambda folder: svs(folder, "MPP = inf"), MissingResolution),
-    "SVS not a number": (lambda folder: svs(folder, "MPP = half"), MissingResolution),
-    "SVS negative": (lambda folder: svs(folder, "MPP = -0.25"), MissingResolution),
+WRONG: dict[str, tuple[Callable[[Path], Path], type[SlideError], str]] = {
+    "SVS too small": (
+        lambda folder: svs(folder, "MPP = 0.025"),
+        ImplausibleResolution,
+        "0.025 x 0.025",
+    ),
+    "SVS infinite": (lambda folder: svs(folder, "MPP = inf"), MissingResolution, "inf um"),
+    "SVS not a number": (lambda folder: svs(folder, "MPP = half"), MissingResolution, "half um"),
+    "SVS negative": (lambda folder: svs(folder, "MPP = -0.25"), MissingResolution, "-0.25 um"),
     "OME zero": (
         lambda folder: ome(folder, PhysicalSizeX="0.0", PhysicalSizeY="0.0"),
         MissingResolution,
+        "",
     ),
     "OME too large": (
         lambda folder: ome(folder, PhysicalSizeX=250, PhysicalSizeY=250),
         ImplausibleResolution,
+        "250 x 250",
     ),
     "OME not a number": (
         lambda folder: ome(folder, PhysicalSizeX="x", PhysicalSizeY="x"),
         MissingResolution,
+        f"x {UM}",
     ),
     "OME wrong on one axis": (
         lambda folder: ome(folder, PhysicalSizeX=0.25, PhysicalSizeY=250),
         ImplausibleResolution,
+        "0.25 x 250",
     ),
-    "TIFF printed at 72 dpi": (lambda folder: tagged(folder, 352.8, 352.8), MissingResolution),
-    "DICOM too small": (lambda folder: dicom(folder, [1e-6, 1e-6]), ImplausibleResolution),
-    "MIRAX too large": (lambda folder: mirax(folder, 500, 500), ImplausibleResolution),
+    "TIFF printed at 72 dpi": (lambda folder: tagged(folder, 352.8, 352.8), MissingResolution, ""),
+    "DICOM too small": (
+        lambda folder: dicom(folder, [1e-6, 1e-6]),
+        ImplausibleResolution,
+        "0.001 x 0.001",
+    ),
+    "MIRAX too large": (
+        lambda folder: mirax(folder, 500, 500),
+        ImplausibleResolution,
+        "500 x 500",
+    ),
 }
+"""Slides, the error without a given mpp, and what of the metadata is reported with one."""
 
 
-@pytest.mark.parametrize(("make", "error"), WRONG.values(), ids=WRONG)
+@pytest.mark.parametrize(("make", "error", "reported"), WRONG.values(), ids=WRONG)
 def test_a_given_mpp_replaces_one_that_cannot_be_true(
-    make: Callable[[Path], Path], error: type[SlideError], tmp_path: Path
+    make: Callable[[Path], Path], error: type[SlideError], reported: str, tmp_path: Path
 ) -> None:
     path = str(make(tmp_path))
     with open_slide(path) as slide, pytest.raises(error, match="micrometres per pixel"):
         _ = slide.mpp
     for slide in (open_slide(path, mpp=0.25), open_slide(path, default_mpp=0.25)):
         assert slide.mpp == 0.25
-        recorded = slide.recorded_mpp
-        assert bool(slide.remarks) == bool(recorded.axes or recorded.unreadable)
+        assert [f"({reported})" in remark for remark in slide.remarks] == [True] * bool(reported)
 
 
 def test_order_is_given_then_metadata_then_default_then_objective(tmp_path: Path) -> None:

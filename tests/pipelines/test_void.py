@@ -10,14 +10,17 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from pipelines import void
 from pipelines.grid import PatchSpec
 from pipelines.index import IndexedSlide, index_slide
 from pipelines.patches import decode_patches, fetch_shards
 from pipelines.quality import artefacts
+from pipelines.slides.geometry import Point, Size
 from pipelines.slides.opening import open_slide
 from pipelines.synthetic.svs import SvsMetadata, write_svs
 from pipelines.synthetic.tissue import generate_tile
 from pipelines.tissue import tissue_mask
+from pipelines.void import filled_tiles
 from tests.support.shared_data import needs_shared_data, shared_data
 from tests.support.thumbnails import INK, THUMBNAIL_MPP, cores, iou, line
 
@@ -117,6 +120,28 @@ def test_no_patch_is_mostly_of_tiles_that_were_not_scanned(tmp_path: Path, fill:
     assert found.quality.missing == pytest.approx(MISSING / 112, abs=0.06)
     assert any("of the tissue was not scanned" in said for said in found.quality.sentences)
     assert found.picture().startswith(b"\x89PNG")
+
+
+def test_tiles_are_decoded_few_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By their pixels: 64 tiles of 4096 pixels would be gigabytes."""
+    slide_with_holes(tmp_path / "a.svs", 255)
+    with open_slide(str(tmp_path / "a.svs")) as slide:
+        thumbnail = slide.thumbnail(512)
+        mask = tissue_mask("a", thumbnail, mpp=2.0, found=artefacts(thumbnail, mpp=2.0))
+        whole = filled_tiles(slide, mask, (243.0, 243.0, 243.0))
+        read, counts = slide.read_regions, []
+
+        def count(origins: list[Point], level: int, size: Size) -> NDArray[np.uint8]:
+            counts.append(len(origins))
+            return read(origins, level, size)
+
+        monkeypatch.setattr(slide, "read_regions", count)
+        monkeypatch.setattr(void, "BATCH_PIXELS", 3 * TILE * TILE, raising=False)
+        found = filled_tiles(slide, mask, (243.0, 243.0, 243.0))
+    assert len(counts) > 1
+    assert max(counts) == 3
+    assert found.any()
+    np.testing.assert_array_equal(found, whole)
 
 
 def test_burnt_out_lumina_wider_than_a_tile_are_not_void(tmp_path: Path) -> None:

@@ -257,4 +257,4 @@ def _fetched(shards: pa.Table) -> Iterator[pa.Table]:
 def _uri(shard: Shard, encoder_key: str, root: str) -> str:
     slide = (shard.organisation_id, shard.slide_id, shard.spec_hash)
     address = addresses.embeddings(*slide, encoder_key, shard.name)
-    return storage.join(root, *address.split("/"))
+    return addresses.uri(root, address)

@@ -56,7 +56,7 @@ def shuffled_batches(
     dropped at the end.
 
     Args:
-        blocks: what a dataset of `pipelines.patches.read_patches` yields for the shards of
+        blocks: what a dataset of `pipelines.patch_source.read_patches` yields for the shards of
             `groups`, in that order.
         index: of the whole cohort.
         order: of this rank.
