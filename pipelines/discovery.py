@@ -99,7 +99,7 @@ def discover(location: str) -> Discovery:
 
 
 def passed_over_summary(passed_over: tuple[PassedOver, ...]) -> str:
-    """What was passed over, by reason, in one line; empty if nothing was."""
+    """What was skipped, by reason, in one line; empty if nothing was."""
     parts = []
     for reason, count in Counter(file.reason for file in passed_over).most_common():
         names = [file.name for file in passed_over if file.reason == reason]

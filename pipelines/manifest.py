@@ -71,7 +71,7 @@ class ManifestRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest(Sequence[ManifestRow]):
-    """The slides of a cohort, as a sequence, and what was passed over on the way.
+    """The slides of a cohort, as a sequence, and what was skipped on the way.
 
     Attributes:
         rows: one a slide.

@@ -96,7 +96,8 @@ class SlideOutcome:
         remarks: what of the file was not read or not believed; see `Slide.remarks`.
         read: what reading it cost.
         kind: class of the error, empty if there is none.
-        code: of the error, if it is a `SlideError`: a door looks its own remedy up by it.
+        code: of the error, if it is a `SlideError`: an interface finds its own
+            remedy by it.
         error: for people.
         trace: for engineers.
     """

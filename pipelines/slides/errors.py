@@ -11,8 +11,8 @@
     └── ManifestError                manifest           a manifest row that cannot be used
 
 `SlideError.sentence` is one plain sentence for clinicians. `str(error)` adds the class, for
-engineers. Remedies here name no option and no form field: a door (command line, HTTP) that has a
-word of its own for what must be done looks it up by `SlideError.code`.
+engineers. Remedies here name no option and no form field: an interface (command line, HTTP)
+that has words of its own for what must be done looks them up by `SlideError.code`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class SlideError(Exception):
     Args:
         slide: name of the slide without folders: it goes to logs and reports.
         cause: what is wrong, with the value that is wrong.
-        remedy: what the person can do, in words of no particular door.
+        remedy: what the person can do, in words of no particular interface.
         code: kebab-case name of the kind of mistake; `default_code` of the class if empty.
         facts: the values that the cause names, plain numbers and strings; no patient data.
     """

@@ -22,10 +22,10 @@ from pipelines.slides.source import SlideFile, identity_of
 from pipelines.slides.tiles import TileGrid, decode_windows
 
 MAX_TILE_PIXELS = 4096 * 4096
-"""A tile beyond this is a size bomb: scanners write tiles of 240 to 1024 px."""
+"""A tile beyond this is a decompression bomb: scanners write tiles of 240 to 1024 px."""
 MAX_SIDE = 2**22
-"""Pixels of a level's longer side; beyond it is a size bomb too. A glass of 75 mm scanned at
-0.05 um per pixel has 1.5 million."""
+"""Pixels of a level's longer side; beyond it is a decompression bomb too. A glass of 75 mm
+scanned at 0.05 um per pixel has 1.5 million."""
 MAX_SHARING = 64
 """Tiles may share bytes: some writers store blank ones once. Together they claim at most this
 multiple of the file."""
@@ -174,7 +174,7 @@ def _items(part: memoryview) -> memoryview:
 
 
 def check_size(slide: str, level: Size, tile: Size) -> None:
-    """Refuse a size bomb.
+    """Refuse a decompression bomb.
 
     Raises:
         BrokenSlide: the level or its tiles are larger than any that scanners write.
@@ -207,7 +207,8 @@ class TileIndex:
 
         Raises:
             BrokenSlide: tiles of absurd size, another number of tiles than the level needs, ranges
-                outside the object, or ranges that share their bytes as only a size bomb's do.
+                outside the object, or ranges that share their bytes as only a decompression bomb's
+                do.
         """
         tile, needed = self.grid.tile, self.grid.rows * self.grid.columns
         check_size(slide, self.grid.level, tile)

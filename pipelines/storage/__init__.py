@@ -5,7 +5,7 @@ Credentials and endpoints of S3 come from the usual `AWS_*` environment variable
 one or none. Every function raises `StorageError` or a class of its tree (`errors`) and nothing
 else. This room does not know what the bytes mean.
 
-    uris      what a URI is: made absolute once, at the door
+    uris      what a URI is: made absolute once, where it enters
     objects   read, write, list, remove
     ranges    many byte ranges of one object in few requests
     meter     what was read

@@ -421,7 +421,7 @@ def test_a_tile_is_decoded_few_times_for_a_thumbnail(
 
 
 def test_the_largest_slides_of_one_level_have_a_thumbnail() -> None:
-    """JPEG of 8 GB; a whole glass; not a size bomb."""
+    """JPEG of 8 GB; a whole glass; not a decompression bomb."""
     for size in (Size(100_000, 100_000), Size(304_000, 104_000)):
         slide = Plain(size, scales=(8, 4, 2, 1))
         assert max(slide.thumbnail(1024).shape) == 1024
