@@ -149,7 +149,7 @@ def _read_table(manifest: str, shares: SplitShares | None) -> Manifest:
         problems.append(ManifestError(name, "has a column 'split' already", remedy))
         shares = None
     rows, passed_over = _checked_rows(manifest, table, shares, problems)
-    problems += [*_repeats(rows), *_leaks(rows)]
+    problems += [*_repeats(rows), *_shared_annotations(rows), *_leaks(rows)]
     if problems:
         raise _together(name, problems)
     if not rows:
@@ -175,7 +175,7 @@ def _checked_rows(
             continue
         found = discover(row.uri)
         passed_over += found.passed_over
-        rows += [replace(row, uri=uri) for uri in found.slides]
+        rows += [replace(row, uri=uri, annotation="") for uri in found.slides]
         if not found.slides:
             cause = f"matches no slide in line {line.line}"
             if found.passed_over:
@@ -272,6 +272,17 @@ def _repeats(rows: Sequence[ManifestRow]) -> Iterator[ManifestError]:
         if first != row.line:
             cause = f"is in lines {first} and {row.line}"
             yield ManifestError(storage.object_name(row.uri), cause, "delete one of them")
+
+
+def _shared_annotations(rows: Sequence[ManifestRow]) -> Iterator[ManifestError]:
+    """Regions drawn on one slide would label the tissue of another."""
+    seen: dict[str, ManifestRow] = {}
+    for row in rows:
+        first = seen.setdefault(row.annotation, row)
+        if row.annotation and first.uri != row.uri:
+            cause = f"is the annotation of two slides, in lines {first.line} and {row.line}"
+            remedy = "give each slide the annotation that was drawn on it"
+            yield ManifestError(storage.object_name(row.annotation), cause, remedy)
 
 
 def _leaks(rows: Sequence[ManifestRow]) -> Iterator[ManifestError]:

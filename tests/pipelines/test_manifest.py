@@ -414,6 +414,18 @@ def test_mistakes_of_all_kinds_are_reported_together(tmp_path: Path) -> None:
         assert said in str(raised.value)
 
 
+def test_one_annotation_of_two_slides_is_a_mistake_with_both_lines(tmp_path: Path) -> None:
+    (tmp_path / "a.geojson").write_text("[]")
+    for again in ("a.geojson", "./a.geojson", f"file://{tmp_path}/a.geojson"):
+        with pytest.raises(
+            ManifestError,
+            match=r"a\.geojson is the annotation of two slides, in lines 2 and 4; give each slide",
+        ):
+            _read(tmp_path, f"slide,annotation\na.svs,a.geojson\nb.svs,\nc.svs,{again}\n")
+    with pytest.raises(ManifestError, match=r"slide a\.svs is in lines 2 and 3; delete one"):
+        _read(tmp_path, "slide,annotation\na.svs,a.geojson\na.svs,a.geojson\n")
+
+
 def test_a_spreadsheet_says_how_to_save_it(tmp_path: Path) -> None:
     (tmp_path / "m.xlsx").write_bytes(b"PK")
     with pytest.raises(ManifestError, match=r"m\.xlsx is a spreadsheet; save it as CSV UTF-8"):
