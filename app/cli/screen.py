@@ -87,7 +87,7 @@ def print_cohort(report: PrepareReport) -> None:
         rows["staged"] = f"{counted} copied whole: the format can't be read in place"
     rows["failed"] = f"{len(report.failed)} slides"
     if report.passed_over:
-        rows["passed over"] = passed_over_summary(report.passed_over)
+        rows["skipped"] = passed_over_summary(report.passed_over)
     rows["report"] = f"{report.out}/report.json"
     if report.prepared:
         rows["pictures"] = f"overview.png of each slide, the first: {_first_picture(report)}"
