@@ -36,6 +36,7 @@ from pipelines.manifest import ManifestRow, read_manifest
 from pipelines.prepare import PrepareConfig, prepare
 from pipelines.shards import shards_of
 from pipelines.synthetic.synthesise import SynthConfig, synthesise
+from training.model_set import ENCODER, RISK_MODEL, SLIDE_MODEL
 from training.pretrain.pretrain import PretrainConfig, pretrain
 from training.risk.fit_risk import FitRiskConfig, FitRiskReport, fit_risk
 from training.slide.fit_slide import FitSlideConfig, FitSlideReport, fit_slide
@@ -146,7 +147,7 @@ def pretrain_encoder(config: DemoConfig) -> Stage:
         )
         source = storage.local_path(report.encoder)
         assert source is not None
-        shutil.copytree(source, config.models / "encoder")
+        shutil.copytree(source, config.models / ENCODER)
         curve = storage.local_path(report.loss_curve)
         assert curve is not None
         first, last = report.history[0]["loss"], report.history[-1]["loss"]
@@ -161,7 +162,7 @@ def pretrain_encoder(config: DemoConfig) -> Stage:
 
 def fit_models(config: DemoConfig) -> Stage:
     """Pattern head, slide model and risk model on the training slides."""
-    encoder, slide_model = str(config.models / "encoder"), str(config.models / "slide_model")
+    encoder, slide_model = str(config.models / ENCODER), str(config.models / SLIDE_MODEL)
     with timed() as seconds:
         fitted = fit_slide(
             FitSlideConfig(data=config.cohort, encoder=encoder, out=slide_model, seed=config.seed)
@@ -171,7 +172,7 @@ def fit_models(config: DemoConfig) -> Stage:
                 data=config.cohort,
                 encoder=encoder,
                 slide_model=slide_model,
-                out=str(config.models / "risk_model"),
+                out=str(config.models / RISK_MODEL),
                 patients=config.patients,
                 seed=config.seed,
             )

@@ -37,7 +37,6 @@ from app.reports.making import make_report
 from app.reports.pdf import report_pdf
 from app.reports.schemas import Report
 from pipelines import addresses, cohort, storage
-from pipelines.grid import PatchSpec
 from pipelines.index import IndexedSlide, index_files, index_slide
 from pipelines.shards import SCHEMA, shards_of
 from pipelines.slides.opening import open_slide
@@ -132,14 +131,16 @@ async def index(work: Work, source: SlideSource) -> AnalysedSlide:
     addresses follow from what they are computed from.
     """
     facts = await work.models.facts()
-    slide = await asyncio.to_thread(_index, source, work.files, facts.spec)
+    slide = await asyncio.to_thread(_index, source, work.files, facts)
     await asyncio.to_thread(work.on_shards, 0, slide.n_shards)
     return slide
 
 
-def _index(source: SlideSource, files: AnalysisFiles, spec: PatchSpec) -> AnalysedSlide:
+def _index(source: SlideSource, files: AnalysisFiles, facts: ModelSetFacts) -> AnalysedSlide:
     with open_slide(source.uri, identity=source.slide_id, default_mpp=source.mpp) as slide:
-        indexed = index_slide(slide, spec, organisation=files.organisation, shard_side=SHARD_SIDE)
+        indexed = index_slide(
+            slide, facts.spec, organisation=files.organisation, shard_side=SHARD_SIDE
+        )
     contents = {**index_files(indexed), THUMBNAIL: _png(indexed)}
     for name, content in contents.items():
         storage.write_bytes(files.uri(indexed.record.slide_id, name), content)
@@ -154,7 +155,8 @@ def _index(source: SlideSource, files: AnalysisFiles, spec: PatchSpec) -> Analys
         patch_side=first.patch_side,
         n_patches=record.n_patches,
         n_shards=len(indexed.shards),
-        spec_hash=spec.hash,
+        spec_hash=facts.spec.hash,
+        encoder_key=facts.encoder_key,
     )
 
 
@@ -266,7 +268,7 @@ async def _facts_for(work: Work, slide: AnalysedSlide) -> ModelSetFacts:
         ModelSetUnusable: they are not those that the slide was indexed with.
     """
     facts = await work.models.facts()
-    if facts.spec.hash != slide.spec_hash:
+    if (facts.spec.hash, facts.encoder_key) != (slide.spec_hash, slide.encoder_key):
         raise ModelSetUnusable(
             "The models were exchanged while this analysis was running; send the slide again."
         )

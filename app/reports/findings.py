@@ -29,6 +29,7 @@ class AnalysedSlide:
         n_patches: in all shards.
         n_shards: rows of the shard table.
         spec_hash: of the PatchSpec it was indexed with.
+        encoder_key: of the encoder that was running then, see `ModelSetFacts`.
     """
 
     slide_id: str
@@ -40,6 +41,7 @@ class AnalysedSlide:
     n_patches: int
     n_shards: int
     spec_hash: str
+    encoder_key: str
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ In a Serve config file, `proxy_location: Disabled` belongs next to the applicati
 listens itself, on the host and port of the settings (`app.serve.ingress` has the measured reason).
 
 The Ingress never calls a model: it writes a case down, queues it and answers. The executor takes it
-from there (`app.workflow`), so that cases survive the death of any of these processes.
+from there (`app.workflow`), so that cases survive the end of any of these processes.
 """
 
 from __future__ import annotations

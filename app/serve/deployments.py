@@ -28,7 +28,7 @@ from app.settings import Settings
 from app.workflow.executor import CaseExecutor
 from pipelines import storage
 from training.encoder.encoder import load_encoder
-from training.model_set import load_model_set
+from training.model_set import ENCODER, load_model_set
 from training.precision import PrecisionChoice
 
 
@@ -42,7 +42,7 @@ class EncoderDeployment:
         log.configure()
         torch.set_num_threads(settings.torch_threads)
         device = "cuda" if settings.encoder_gpus else "cpu"
-        uri = storage.join(settings.models, "encoder")
+        uri = storage.join(settings.models, ENCODER)
         self._model = EncoderModel(load_encoder(uri, device=device, precision=precision))
 
     async def key(self) -> str:

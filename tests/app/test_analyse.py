@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from app.analyses.files import AnalysisFiles
 from app.analyses.status import Step
 from app.cases.schemas import ClinicalVariables
 from app.inference.analyse import analyse
+from app.inference.errors import ModelSetUnusable
 from app.inference.models import InProcessModels, covariates_of
 from app.inference.stages import (
     AnalysisResult,
@@ -155,6 +157,26 @@ def test_analyses_of_one_slide_with_different_mpp_do_not_mix(
     assert first.report.specimen.patches < second.report.specimen.patches
     alone = analyse(str(slide), CLINICAL, models, str(tmp_path / "alone"), mpp=0.23)
     assert alone.report.grading == first.report.grading
+
+
+@pytest.mark.parametrize("differing", ["spec_hash", "encoder_key"])
+def test_models_that_were_exchanged_after_indexing_are_refused(
+    differing: str, models: InProcessModels, generated_slide: Path, tmp_path: Path
+) -> None:
+    """Another encoder may cut slides alike; its embeddings are not there, and would not fit."""
+    work = Work(
+        models=models,
+        files=AnalysisFiles(root=storage.as_uri(tmp_path), organisation="a", analysis_id="one"),
+        in_flight=1,
+        clinical=lambda: CLINICAL,
+        on_shards=lambda _done, _total: None,
+        on_result=lambda _result: None,
+    )
+    indexed = asyncio.run(index(work, SlideSource(uri=generated_slide.as_uri(), slide_id="s")))
+    before = replace(indexed, **{differing: "another"})
+    for stage in (embed, predict):
+        with pytest.raises(ModelSetUnusable, match="exchanged"):
+            asyncio.run(stage(work, before))
 
 
 def test_a_lost_shard_is_computed_again(
