@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Self
@@ -36,15 +35,13 @@ from shapely.geometry import mapping, shape
 
 from pipelines import storage
 from pipelines.slides.errors import ManifestError
+from pipelines.summary import by_reason
 
 PATTERNS: Final = ("benign", "gleason_3", "gleason_4", "gleason_5")
 """What a patch of prostate tissue can show, in the order of every label and every probability."""
 
 UNLABELLED: Final = -1
 """Label of a patch that no region covers enough."""
-
-MAX_LISTED = 3
-"""Features that a summary names for each reason; it counts the others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,12 +107,8 @@ class Annotations:
     @property
     def unused_summary(self) -> str:
         """The reasons with their features, in one line; empty if every feature is a region."""
-        parts = []
-        for reason, count in Counter(unused.reason for unused in self.unused).most_common():
-            named = [unused.feature for unused in self.unused if unused.reason == reason]
-            more = f" and {count - MAX_LISTED} more" if count > MAX_LISTED else ""
-            parts.append(f"{', '.join(named[:MAX_LISTED])}{more} ({reason})")
-        return "; ".join(parts)
+        reasons = by_reason((unused.reason, unused.feature) for unused in self.unused)
+        return "; ".join(f"{features} ({reason})" for reason, features in reasons)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,22 +9,19 @@ read are reported.
 from __future__ import annotations
 
 import re
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from urllib.parse import unquote
 
 from pipelines import storage
 from pipelines.slides import formats
+from pipelines.summary import by_reason
 
 SUFFIXES = formats.suffixes(files=("one", "several"))
 """Of slides in one file, or of the file to open if a slide has several."""
 DICOM_SUFFIXES = formats.suffixes(files=("folder",))
 _OF_SYSTEMS = frozenset({"$recycle.bin", "__macosx", "lost+found", "system volume information"})
 """Folders that systems keep on a disk; in them are deleted slides, or halves of files."""
-
-MAX_NAMED = 3
-"""Files that a summary names for each reason; it counts the others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,12 +97,8 @@ def discover(location: str) -> Discovery:
 
 def passed_over_summary(passed_over: tuple[PassedOver, ...]) -> str:
     """What was skipped, by reason, in one line; empty if nothing was."""
-    parts = []
-    for reason, count in Counter(file.reason for file in passed_over).most_common():
-        names = [file.name for file in passed_over if file.reason == reason]
-        more = f" and {count - MAX_NAMED} more" if count > MAX_NAMED else ""
-        parts.append(f"{', '.join(names[:MAX_NAMED])}{more}: {reason}")
-    return "; ".join(parts)
+    reasons = by_reason((file.reason, file.name) for file in passed_over)
+    return "; ".join(f"{names}: {reason}" for reason, names in reasons)
 
 
 def _unsupported(uri: str) -> PassedOver:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import http.server
 import re
 import shutil
+import struct
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -465,3 +466,12 @@ def test_a_mirax_slide_without_all_its_files(lost: str, tmp_path: Path) -> None:
     error = caught.value.of_slide("slide.mrxs")
     assert "Doe" not in error.sentence
     assert re.search(r"Couldn't open \.\.\./|lacks the files that belong to it", error.cause)
+
+
+def test_a_czi_goes_to_openslide_which_knows_the_format(tmp_path: Path) -> None:
+    """A damaged one is broken; what nobody knows would be unsupported."""
+    header = b"ZISRAWFILE".ljust(16, b"\0") + struct.pack("<qq", 512, 512) + bytes(512)
+    (tmp_path / "a.czi").write_bytes(header)
+    assert discovery.discover(str(tmp_path)).slides == (storage.as_uri(tmp_path / "a.czi"),)
+    with pytest.raises(BrokenSlide, match=r"a\.czi can't be opened"):
+        open_slide(str(tmp_path / "a.czi"))
