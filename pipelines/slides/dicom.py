@@ -35,7 +35,7 @@ class Series:
 
     Attributes:
         file: stands for all its files: their versions, the sum of their sizes.
-        volumes: the instances that show the specimen, finest first.
+        volumes: the instances that are levels of the largest picture of the specimen, finest first.
         facts: what the header of the finest one says.
     """
 
@@ -59,14 +59,15 @@ def find_series(uri: str, *, series_of: SlideFile | None = None) -> Series:
     """
     name = series_of.name if series_of else storage.object_name(uri.rstrip("/"))
     with reading(name):
-        volumes = _volumes(name, _instances(name, uri, series_of))
+        shown = _volumes(name, _instances(name, uri, series_of))
+        volumes, further = _largest_pyramid(shown)
         file = SlideFile(
             uri=series_of.uri if series_of else uri,
             name=name,
             size=sum(volume.file.size for volume in volumes),
             version="|".join(f"{volume.uid} {volume.file.version}" for volume in volumes),
         )
-        return Series(file=file, volumes=tuple(volumes), facts=_facts(volumes))
+        return Series(file=file, volumes=tuple(volumes), facts=_facts(volumes, further))
 
 
 def open_direct(series: Series, options: OpenOptions) -> TiledSlide | None:
@@ -168,14 +169,14 @@ def _children(uri: str) -> list[str]:
 
 
 def _volumes(name: str, instances: Sequence[Instance]) -> list[Instance]:
-    """The instances that show the specimen, finest first.
+    """The instances that show the specimen, largest first.
 
     Raises:
         UnsupportedSlide: none does, with what there is instead.
     """
     volumes = [instance for instance in instances if instance.is_volume]
     if volumes:
-        return sorted(volumes, key=lambda volume: -volume.size.width)
+        return sorted(volumes, key=lambda volume: -volume.size.width * volume.size.height)
     if not all(instance.kinds for instance in instances):
         cause = "is DICOM without ImageType, which distinguishes a slide from its label"
         raise UnsupportedSlide(name, cause, "export it with ImageType VOLUME", code="image-type")
@@ -190,7 +191,18 @@ def _volumes(name: str, instances: Sequence[Instance]) -> list[Instance]:
     )
 
 
-def _facts(volumes: Sequence[Instance]) -> SlideFacts:
+def _largest_pyramid(volumes: Sequence[Instance]) -> tuple[list[Instance], list[Instance]]:
+    """The levels of the largest picture, and the other pictures; each in the order given.
+
+    Of several pictures of one size, that with the most levels is taken.
+    """
+    bases = [volume for volume in volumes if volume.size == volumes[0].size]
+    pyramids = [[volume for volume in volumes if volume.is_level_of(base)] for base in bases]
+    levels = max(pyramids, key=len)
+    return levels, [volume for volume in volumes if volume not in levels]
+
+
+def _facts(volumes: Sequence[Instance], further: Sequence[Instance]) -> SlideFacts:
     base = volumes[0]
     header = base.header
     path = (header.get("OpticalPathSequence") or [pydicom.Dataset()])[0]
@@ -203,6 +215,13 @@ def _facts(volumes: Sequence[Instance]) -> SlideFacts:
         remarks.append(f"has {planes} focal planes, of which one was read")
     if paths > 1:
         remarks.append(f"has {paths} optical paths, of which one was read")
+    if further:
+        size = f"{further[0].size.width} x {further[0].size.height} px"
+        if len(further) == 1:
+            remarks.append(f"holds 1 further picture that was not read ({size})")
+        else:
+            count = f"{len(further)} further pictures"
+            remarks.append(f"holds {count} that were not read (the largest {size})")
     return SlideFacts(
         vendor="dicom",
         mpp=base.mpp,

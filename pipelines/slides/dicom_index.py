@@ -6,9 +6,11 @@ Spec: DICOM PS3.3 C.8.12.4 (microscopy image), C.7.6.17 (TILED_FULL, TILED_SPARS
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -30,6 +32,15 @@ WSI_STORAGE = "1.2.840.10008.5.1.4.1.1.77.1.6"
 """SOP class UID of VL Whole Slide Microscopy Image Storage."""
 MAX_FRAMES = 2**24
 """Frames beyond which a header is not believed: an 8 GB slide has about 200,000."""
+
+SAME_SCALE = 0.01
+"""Relative difference up to which width, height and PixelSpacing of a level give one scale, in
+addition to sizes rounded by two pixels."""
+MIN_STEP = 1.2
+"""Smallest scale of a level: what is hardly smaller than level 0 is another region."""
+SAME_PLACE = 0.01
+"""Part of a picture's longer side by which the origins of its levels may differ, in addition to
+two pixels: some scanners give the centre of the first pixel, some its corner."""
 
 CODECS = {
     "1.2.840.10008.1.2": "raw",
@@ -122,19 +133,64 @@ class Instance:
         """Frames in the file."""
         return int(self.header.get("NumberOfFrames") or 1)
 
-    @property
+    @cached_property
     def mpp(self) -> RecordedMpp:
-        """Micrometres per pixel, from PixelSpacing: of rows first, then of columns, in mm."""
-        for group in self.header.get("SharedFunctionalGroupsSequence") or ():
-            for measures in group.get("PixelMeasuresSequence") or ():
-                try:
-                    spacing = measures.get("PixelSpacing")
-                except (ValueError, TypeError):  # pydicom turns the text into numbers on access
-                    return RecordedMpp(unreadable="PixelSpacing")
-                if spacing:
-                    rows, columns = [*map(str, spacing), ""][:2]
-                    return RecordedMpp.of_text(columns or rows, rows, units=("mm", "mm"))
+        """Micrometres per pixel, from PixelSpacing: of rows first, then of columns, in mm.
+
+        It is one for all frames, or the same in each of them.
+        """
+        for name in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
+            try:
+                spacings = {
+                    tuple(map(str, measures.PixelSpacing))
+                    for group in self.header.get(name) or ()
+                    for measures in group.get("PixelMeasuresSequence") or ()
+                    if measures.get("PixelSpacing")
+                }
+            except (ValueError, TypeError):  # pydicom turns the text into numbers on access
+                return RecordedMpp(unreadable="PixelSpacing")
+            if len(spacings) > 1:
+                return RecordedMpp(unreadable="PixelSpacing that differs from frame to frame")
+            for spacing in spacings:
+                rows, columns = [*spacing, ""][:2]
+                return RecordedMpp.of_text(columns or rows, rows, units=("mm", "mm"))
         return RecordedMpp()
+
+    @property
+    def origin(self) -> tuple[float, float] | None:
+        """Where on the glass the first pixel is, in mm; None if the header does not say."""
+        for item in self.header.get("TotalPixelMatrixOriginSequence") or ():
+            x, y = (item.get(f"{axis}OffsetInSlideCoordinateSystem") for axis in "XY")
+            if x is not None and y is not None:
+                return float(x), float(y)
+        return None
+
+    def is_level_of(self, base: Instance) -> bool:
+        """Whether it shows what `base` shows, at the same or a coarser scale.
+
+        A series may hold several regions of the glass, or one region with several pyramids.
+        """
+        if self.size == base.size:
+            scales = [1.0]
+        else:
+            width, height = self.size.width, self.size.height
+            scales = [base.size.width / width, base.size.height / height]
+            if min(scales) < MIN_STEP:
+                return False
+        if base.mpp.is_plausible and self.mpp.is_plausible:
+            scales.append(self.mpp.axes[0] / base.mpp.axes[0])
+        rounding = SAME_SCALE + 2 / min(self.size.shape)
+        if max(scales) - min(scales) > rounding * min(scales):
+            return False
+        return self._begins_where(base)
+
+    def _begins_where(self, base: Instance) -> bool:
+        """Whether its first pixel is where that of `base` is, as far as the headers say."""
+        if not (base.origin and self.origin and base.mpp.is_plausible and self.mpp.is_plausible):
+            return True
+        extent = base.mpp.axes[0] / 1000 * max(base.size.shape)
+        pixel = self.mpp.axes[0] / 1000
+        return math.dist(base.origin, self.origin) <= SAME_PLACE * extent + 2 * pixel
 
     @property
     def focal_planes(self) -> int:

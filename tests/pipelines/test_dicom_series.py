@@ -1,0 +1,88 @@
+"""Which instances of a DICOM series are levels of one slide: a series may hold other regions,
+copies and headers that other scanners write."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+from pydicom.uid import generate_uid
+
+from pipelines.slides import dicom
+from pipelines.slides.geometry import Point, Size
+from pipelines.slides.opening import open_slide
+from tests.support.dicom_slides import SERIES
+from tests.support.tiff_slides import MPP
+
+MORE = {
+    "a smaller region": ((600, 300), 1.0, (0.0, 0.0), 1),
+    "a region of nearly the same size": ((1010, 505), 1.0, (0.0, 0.0), 1),
+    "a region of half the size": ((512, 256), 1.0, (0.0, 0.0), 1),
+    "a region of another shape": ((768, 512), 1.0, (0.0, 0.0), 1),
+    "a region of the same size elsewhere": ((1024, 512), 1.0, (10.0, 0.0), 1),
+    "a coarser scan elsewhere": ((256, 128), 4.0, (10.0, 0.0), 1),
+    "one more level": ((128, 64), 8.0, (0.0, 0.0), 0),
+    "a level whose sizes are rounded": ((114, 56), 9.0, (0.002, 0.002), 0),
+}
+"""Size, scale, origin in mm of one more VOLUME instance, and further pictures it counts as."""
+
+
+def change(path: Path, edit: Callable[[Dataset], object]) -> None:
+    dataset = pydicom.dcmread(path)
+    edit(dataset)
+    dataset.save_as(path)
+
+
+def pixels_of(width: int, height: int, seed: int) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 255, (height, width, 3), np.uint8)
+
+
+@pytest.mark.parametrize("name", ["dicom-raw", "dicom-jpeg"])
+@pytest.mark.parametrize("case", MORE)
+def test_another_region_of_a_series_is_not_a_level(case: str, name: str, tmp_path: Path) -> None:
+    size, scale, origin, further = MORE[case]
+    folder, other = tmp_path / "series", tmp_path / "other"
+    SERIES[name].write(folder, pixels_of(1024, 512, 1))
+    SERIES[name].write(other, pixels_of(*size, 2))
+
+    def place(dataset: Dataset) -> None:
+        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+        measures = dataset.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+        measures.PixelSpacing = [MPP * scale / 1000] * 2
+        corner = dataset.TotalPixelMatrixOriginSequence[0]
+        corner.XOffsetInSlideCoordinateSystem, corner.YOffsetInSlideCoordinateSystem = origin
+
+    change(other / "level-0.dcm", place)
+    with open_slide(str(folder)) as slide:
+        sizes = [level.size for level in slide.levels]
+        pixels = slide.read_region(Point(0, 0), 0, Size(1024, 512))
+    (other / "level-0.dcm").rename(folder / "another.dcm")
+    with open_slide(str(folder)) as slide:
+        if further:
+            assert [level.size for level in slide.levels] == sizes
+            remark = "holds 1 further picture that was not read"
+            assert slide.remarks == (f"{remark} ({size[0]} x {size[1]} px)",)
+        else:
+            assert [level.size for level in slide.levels] == [*sizes, Size(*size)]
+            assert slide.remarks == ()
+        assert (slide.read_region(Point(0, 0), 0, Size(1024, 512)) == pixels).all()
+
+
+def test_another_region_with_its_own_levels_is_not_read(tmp_path: Path) -> None:
+    folder, other = tmp_path / "series", tmp_path / "other"
+    SERIES["dicom-raw"].write(folder, pixels_of(1024, 512, 1))
+    SERIES["dicom-raw"].write(other, pixels_of(900, 500, 2))
+    for path in sorted(other.iterdir()):
+        uid = generate_uid()
+        change(path, lambda dataset, uid=uid: setattr(dataset, "SOPInstanceUID", uid))
+        path.rename(folder / f"another-{path.name}")
+    series = dicom.find_series(folder.as_uri())
+    assert [volume.size.width for volume in series.volumes] == [1024, 512, 256]
+    assert series.facts.remarks == (
+        "holds 3 further pictures that were not read (the largest 900 x 500 px)",
+    )
