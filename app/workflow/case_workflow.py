@@ -18,6 +18,7 @@ from typing import Any, Final, TypeVar
 
 import structlog
 from dbos import DBOS, DBOSConfiguredInstance, StepOptions
+from dbos import error as dbos_error
 
 from app.analyses.files import AnalysisFiles
 from app.analyses.status import Status, Step
@@ -188,6 +189,8 @@ class CaseWorkflow(DBOSConfiguredInstance):
                 setattr(row, name, value)
 
     def _fail(self, files: AnalysisFiles, error: Exception) -> None:
+        if isinstance(error, dbos_error.DBOSMaxStepRetriesExceeded):
+            error = error.errors[-1]  # what the last try failed at
         name = type(error).__name__ if isinstance(error, NAMED) else "InternalError"
         log.error(
             "analysis failed",

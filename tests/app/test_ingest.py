@@ -11,6 +11,7 @@ from typing import cast
 
 import boto3
 import pytest
+from dbos import error as dbos_error
 from sqlalchemy import select
 from structlog.testing import capture_logs
 
@@ -223,22 +224,24 @@ def test_a_slide_is_ingested_into_s3_once(
     database.close()
 
 
-def test_a_case_is_failed_even_if_the_store_does_not_remove_its_upload(
+def test_a_case_whose_store_is_down_is_failed_though_its_upload_is_not_removed(
     settings: Settings,
     database: Database,
     generated_slide: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The row says so, and the log says that the upload stays, without its URI."""
+    """The row names the store, and the log says that the upload stays, without its URI."""
     source = handed_in(settings, database, generated_slide)
     workflow = CaseWorkflow(settings, database, cast(Models, None))
     monkeypatch.setattr(storage, "delete", store_is_down)
     files = AnalysisFiles(root=settings.storage_root, organisation="local", analysis_id="analysis")
     with capture_logs() as lines:
-        workflow._fail(files, RuntimeError("a fault"))
+        down = storage.StoreUnavailable("slide.svs", "can't be read", "check the connection")
+        workflow._fail(files, dbos_error.DBOSMaxStepRetriesExceeded("ingest", 6, [down]))
     with database.session() as session:
         row = session.scalars(select(Analysis)).one()
-        assert (row.status, row.error) == (Status.FAILED, "InternalError")
+        assert (row.status, row.error) == (Status.FAILED, "StoreUnavailable")
+        assert row.error_sentence == UNUSABLE_STORE
     [line] = [line for line in lines if line["event"] == "upload not removed"]
     assert (line["analysis"], line["error"]) == ("analysis", "StoreUnavailable")
     assert source not in str(lines)
