@@ -35,8 +35,8 @@ def _epochs(counts: np.ndarray, epochs: int, *, world_size: int, group: int) -> 
     dealt = []
     for rank in range(world_size):
         groups = PatchOrder(7, rank, world_size, group).groups(counts)
-        dealt += list(takewhile(lambda at: at.epoch < epochs, groups))
-    return sorted(dealt, key=lambda at: at.number)
+        dealt += list(takewhile(lambda part: part.epoch < epochs, groups))
+    return sorted(dealt, key=lambda part: part.number)
 
 
 @given(counts_of_shards, worlds, sizes)
@@ -44,9 +44,9 @@ def test_ranks_together_read_each_shard_once_an_epoch(
     counts: np.ndarray, world_size: int, group: int
 ) -> None:
     dealt = _epochs(counts, 3, world_size=world_size, group=group)
-    assert [at.number for at in dealt] == list(range(len(dealt)))
+    assert [part.number for part in dealt] == list(range(len(dealt)))
     for epoch in range(3):
-        shards = np.concatenate([at.shards for at in dealt if at.epoch == epoch])
+        shards = np.concatenate([part.shards for part in dealt if part.epoch == epoch])
         assert sorted(shards.tolist()) == list(range(len(counts)))
 
 
@@ -73,9 +73,11 @@ def test_the_buffer_is_bounded_and_ranks_get_even_groups(
     counts: np.ndarray, world_size: int, group: int
 ) -> None:
     dealt = _epochs(counts, 2, world_size=world_size, group=group)
-    assert max(at.n_patches for at in dealt) <= group * counts.max()
-    assert max(len(at.shards) for at in dealt) - min(len(at.shards) for at in dealt) <= 1
-    of_rank = [sum(at.number % world_size == rank for at in dealt) for rank in range(world_size)]
+    assert max(part.n_patches for part in dealt) <= group * counts.max()
+    assert max(len(part.shards) for part in dealt) - min(len(part.shards) for part in dealt) <= 1
+    of_rank = [
+        sum(part.number % world_size == rank for part in dealt) for rank in range(world_size)
+    ]
     assert max(of_rank) - min(of_rank) <= 1
 
 
@@ -117,7 +119,7 @@ def test_epochs_and_seeds_and_groups_differ() -> None:
 def test_with_fewer_groups_than_ranks_everyone_gets_patches() -> None:
     for rank in range(3):
         groups = list(islice(PatchOrder(seed=0, rank=rank, world_size=3).groups(np.array([5])), 2))
-        assert [(at.n_patches, at.epoch) for at in groups] == [(5, rank), (5, rank + 3)]
+        assert [(part.n_patches, part.epoch) for part in groups] == [(5, rank), (5, rank + 3)]
 
 
 def test_another_number_of_workers_goes_on_where_the_old_one_stopped() -> None:

@@ -9,9 +9,11 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 from PIL import Image
 
 from pipelines.cohort import CohortError
@@ -20,6 +22,7 @@ from tests.support.hand_made import SPEC, make_cohort, make_encoder
 from training.encoder.embed import Bag
 from training.encoder.encoder import load_encoder
 from training.errors import InsufficientData, SpecMismatch
+from training.slide.figures import attention_figure
 from training.slide.fit_slide import FitSlideConfig, FitSlideReport, fit_slide
 from training.slide.gleason import parse_label
 from training.slide.held_out import (
@@ -150,10 +153,46 @@ def slides_of(cases: list[tuple[str, str]]) -> list[LabelledSlide]:
     )
     return [
         LabelledSlide(
-            name=f"{k}", case=case, score=parse_label(label), bag=bag, patterns=np.zeros(1, np.int8)
+            name=f"{k}",
+            case=case,
+            score=parse_label(label),
+            bag=bag,
+            patterns=np.zeros(1, np.int8),
+            patch_side=32.0,
         )
         for k, (case, label) in enumerate(cases)
     ]
+
+
+def test_patches_far_apart_are_drawn_one_pixel_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With gaps of 3 and 5 patches, positions do not give the side of a patch."""
+    [slide] = slides_of([("a", "3+3")])
+    bag = Bag(
+        slide_id="s",
+        x=np.array([0, 96, 256], np.int32),
+        y=np.zeros(3, np.int32),
+        embeddings=np.zeros((3, 2), np.float32),
+    )
+    found = SlidePrediction(
+        patch_probabilities=np.eye(4, dtype=np.float32)[:3],
+        attention=np.full(3, 1 / 3, np.float32),
+        embedding=np.zeros(2, np.float32),
+        grade_group_probabilities=np.eye(6, dtype=np.float32)[0],
+        cancer_probability=0.0,
+    )
+    drawn: list[np.ma.MaskedArray[Any, Any]] = []
+    show = Axes.imshow
+
+    def noted(axes: Axes, picture: Any, **options: Any) -> Any:
+        drawn.append(picture)
+        return show(axes, picture, **options)
+
+    monkeypatch.setattr(Axes, "imshow", noted)
+    slide = replace(slide, bag=bag, patterns=np.array([0, 1, 2], np.int8))
+    attention_figure([(slide, found)])
+    for picture in drawn:
+        assert picture.shape == (1, 9)
+        assert np.flatnonzero(~np.ma.getmaskarray(picture)[0]).tolist() == [0, 3, 8]
 
 
 def test_folds_keep_a_case_together_and_spread_the_grades() -> None:

@@ -204,9 +204,9 @@ def test_another_run_at_the_same_place_is_refused(
         pretrain(_config(prepared, uninterrupted[0], workers=3))
 
 
-def _die_once(marker: str, at: int, rank: int, step: int) -> None:
+def _die_once(marker: str, last_step: int, rank: int, step: int) -> None:
     """Rank 1 kills itself after a step, the first time it gets there."""
-    if rank == 1 and step == at and not Path(marker).exists():
+    if rank == 1 and step == last_step and not Path(marker).exists():
         Path(marker).touch()
         os.kill(os.getpid(), signal.SIGKILL)
 

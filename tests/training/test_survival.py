@@ -54,7 +54,7 @@ def test_the_baseline_is_breslows() -> None:
     fit = fit_cox(features, time, event, spread=1.0)
     odds = np.exp(fit.log_hazard(features))
     steps = [(time[k], 1 / odds[time >= time[k]].sum()) for k in np.flatnonzero(event)]
-    expected = [sum(step for at, step in steps if at <= year) for year in YEARS]
+    expected = [sum(step for event_time, step in steps if event_time <= year) for year in YEARS]
     np.testing.assert_allclose(fit.baseline, expected, rtol=1e-6)
     assert fit.baseline[0] == 0
     curve = risk_curve(fit.baseline, 0.3)

@@ -1,7 +1,9 @@
 """What a method of self-supervised training must offer. Ray, data order and checkpoints know this
 interface only.
 
-A second method is one folder next to `dino` and one row in `methods.py`.
+A second method is one folder next to `dino`, one row in `methods.py`, and its own numbers in
+`Recipe`: those of DINO (`head`, `momentum`, temperatures, `centring`, `koleo`) are there today, and
+`plan` checks `koleo`. Its steps report `learning_rate`, which the loss curve draws.
 """
 
 from __future__ import annotations

@@ -152,8 +152,9 @@ def pretrain(
 
     Raises:
         CohortError: nothing is prepared at `data`.
-        RunError: another run is stored at `out`, or the cluster has too few CPUs.
-        ray.train.TrainingFailedError: workers failed more often than `max_failures`.
+        RunError: another run is stored at `out`, the cluster has too few CPUs, or workers failed
+            more often than `max_failures`.
+        SlideError, TrainingError, StorageError: what a worker raised the last time that one failed.
     """
     ensure_ray()
     shards = load_shards(config.data, split=config.split)

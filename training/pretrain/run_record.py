@@ -79,7 +79,7 @@ def settle_precision(out: str, recipe: Recipe, device: torch.device, *, rank: in
     """
     record = read_record(out)
     ours: Precision = record.get("precision") or precision_for(device, recipe.precision)
-    votes = torch.tensor(float(ours == "bf16"), device=_meeting_device(device))
+    votes = torch.tensor(float(ours == "bf16"), device=collective_device(device))
     if distributed.is_initialized():
         # Also a barrier: every rank has read the record before rank 0 writes it.
         distributed.all_reduce(votes, op=distributed.ReduceOp.MIN)
@@ -89,8 +89,8 @@ def settle_precision(out: str, recipe: Recipe, device: torch.device, *, rank: in
     return settled
 
 
-def _meeting_device(device: torch.device) -> torch.device:
-    """Where the process group of `device` exchanges values."""
+def collective_device(device: torch.device) -> torch.device:
+    """Where the process group of a worker on `device` exchanges values: NCCL knows GPUs only."""
     if distributed.is_initialized() and distributed.get_backend() == "nccl":
         return device
     return torch.device("cpu")

@@ -26,7 +26,7 @@ from training.pretrain.job import Job
 from training.pretrain.method import Learner, LearnerConfig
 from training.pretrain.methods import METHODS
 from training.pretrain.patch_stream import shuffled_batches
-from training.pretrain.run_record import settle_precision
+from training.pretrain.run_record import collective_device, settle_precision
 
 DATASET = "patches"
 """Name of the workers' dataset."""
@@ -138,7 +138,7 @@ def _averaged(recent: History, *, first: int) -> History:
         [[metrics[name] for name in names] for metrics in recent], dtype=torch.float64
     )
     if distributed.is_initialized():
-        values = values.to(get_device()) if distributed.get_backend() == "nccl" else values
+        values = values.to(collective_device(get_device()))
         distributed.all_reduce(values)
         values /= distributed.get_world_size()
     return [

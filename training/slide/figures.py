@@ -88,21 +88,19 @@ def grades_figure(
     return png(figure)
 
 
-def attention_figure(slides: Sequence[tuple[LabelledSlide, SlidePrediction, float]]) -> bytes:
-    """PNG: annotated pattern, predicted pattern and attention over each slide, given with its patch
-    spacing in level-0 pixels.
-    """
+def attention_figure(slides: Sequence[tuple[LabelledSlide, SlidePrediction]]) -> bytes:
+    """PNG: annotated pattern, predicted pattern and attention over each slide."""
     figure = Figure(figsize=(9, 3.4 * len(slides)), layout="constrained")
     grid = figure.subplots(len(slides), 3, squeeze=False)
-    for axes, (slide, found, side) in zip(grid, slides, strict=True):
+    for axes, (slide, found) in zip(grid, slides, strict=True):
         look = {
             "cmap": ListedColormap(COLOURS),
             "norm": BoundaryNorm(np.arange(UNLABELLED - 0.5, len(PATTERNS)), len(COLOURS)),
         }
         lift = np.log2(np.maximum(found.attention * len(found.attention), 1 / 16))
-        _mosaic(axes[0], slide, side, slide.patterns, look)
-        named = _mosaic(axes[1], slide, side, found.patch_probabilities.argmax(axis=1), look)
-        attended = _mosaic(axes[2], slide, side, lift, {"cmap": "coolwarm", "vmin": -4, "vmax": 4})
+        _mosaic(axes[0], slide, slide.patterns, look)
+        named = _mosaic(axes[1], slide, found.patch_probabilities.argmax(axis=1), look)
+        attended = _mosaic(axes[2], slide, lift, {"cmap": "coolwarm", "vmin": -4, "vmax": 4})
         bar = figure.colorbar(named, ax=axes[1], shrink=0.8)
         bar.set_ticks(range(UNLABELLED, len(PATTERNS)), labels=["unlabelled", *WORDS])
         bar = figure.colorbar(attended, ax=axes[2], shrink=0.8)
@@ -117,11 +115,11 @@ def attention_figure(slides: Sequence[tuple[LabelledSlide, SlidePrediction, floa
 
 
 def _mosaic(
-    axes: Axes, slide: LabelledSlide, side: float, values: npt.NDArray[Any], look: dict[str, Any]
+    axes: Axes, slide: LabelledSlide, values: npt.NDArray[Any], look: dict[str, Any]
 ) -> Any:
     """One pixel a patch, glass left empty."""
-    column = np.rint((slide.bag.x - slide.bag.x.min()) / side).astype(int)
-    row = np.rint((slide.bag.y - slide.bag.y.min()) / side).astype(int)
+    column = np.rint((slide.bag.x - slide.bag.x.min()) / slide.patch_side).astype(int)
+    row = np.rint((slide.bag.y - slide.bag.y.min()) / slide.patch_side).astype(int)
     canvas = np.full((row.max() + 1, column.max() + 1), np.nan)
     canvas[row, column] = values
     axes.set_xticks([])

@@ -223,11 +223,6 @@ def _card(
     }
 
 
-def _patch_side(slide: LabelledSlide) -> float:
-    """Level-0 pixels between neighbouring patches, for pictures."""
-    return float(min(np.diff(np.unique(slide.bag.x)), default=1))
-
-
 def _draw(out: str, slides: Sequence[LabelledSlide], held_out: HeldOut) -> list[str]:
     """Write the pictures; returns their URIs."""
     pictures: dict[str, bytes] = {}
@@ -245,7 +240,7 @@ def _draw(out: str, slides: Sequence[LabelledSlide], held_out: HeldOut) -> list[
         by_grade = sorted(held_out.predictions, key=lambda k: -slides[k].grade_group)
         shown = by_grade[:: max(1, len(by_grade) // 3)][:3]
         pictures["attention.png"] = attention_figure(
-            [(slides[k], held_out.predictions[k], _patch_side(slides[k])) for k in shown]
+            [(slides[k], held_out.predictions[k]) for k in shown]
         )
     for name, picture in pictures.items():
         storage.write_bytes(storage.join(out, name), picture)

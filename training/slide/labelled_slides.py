@@ -125,6 +125,7 @@ class LabelledSlide:
         bag: embeddings and positions of its N patches.
         patterns: index into PATTERNS of each patch by annotation, UNLABELLED where none covers it,
             int8 [N].
+        patch_side: side of a patch in level-0 pixels.
         annotation: what became of its annotations, None if it has none.
     """
 
@@ -133,6 +134,7 @@ class LabelledSlide:
     score: GleasonScore | None
     bag: Bag
     patterns: npt.NDArray[np.int8]
+    patch_side: float
     annotation: AnnotationUse | None = None
 
     @property
@@ -316,6 +318,7 @@ def _load(
         score=score,
         bag=bag,
         patterns=patterns,
+        patch_side=shard.patch_side,
         annotation=use if row["annotation"] else None,
     )
     return slide, embedded.read
