@@ -20,6 +20,7 @@ a model makes of labels.
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -42,6 +43,13 @@ PATTERNS: Final = ("benign", "gleason_3", "gleason_4", "gleason_5")
 
 UNLABELLED: Final = -1
 """Label of a patch that no region covers enough."""
+
+HEAD_BYTES = 256
+"""Of a file, to tell GeoJSON from other kinds."""
+_BEFORE_JSON = b" \t\r\n\0" + codecs.BOM_UTF8 + codecs.BOM_UTF16
+"""White space and marks, in all encodings of JSON."""
+_CORRECT_THE_COLUMN = "correct the annotation column or leave it empty"
+_EXPORT = "export the annotations from QuPath as GeoJSON"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,6 +192,23 @@ def read_annotations(uri: str, frame: AnnotationFrame | None = None) -> Annotati
     return found if frame is None else frame.to_level_0(name, found)
 
 
+def check_annotations(uri: str) -> None:
+    """Whether a file can be annotations, by one short read of its beginning.
+
+    Raises:
+        ManifestError: the file can't be read, or is of another kind, such as a slide.
+    """
+    name = storage.object_name(uri)
+    try:
+        head = storage.read_head(uri, HEAD_BYTES).data
+    except storage.ObjectNotFound as error:
+        raise ManifestError(name, error.reason, _CORRECT_THE_COLUMN) from None
+    except storage.StorageError as error:  # its text holds the path
+        raise ManifestError(name, error.reason, error.remedy) from None
+    if not head.lstrip(_BEFORE_JSON).startswith((b"{", b"[")):
+        raise ManifestError(name, "is not GeoJSON", _EXPORT)
+
+
 def write_regions(uri: str, regions: Sequence[Region]) -> None:
     """Write regions as GeoJSON that QuPath opens.
 
@@ -262,22 +287,20 @@ def _features(name: str, uri: str) -> list[dict[str, Any]]:
     Raises:
         ManifestError: it can't be read, or is not GeoJSON with features.
     """
-    remedy = "export the annotations from QuPath as GeoJSON"
     try:
         content = json.loads(storage.read_bytes(uri))
     except storage.ObjectNotFound:
-        remedy = "correct the annotation column or leave it empty"
-        raise ManifestError(name, "is not there", remedy) from None
+        raise ManifestError(name, "is not there", _CORRECT_THE_COLUMN) from None
     except storage.StorageError as error:  # its text holds the path
         raise ManifestError(name, error.reason, error.remedy) from None
     except (ValueError, RecursionError) as error:
-        raise ManifestError(name, f"is not GeoJSON ({error})", remedy) from error
+        raise ManifestError(name, f"is not GeoJSON ({error})", _EXPORT) from error
     features = content.get("features", [content]) if isinstance(content, dict) else content
     if not (
         isinstance(features, list)
         and all(isinstance(part, dict) and part.get("type") == "Feature" for part in features)
     ):
-        raise ManifestError(name, "holds no GeoJSON features", remedy)
+        raise ManifestError(name, "holds no GeoJSON features", _EXPORT)
     return features
 
 

@@ -20,10 +20,12 @@ import hashlib
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import overload
 
 from pipelines import storage
+from pipelines.annotations import check_annotations
 from pipelines.discovery import PassedOver, discover, is_pattern, passed_over_summary
 from pipelines.manifest_table import SPREADSHEETS, SUFFIXES, Row, Table, read_table
 from pipelines.slides.errors import ManifestError
@@ -35,6 +37,8 @@ ORIGINS = ("bounds", "slide")
 COLUMNS = ("slide", "mpp", "case", "split", "label", "annotation", "annotation_origin")
 MAX_REPORTED = 10
 """Unusable rows that one error names; it counts the others."""
+MAX_CHECKS = 16
+"""Annotations that are looked up at once: a store takes 10 to 100 ms to answer each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,8 +108,8 @@ def read_manifest(location: str, *, shares: SplitShares | None = None) -> Manife
 
     Raises:
         ManifestError: the table can't be read, lacks the `slide` column, has unusable values, names
-            a slide twice, or puts one case into two splits; names the lines. Or there is no slide
-            at the location.
+            a slide twice, names an annotation that is missing or of two slides, or puts one case
+            into two splits; names the lines. Or there is no slide at the location.
         StorageError: the location can't be listed.
     """
     uri = storage.as_uri(location)
@@ -149,7 +153,8 @@ def _read_table(manifest: str, shares: SplitShares | None) -> Manifest:
         problems.append(ManifestError(name, "has a column 'split' already", remedy))
         shares = None
     rows, passed_over = _checked_rows(manifest, table, shares, problems)
-    problems += [*_repeats(rows), *_shared_annotations(rows), *_leaks(rows)]
+    problems += [*_wrong_annotations(rows), *_repeats(rows), *_shared_annotations(rows)]
+    problems += _leaks(rows)
     if problems:
         raise _together(name, problems)
     if not rows:
@@ -272,6 +277,22 @@ def _repeats(rows: Sequence[ManifestRow]) -> Iterator[ManifestError]:
         if first != row.line:
             cause = f"is in lines {first} and {row.line}"
             yield ManifestError(storage.object_name(row.uri), cause, "delete one of them")
+
+
+def _wrong_annotations(rows: Sequence[ManifestRow]) -> Iterator[ManifestError]:
+    """Annotations that are missing or of another kind: a training that finds out is hours later."""
+
+    def checked(row: ManifestRow) -> ManifestError | None:
+        try:
+            check_annotations(row.annotation)
+        except ManifestError as error:
+            cause = f"{error.cause} (annotation in line {row.line})"
+            return ManifestError(error.slide, cause, error.remedy)
+        return None
+
+    annotated = [row for row in rows if row.annotation]
+    with ThreadPoolExecutor(MAX_CHECKS, thread_name_prefix="annotation") as checks:
+        yield from filter(None, checks.map(checked, annotated))
 
 
 def _shared_annotations(rows: Sequence[ManifestRow]) -> Iterator[ManifestError]:

@@ -146,6 +146,7 @@ def test_paths_next_to_and_above_the_manifest(tmp_path: Path, s3_bucket: str) ->
         f"{tmp_path}/c/../d.svs,\nfile://{tmp_path}/./e.svs,\n"
     )
     (tmp_path / "lists").mkdir()
+    (tmp_path / "lists" / "a.geojson").write_text("[]")
     rows = _read(tmp_path / "lists", text)
     root = f"file://{tmp_path}"
     assert [row.uri for row in rows] == [
@@ -368,6 +369,8 @@ def test_spellings_of_a_case_are_one_case(tmp_path: Path, spellings: tuple[str, 
 
 def test_a_home_folder_in_a_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "a.geojson").write_text("[]")
     rows = _read(tmp_path, "slide,annotation\n~/a.svs,~/a.geojson\n~b.svs,\n")
     assert [row.uri for row in rows] == [
         f"file://{tmp_path}/home/a.svs",
@@ -414,27 +417,10 @@ def test_mistakes_of_all_kinds_are_reported_together(tmp_path: Path) -> None:
         assert said in str(raised.value)
 
 
-def test_one_annotation_of_two_slides_is_a_mistake_with_both_lines(tmp_path: Path) -> None:
-    (tmp_path / "a.geojson").write_text("[]")
-    for again in ("a.geojson", "./a.geojson", f"file://{tmp_path}/a.geojson"):
-        with pytest.raises(
-            ManifestError,
-            match=r"a\.geojson is the annotation of two slides, in lines 2 and 4; give each slide",
-        ):
-            _read(tmp_path, f"slide,annotation\na.svs,a.geojson\nb.svs,\nc.svs,{again}\n")
-    with pytest.raises(ManifestError, match=r"slide a\.svs is in lines 2 and 3; delete one"):
-        _read(tmp_path, "slide,annotation\na.svs,a.geojson\na.svs,a.geojson\n")
-
-
 def test_a_spreadsheet_says_how_to_save_it(tmp_path: Path) -> None:
     (tmp_path / "m.xlsx").write_bytes(b"PK")
     with pytest.raises(ManifestError, match=r"m\.xlsx is a spreadsheet; save it as CSV UTF-8"):
         read_manifest(str(tmp_path / "m.xlsx"))
-
-
-def test_origins_of_annotations(tmp_path: Path) -> None:
-    rows = _read(tmp_path, "slide,annotation_origin\na.svs,slide\nb.svs,bounds\nc.svs,\n")
-    assert [row.annotation_origin for row in rows] == ["slide", "bounds", "bounds"]
 
 
 def test_splits_follow_the_case(tmp_path: Path) -> None:
