@@ -280,13 +280,19 @@ def _pyramid(
     tiff: tifffile.TiffFile, base: tifffile.TiffPage, tiled: list[tifffile.TiffPage]
 ) -> list[tifffile.TiffPage]:
     """The base and its levels in the main chain, without what the file calls label or macro."""
-    levels, names = tiff_pages.chain_levels(base, tiled), tiff_pages.associated_names(tiff)
+    levels, names = tiff_pages.chain_levels(base, tiled), tiff_pages.image_names(tiff)
     return [
         page
         for page in tiled
-        if page is base
-        or (page in levels and tiff_pages.picture_name(page, names) not in ("label", "macro"))
+        if page is base or (page in levels and not _may_show_glass(page, names))
     ]
+
+
+def _may_show_glass(page: tifffile.TiffPage, names: dict[int, str] | None) -> bool:
+    """Whether a name holds the word label or macro anywhere: better one level less than a name."""
+    text = str(page.description or "") if names is None else names.get(page.offset, "")
+    glass = re.search(r"\b(label|macro)\b", text.partition("|")[0], re.IGNORECASE)
+    return bool(glass) or tiff_pages.picture_name(page, names) == "macro"
 
 
 def _names_of_others(
@@ -294,13 +300,13 @@ def _names_of_others(
 ) -> tuple[str, ...]:
     """What the pages and SubIFDs show that don't stay."""
     stays = {page.offset for page in (*kept, *subs)}
-    names = tiff_pages.associated_names(tiff)
+    names = tiff_pages.image_names(tiff)
     gone = [page for page in tiff.pages if page.offset not in stays]
     gone_subs = [sub for page in kept for sub in page.pages or () if sub.offset not in stays]
     return (*(_picture(page, names) for page in gone), *("image" for _ in gone_subs))
 
 
-def _picture(page: tifffile.TiffPage, names: dict[int, str]) -> str:
+def _picture(page: tifffile.TiffPage, names: dict[int, str] | None) -> str:
     if page.is_ndpi:
         lens = float(page.tags.valueof(NDPI_LENS, default=0))
         return {-1.0: "macro", -2.0: "map"}.get(lens, "image")

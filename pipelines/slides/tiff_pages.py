@@ -37,8 +37,19 @@ DAMAGE = (
     AssertionError,
 )
 """What tifffile raises on damaged headers."""
-ASSOCIATED = re.compile(r"\b(label|macro|thumbnail|overview|map)\b", re.IGNORECASE)
-"""Names of pictures that show the glass and not the specimen at full scale."""
+_KINDS = "label|macro|thumbnail|overview|map"
+"""What pictures show that have the glass and not the specimen at full scale."""
+ASSOCIATED = re.compile(
+    rf"(?:.*(?:[\[(:/|]| - )\s*)?({_KINDS})(?:[ _]image)?(?:[ _]\d+(?:x\d+)?)?\s*[\])]?",
+    re.IGNORECASE | re.DOTALL,
+)
+"""A name that says no more than that: `Label`, `macro image`, `a.svs [label image]`. The words in
+a longer text say nothing: `Heat map of H&E`, `Patient label removed`."""
+_APERIO_NAME = re.compile(rf"[\r\n]\s*({_KINDS})\b", re.IGNORECASE)
+"""Aperio's name of a picture: the first word of a line behind the first."""
+
+_APERIO_SIZE = re.compile(r"[\r\n]\s*(\d+x\d+)\b")
+"""The size of the scanned region, with which the second line of a description begins."""
 
 
 def check_count(name: str, tiff: tifffile.TiffFile) -> None:
@@ -94,6 +105,8 @@ def base_page(
     A file whose largest picture is in strips may have tiled overviews (gdaladdo writes so). To take
     one of them for level 0 would show everything at a fraction of its scale.
 
+    Pictures that the file names as label, macro or the like are left out, however large.
+
     Args:
         name: of the slide, for errors.
         tiff: the parsed file.
@@ -102,15 +115,31 @@ def base_page(
     Raises:
         UnsupportedSlide: the largest picture is stored in strips.
     """
-    base = max(pages, key=_area)
+    named = _named_offsets(tiff)
+    specimen = [page for page in pages if page.offset not in named and not page.is_mask]
+    base = max(specimen or pages, key=_area)
     # Aperio's macro and label may be larger than level 0 of a small region: these are in strips.
     aperio = str(base.description or "").startswith("Aperio")
-    names = associated_names(tiff)
     for page in walk(tiff):
-        full = not page.is_tiled and not int(page.subfiletype) and _area(page) > _area(base)
-        if full and not (aperio and page.index) and not picture_name(page, names):
+        full = not page.is_tiled and is_full(page) and _area(page) > _area(base)
+        if full and page.offset not in named and not (aperio and page.index):
             raise in_strips(name, page)
     return base
+
+
+def is_full(page: tifffile.TiffPage) -> bool:
+    """Whether NewSubfileType marks a page neither as reduced (bit 0) nor as a mask (bit 2).
+
+    Bit 1, a page of several, says nothing of its scale.
+    """
+    return not int(page.subfiletype) & 0b101
+
+
+def _named_offsets(tiff: tifffile.TiffFile) -> set[int]:
+    """Directories of the pictures that the file names as label, macro or the like."""
+    names = image_names(tiff)
+    named = [page for page in tiff.pages if picture_name(page, names)]
+    return {part.offset for page in named for part in (page, *(page.pages or ()))}
 
 
 def in_strips(name: str, page: tifffile.TiffPage) -> UnsupportedSlide:
@@ -169,9 +198,23 @@ def chain_levels(
     base: tifffile.TiffPage, pages: Sequence[tifffile.TiffPage]
 ) -> list[tifffile.TiffPage]:
     """Tiled pages that are levels of `base`, in their order; `base` itself may be among them."""
-    if not str(base.description or "").startswith("Aperio"):
+    if str(base.description or "").startswith("Aperio"):
+        pages = [page for page in pages if _is_aperio_level(base, page)]
+    else:
         pages = _reduced(base, pages)
     return [page for page in pages if same_pyramid(base, page)]
+
+
+def _is_aperio_level(base: tifffile.TiffPage, page: tifffile.TiffPage) -> bool:
+    """Whether a tiled page can show the region of `base`: another region may have its shape.
+
+    A level is the base shrunk by a whole number, and its description begins with the same size:
+    `46000x32914 [0,100 46000x32893] (240x240) -> 11500x8223 JPEG/RGB`.
+    """
+    scanned = [_APERIO_SIZE.search(str(of.description or "")) for of in (base, page)]
+    sizes = {found[1] for found in scanned if found}
+    shrunk = base.imagewidth / page.imagewidth
+    return len(sizes) < 2 and abs(shrunk - round(shrunk)) <= SAME_SHAPE * shrunk
 
 
 def _reduced(
@@ -204,42 +247,46 @@ def further_pictures(
     Further scenes of one file, focal planes, or levels that are not marked as such.
     """
     read = {page.offset for page in levels}
-    names = associated_names(tiff)
+    named = _named_offsets(tiff)
     found = [
         page
         for page in tiff.pages
-        if page.offset not in read
-        and not int(page.subfiletype)
-        and (page.is_tiled or tiff.is_ome)
-        and not picture_name(page, names)
+        if page.offset not in read | named and is_full(page) and (page.is_tiled or tiff.is_ome)
     ]
     return sorted(found, key=_area, reverse=True)
 
 
-def picture_name(page: tifffile.TiffPage, names: dict[int, str]) -> str:
+def picture_name(page: tifffile.TiffPage, names: dict[int, str] | None) -> str:
     """What the file says that a page shows other than the specimen, empty if it says nothing.
 
     Args:
-        page: a page that is not a level.
-        names: as `associated_names` gives them.
+        page: a page of the main chain that is not a level.
+        names: as `image_names` gives them.
     """
-    if page.index in names:
-        return names[page.index]
     text = str(page.description or "")
-    found = ASSOCIATED.search(text.partition("|")[0])
+    if names is not None:
+        found = ASSOCIATED.fullmatch(names.get(page.offset, "").strip())
+    elif text.startswith("Aperio"):
+        found = _APERIO_NAME.search(text.partition("|")[0])
+    else:
+        found = ASSOCIATED.fullmatch(text.strip())
     if found:
         return found[1].lower()
-    return "macro" if int(page.subfiletype) == 9 else "thumbnail" if "->" in text else ""
+    if int(page.subfiletype) == 9:
+        return "macro"
+    # Aperio's levels have an arrow too, but are tiled.
+    thumbnail = text.startswith("Aperio") and "->" in text and not page.is_tiled
+    return "thumbnail" if thumbnail else ""
 
 
-def associated_names(tiff: tifffile.TiffFile) -> dict[int, str]:
-    """Kind of the associated images that OME-XML names, by the number of their first directory."""
+def image_names(tiff: tifffile.TiffFile) -> dict[int, str] | None:
+    """Names of OME-XML's images by the offset of their first directory; None without OME-XML."""
     if not tiff.is_ome:
-        return {}
+        return None
     found: dict[int, str] = {}
     for number, image in enumerate(ET.fromstring(tiff.ome_metadata or "").iterfind("{*}Image")):
         data = image.find("{*}Pixels/{*}TiffData")
-        match = ASSOCIATED.search(image.get("Name") or "")
-        if match:
-            found[int((data.get("IFD") if data is not None else None) or number)] = match[1].lower()
+        directory = int((data.get("IFD") if data is not None else None) or number)
+        if 0 <= directory < len(tiff.pages):
+            found[tiff.pages[directory].offset] = image.get("Name") or ""
     return found

@@ -33,6 +33,7 @@ from tests.support.tiff_slides import (
 PURPLE, GREEN = (120, 60, 140), (60, 160, 80)
 REDUCED: Tags = {tw.SUBFILE: ("long", [1])}
 FULL: Tags = {tw.SUBFILE: ("long", [0])}
+PAGE: Tags = {tw.SUBFILE: ("long", [2])}
 
 
 def scene(colour: tuple[int, int, int], width: int, height: int = 0) -> Pixels:
@@ -272,6 +273,71 @@ def test_the_largest_picture_decides_though_it_is_in_strips(kind: str, tmp_path:
         deidentify(path, tmp_path / "copy.tif")
 
 
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        (None, 2),
+        ("Heat map of H&E", 0),
+        ("converted 40x -> 20x", 0),
+        ("Patient label removed", 0),
+        ("Overview of the macro, see label", 2),
+    ],
+)
+def test_no_mark_or_word_makes_the_largest_picture_another(
+    text: str | None, kind: int, tmp_path: Path
+) -> None:
+    """A page of several (NewSubfileType 2), or a description with a word such as label."""
+    path, levels = tmp_path / "slide.tif", pyramid(picture())
+    with tifffile.TiffWriter(path) as tiff:
+        form = {"photometric": "rgb", "compression": "zlib", "metadata": None}
+        tiff.write(levels[0], rowsperstrip=16, description=text, subfiletype=kind, **form)
+        for level in levels[1:]:
+            tiff.write(level, tile=(128, 128), subfiletype=1, **form)
+    with pytest.raises(UnsupportedSlide, match=r"picture \(701 x 563 px\) in strips"):
+        open_slide(str(path))
+    with pytest.raises(UnsupportedSlide, match="in strips"):
+        deidentify(path, tmp_path / "copy.tif")
+
+
+@pytest.mark.parametrize("name", ["macro image", "a.svs [label image]", "extra"])
+def test_names_of_other_ome_images_do_not_hide_level_0_in_strips(name: str, tmp_path: Path) -> None:
+    path, levels = tmp_path / "slide.ome.tif", pyramid(picture())
+    images = [{"SizeX": 701, "SizeY": 563, "Name": "HE"}, {"SizeX": 64, "SizeY": 64, "Name": name}]
+    with tifffile.TiffWriter(path, ome=False) as tiff:
+        form = {"photometric": "rgb", "compression": "zlib", "metadata": None}
+        text = ome_xml(images)
+        tiff.write(levels[0], rowsperstrip=16, subifds=1, description=text, **form)
+        tiff.write(levels[1], tile=(128, 128), subfiletype=1, **form)
+        tiff.write(scene(GREEN, 64), tile=(64, 64), **form)
+    with pytest.raises(UnsupportedSlide, match=r"picture \(701 x 563 px\) in strips"):
+        open_slide(str(path))
+
+
+@pytest.mark.parametrize("name", ["macro", "label image", "a.svs [Overview]", "thumbnail_2"])
+def test_a_larger_ome_image_with_the_name_of_a_macro_is_not_level_0(
+    name: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "slide.ome.tif"
+    images = [{"SizeX": 512, "SizeY": 512}, {"SizeX": 900, "SizeY": 400, "Name": name}]
+    xml: Tags = {tw.DESCRIPTION: ("ascii", ome_xml(images))}
+    write(path, [(scene(PURPLE, 512), xml), (scene(GREEN, 900, 400), {})])
+    with open_slide(str(path)) as slide:
+        assert sizes(slide) == [(512, 512)]
+        assert is_all(slide, PURPLE)
+        assert slide.remarks == ()
+
+
+@pytest.mark.parametrize("name", ["Heat map of H&E", "Overview region 1", "label removed"])
+def test_an_ome_image_whose_name_holds_a_word_more_is_the_slide(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "slide.ome.tif"
+    images = [{"SizeX": 512, "SizeY": 512, "Name": name}, {"SizeX": 256, "SizeY": 256}]
+    xml: Tags = {tw.DESCRIPTION: ("ascii", ome_xml(images))}
+    write(path, [(scene(PURPLE, 512), xml), (scene(GREEN, 256), {})])
+    with open_slide(str(path)) as slide:
+        assert sizes(slide) == [(512, 512)]
+        assert slide.remarks == ("holds 1 further picture that was not read (256 x 256 px)",)
+
+
 def test_a_picture_in_strips_alone_is_named(tmp_path: Path) -> None:
     path = tmp_path / "slide.tif"
     tifffile.imwrite(path, picture(), photometric="rgb", rowsperstrip=16, metadata=None)
@@ -291,6 +357,38 @@ def test_a_macro_larger_than_level_0_is_not_the_slide(kind: int, tmp_path: Path)
     with open_slide(str(path)) as slide:
         assert sizes(slide) == [(256, 256)]
         assert slide.remarks == ()
+
+
+@pytest.mark.parametrize(
+    ("side", "text"),
+    [
+        (512, "512x512 -> 512x512"),
+        (375, "512x512"),
+        (375, "375x375"),
+        (256, "256x256"),
+        (256, "256x256 -> x"),
+    ],
+    ids=["focal-plane", "no-whole-factor", "other-region", "half-as-wide", "its-own-arrow"],
+)
+def test_a_second_region_or_plane_of_svs_is_not_a_level(
+    side: int, text: str, tmp_path: Path
+) -> None:
+    """Aperio marks no level; a second region may have the shape of the first."""
+    path = tmp_path / "slide.svs"
+    with tifffile.TiffWriter(path) as tiff:
+        form = {"photometric": "rgb", "compression": "zlib", "metadata": None, "tile": (128, 128)}
+        for colour, width, size in (
+            (PURPLE, 512, "512x512"),
+            (PURPLE, 128, "512x512 (128x128) -> 128x128"),
+            (GREEN, side, text),
+        ):
+            description = f"Aperio Image Library v12\r\n{size} JPEG/RGB|AppMag = 20|MPP = 0.25"
+            tiff.write(scene(colour, width), description=description, **form)
+    with open_slide(str(path)) as slide:
+        assert sizes(slide) == [(512, 512), (128, 128)]
+        assert is_all(slide, PURPLE)
+        shown = f"{side} x {side} px"
+        assert slide.remarks == (f"holds 1 further picture that was not read ({shown})",)
 
 
 @pytest.mark.parametrize("orientation", range(9))
@@ -315,8 +413,16 @@ def test_a_picture_that_is_stored_turned_is_refused(orientation: int, tmp_path: 
         ),
         ([(512, FULL), (512, {tw.SUBFILE: ("long", [4])})], ""),
         ([(512, FULL), (300, {tw.DESCRIPTION: ("ascii", "Macro")})], ""),
+        (
+            [(512, PAGE), (512, PAGE)],
+            "holds 1 further picture that was not read (512 x 512 px)",
+        ),
+        (
+            [(512, FULL), (300, {tw.DESCRIPTION: ("ascii", "map of H&E, 40x -> 20x")})],
+            "holds 1 further picture that was not read (300 x 300 px)",
+        ),
     ],
-    ids=["levels", "focal-plane", "scenes", "mask", "macro"],
+    ids=["levels", "focal-plane", "scenes", "mask", "macro", "pages", "a-word-in-a-text"],
 )
 def test_further_pictures_are_remarked(
     pages: list[tuple[int, Tags]], remark: str, tmp_path: Path
@@ -339,68 +445,3 @@ def test_a_second_scene_of_ome_tiff_is_remarked_and_never_lost(tmp_path: Path) -
         assert slide.remarks == ("holds 1 further picture that was not read (512 x 512 px)",)
     with pytest.raises(UnsupportedSlide, match="that de-identification would remove"):
         deidentify(path, tmp_path / "copy.ome.tiff")
-
-
-@pytest.mark.parametrize("name", ["WEBP", "JPEGXL", "LZMA", "PNG", "JPEGXR", "LERC"])
-def test_a_compression_that_is_not_read_is_named(name: str, tmp_path: Path) -> None:
-    path = tmp_path / "slide.tif"
-    form = {"photometric": "rgb", "tile": (128, 128), "metadata": None}
-    tifffile.imwrite(path, picture(), compression=name.lower(), **form)
-    with pytest.raises(UnsupportedSlide, match=f"compressed as {name}.*JPEG 2000, LZW") as caught:
-        open_slide(str(path))
-    assert (caught.value.code, caught.value.facts) == ("compression", {"compression": name})
-
-
-@pytest.mark.parametrize("compression", ["packbits", "zstd"])
-def test_compressions_left_to_openslide_are_read(compression: str, tmp_path: Path) -> None:
-    path = tmp_path / "slide.tif"
-    form = {"photometric": "rgb", "tile": (128, 128), "metadata": None}
-    tifffile.imwrite(path, picture(), compression=compression, **form)
-    with open_slide(str(path)) as slide:
-        np.testing.assert_array_equal(slide.read_region(Point(0, 0), 0, slide.size), picture())
-
-
-PIXELS = {
-    "grey": (picture()[..., 0], {"photometric": "minisblack"}),
-    "grey and alpha": (
-        picture()[..., :2],
-        {"photometric": "minisblack", "extrasamples": ["UNASSALPHA"]},
-    ),
-    "five channels": (
-        np.concatenate([picture(), picture()[..., :2]], axis=2),
-        {"photometric": "rgb", "extrasamples": ["UNSPECIFIED"] * 2},
-    ),
-    "float": (picture().astype(np.float32) / 255, {"photometric": "rgb"}),
-    "32 bits": (picture().astype(np.uint32), {"photometric": "rgb"}),
-    "12 bits": (
-        picture().astype(np.uint16) * 16,
-        {"photometric": "rgb", "compression": "jpeg", "compressionargs": {"bitspersample": 12}},
-    ),
-}
-
-
-@pytest.mark.parametrize("name", PIXELS)
-def test_pixels_that_are_not_colours_of_8_bits_are_named(name: str, tmp_path: Path) -> None:
-    """OpenSlide shows some of them in wrong colours: of five channels it takes two for alpha."""
-    path, (pixels, how) = tmp_path / "slide.tif", PIXELS[name]
-    tifffile.imwrite(path, pixels, tile=(128, 128), metadata=None, **how)
-    with pytest.raises(UnsupportedSlide, match=r"greyscale|samples of") as caught:
-        open_slide(str(path))
-    assert caught.value.code == "pixels"
-
-
-@pytest.mark.parametrize("how", ["planes", "16 bits", "cmyk"])
-def test_pixels_left_to_openslide_have_their_colours(how: str, tmp_path: Path) -> None:
-    path, pixels = tmp_path / "slide.tif", picture()
-    form = {"tile": (128, 128), "metadata": None, "photometric": "rgb"}
-    if how == "planes":
-        stored = np.ascontiguousarray(np.moveaxis(pixels, 2, 0))
-        tifffile.imwrite(path, stored, planarconfig="separate", **form)
-    elif how == "16 bits":
-        tifffile.imwrite(path, pixels.astype(np.uint16) * 257, **form)
-    else:
-        black = np.zeros((*pixels.shape[:2], 1), np.uint8)
-        stored = np.concatenate([255 - pixels, black], axis=2)
-        tifffile.imwrite(path, stored, **form | {"photometric": "separated"})
-    with open_slide(str(path)) as slide:
-        np.testing.assert_array_equal(slide.read_region(Point(0, 0), 0, slide.size), pixels)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from xml.sax.saxutils import quoteattr
 
 import imagecodecs
 import numpy as np
@@ -300,7 +301,8 @@ def write_rgba(path: Path, pixels: Pixels, *, extra: int, icc: bytes = b"") -> N
 def ome_xml(images: Sequence[Mapping[str, object]], *, objectives: Sequence[float] = ()) -> str:
     """OME-XML of several images.
 
-    Attributes of their Pixels, and where given `IFD` of TiffData and the ID of the `Objective`.
+    Attributes of their Pixels, and where given their `Name`, `IFD` of TiffData and the ID of the
+    `Objective`.
     """
     lenses = "".join(
         f'<Objective ID="Objective:{k}" NominalMagnification="{at}"/>'
@@ -315,9 +317,12 @@ def ome_xml(images: Sequence[Mapping[str, object]], *, objectives: Sequence[floa
             f'<TiffData IFD="{image["IFD"]}" PlaneCount="1"/>' if "IFD" in image else "<TiffData/>"
         )
         pixels = " ".join(
-            f'{key}="{value}"' for key, value in image.items() if key not in ("Objective", "IFD")
+            f'{key}="{value}"'
+            for key, value in image.items()
+            if key not in ("Objective", "IFD", "Name")
         )
-        parts.append(f"<Image>{settings}<Pixels {pixels}>{data}</Pixels></Image>")
+        name = f"Name={quoteattr(str(image.get('Name', '')))}"
+        parts.append(f"<Image {name}>{settings}<Pixels {pixels}>{data}</Pixels></Image>")
     space = "http://www.openmicroscopy.org/Schemas/OME/2016-06"
     return f'<OME xmlns="{space}"><Instrument>{lenses}</Instrument>{"".join(parts)}</OME>'
 
