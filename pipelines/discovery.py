@@ -73,13 +73,19 @@ def discover(location: str) -> Discovery:
         return Discovery(slides=(uri,), root=uri.rpartition("/")[0])
     root = uri.split("*", 1)[0].rpartition("/")[0] if is_pattern(uri) else uri
     wanted = _matcher(uri if is_pattern(uri) else f"{uri}/**")
-    slides, passed_over = set(), []
+    slides, passed_over = set(), dict[str, PassedOver]()
+
+    def pass_over(uri: str, reason: str) -> None:
+        passed_over.setdefault(uri, PassedOver(name=storage.object_name(uri), reason=reason))
 
     def unreadable(folder: str) -> None:
-        reason = "folders that may not be read; check their permissions"
-        passed_over.append(PassedOver(name=storage.object_name(folder), reason=reason))
+        pass_over(folder, "folders that may not be read; check their permissions")
 
-    for file in storage.list_uris(root, on_unreadable=unreadable):
+    def special(uri: str) -> None:
+        if reason := _why_special(uri, root, wanted):
+            pass_over(uri, reason)
+
+    for file in storage.list_uris(root, on_unreadable=unreadable, on_special=special):
         path = unquote(file)
         if _is_hidden(path[len(unquote(root)) :]):
             continue
@@ -90,9 +96,14 @@ def discover(location: str) -> Discovery:
         elif suffix in DICOM_SUFFIXES:
             if wanted.fullmatch(path) or wanted.fullmatch(unquote(folder)):
                 slides.add(folder)
-        elif suffix in formats.NOT_READ and wanted.fullmatch(path):
-            passed_over.append(_unsupported(file))
-    return Discovery(slides=tuple(sorted(slides)), passed_over=tuple(passed_over), root=root)
+        elif wanted.fullmatch(path) and (reason := _why_not_read(file)):
+            pass_over(file, reason)
+        elif (zarr := _zarr_folder(file, root)) and (
+            wanted.fullmatch(path) or wanted.fullmatch(unquote(zarr))
+        ):
+            pass_over(zarr, _why_not_read(zarr))
+    found = tuple(passed_over.values())
+    return Discovery(slides=tuple(sorted(slides)), passed_over=found, root=root)
 
 
 def passed_over_summary(passed_over: tuple[PassedOver, ...]) -> str:
@@ -101,10 +112,42 @@ def passed_over_summary(passed_over: tuple[PassedOver, ...]) -> str:
     return "; ".join(f"{names}: {reason}" for reason, names in reasons)
 
 
-def _unsupported(uri: str) -> PassedOver:
-    known = formats.NOT_READ[_suffix(uri)]
-    reason = f"{known} can't be read; convert it to OME-TIFF or DICOM"
-    return PassedOver(name=storage.object_name(uri), reason=reason)
+def _why_not_read(uri: str) -> str:
+    """Why a file that may hold a slide is not read; empty if nothing says that it may."""
+    suffix = _suffix(uri)
+    if known := formats.NOT_READ.get(suffix):
+        return f"{known} can't be read; convert it to OME-TIFF or DICOM"
+    inner = _suffix(uri.removesuffix(PurePosixPath(uri).suffix))
+    packed = {*SUFFIXES, *DICOM_SUFFIXES, *formats.ARCHIVES, *formats.NOT_READ}
+    if suffix in formats.ARCHIVES or (suffix in formats.COMPRESSED and inner in packed):
+        return "packed files; unpack them if they hold slides"
+    return ""
+
+
+def _why_special(uri: str, root: str, wanted: re.Pattern[str]) -> str:
+    """Why a name that is neither of a file nor of a folder is not read; empty if a slide would not have it.
+
+    A link without suffix may have led to a folder of slides.
+    """
+    path, disk_path = unquote(uri), storage.local_path(uri)
+    if _is_hidden(path[len(unquote(root)) :]) or not wanted.fullmatch(path):
+        return ""
+    is_link = disk_path is not None and disk_path.is_symlink()
+    suffix = _suffix(uri)
+    if suffix not in SUFFIXES | DICOM_SUFFIXES and not (is_link and not suffix):
+        return ""
+    if is_link:
+        return "links that lead nowhere; restore what they lead to, or delete them"
+    return "pipes or devices, not files"
+
+
+def _zarr_folder(file: str, root: str) -> str:
+    """The folder that is one Zarr image, if the file is within one."""
+    parts = file[len(root) :].split("/")
+    for k, part in enumerate(parts[:-1]):
+        if _suffix(part) == ".zarr":
+            return root + "/".join(parts[: k + 1])
+    return ""
 
 
 def _suffix(uri: str) -> str:

@@ -31,6 +31,9 @@ class SlideFormat:
     deidentified: bool = False
 
 
+BIG_TIFF: Final = (".btf", ".tf2", ".tf8")
+"""Suffixes that Bio-Formats and others give a TIFF above 4 GB."""
+
 FORMATS: Final = (
     SlideFormat(
         name="Aperio SVS",
@@ -42,14 +45,14 @@ FORMATS: Final = (
     SlideFormat(
         name="OME-TIFF",
         vendor="ome-tiff",
-        suffixes=(".tif", ".tiff"),
+        suffixes=(".tif", ".tiff", *BIG_TIFF),
         read="in place",
         deidentified=True,
     ),
     SlideFormat(
         name="tiled TIFF",
         vendor="generic-tiff",
-        suffixes=(".tif", ".tiff"),
+        suffixes=(".tif", ".tiff", *BIG_TIFF),
         read="in place",
         deidentified=True,
     ),
@@ -92,6 +95,7 @@ NOT_READ: Final = {
     ".i2syntax": "Philips iSyntax",
     ".ims": "Imaris IMS",
     ".isyntax": "Philips iSyntax",
+    ".jp2": "JPEG 2000",
     ".kfb": "KFBIO KFB",
     ".lif": "Leica LIF",
     ".lof": "Leica LOF",
@@ -105,9 +109,15 @@ NOT_READ: Final = {
     ".tmap": "UNIC TMAP",
     ".tron": "InveniMotic TRON",
     ".vsi": "Olympus VSI",
+    ".zarr": "Zarr",
     ".zvi": "Zeiss ZVI",
 }
 """Formats of microscopes that are not read, by suffix: a person should hear that one was found."""
+
+ARCHIVES: Final = frozenset({".7z", ".rar", ".tar", ".tgz", ".zip"})
+"""Files that pack others, which could be slides."""
+COMPRESSED: Final = frozenset({".bz2", ".gz", ".xz", ".zst"})
+"""What is added to the name of one file that is compressed as a whole."""
 
 
 def suffixes(

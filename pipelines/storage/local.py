@@ -79,7 +79,11 @@ def remove(path: Path) -> None:
         return
 
 
-def walk(folder: Path, on_unreadable: Callable[[Path], None] | None = None) -> Iterator[Path]:
+def walk(
+    folder: Path,
+    on_unreadable: Callable[[Path], None] | None = None,
+    on_special: Callable[[Path], None] | None = None,
+) -> Iterator[Path]:
     """All files below a folder, in no order; links are followed, each folder is visited once.
 
     A folder that can be reached both directly and by a link is listed under its own name.
@@ -87,6 +91,7 @@ def walk(folder: Path, on_unreadable: Callable[[Path], None] | None = None) -> I
     Args:
         folder: to list; nothing if there is none.
         on_unreadable: called with each folder below that may not be read; an error where None.
+        on_special: called with what is neither a file nor a folder, such as a link to nowhere.
     """
     visited: set[tuple[int, int]] = set()
     folders, links = [folder], list[Path]()
@@ -108,7 +113,10 @@ def walk(folder: Path, on_unreadable: Callable[[Path], None] | None = None) -> I
         for entry in entries:
             if _is_folder(entry):
                 (links if entry.is_symlink() else folders).append(Path(entry.path))
-            elif _is_file(entry) and not entry.name.startswith(_PARTIAL):
+            elif not _is_file(entry):
+                if on_special is not None:
+                    on_special(Path(entry.path))
+            elif not entry.name.startswith(_PARTIAL):
                 yield Path(entry.path)
 
 

@@ -223,13 +223,20 @@ def exists(uri: str) -> bool:
         return s3.exists(uri)
 
 
-def list_uris(prefix: str, *, on_unreadable: Callable[[str], None] | None = None) -> list[str]:
+def list_uris(
+    prefix: str,
+    *,
+    on_unreadable: Callable[[str], None] | None = None,
+    on_special: Callable[[str], None] | None = None,
+) -> list[str]:
     """URIs of all objects below a folder, sorted; none if there is no folder.
 
     Args:
         prefix: the folder.
         on_unreadable: called with the URI of each local folder below that may not be read; an error
             where None.
+        on_special: called with each local URI that is neither a file nor a folder: a link that
+            leads nowhere, a pipe, a device.
 
     Raises:
         StorageError: the folder can't be listed.
@@ -238,7 +245,7 @@ def list_uris(prefix: str, *, on_unreadable: Callable[[str], None] | None = None
     folder = local_path(prefix)
     if folder is None:
         return list(_remote_items(prefix))
-    return sorted(_local_files(prefix, folder, on_unreadable))
+    return sorted(_local_files(prefix, folder, on_unreadable, on_special))
 
 
 def versions(prefix: str) -> dict[str, str]:
@@ -253,7 +260,7 @@ def versions(prefix: str) -> dict[str, str]:
         return {
             uri: f"{item['size']}:{item['e_tag']}" for uri, item in _remote_items(prefix).items()
         }
-    files = _local_files(prefix, folder, None)
+    files = _local_files(prefix, folder)
     with disk_failures(prefix, "listed"):
         return {uri: file_version(files[uri].stat()) for uri in sorted(files)}
 
@@ -273,7 +280,7 @@ def written_times(prefix: str) -> dict[str, float]:
             uri: item["last_modified"].timestamp() for uri, item in _remote_items(prefix).items()
         }
     times = {}
-    for uri, path in _local_files(prefix, folder, None).items():
+    for uri, path in _local_files(prefix, folder).items():
         with suppress(ObjectNotFound), disk_failures(uri, "listed"):
             times[uri] = path.stat().st_mtime
     return times
@@ -287,14 +294,18 @@ def _remote_items(prefix: str) -> dict[str, dict[str, Any]]:
 
 
 def _local_files(
-    prefix: str, folder: Path, on_unreadable: Callable[[str], None] | None
+    prefix: str,
+    folder: Path,
+    on_unreadable: Callable[[str], None] | None = None,
+    on_special: Callable[[str], None] | None = None,
 ) -> dict[str, Path]:
     def uri_of(path: Path) -> str:
         return f"{prefix}/{quote(os.fsencode(path.relative_to(folder)))}"
 
     skip = None if on_unreadable is None else lambda path: on_unreadable(uri_of(path))
+    tell = None if on_special is None else lambda path: on_special(uri_of(path))
     with disk_failures(prefix, "listed"):
-        return {uri_of(path): path for path in local.walk(folder, skip)}
+        return {uri_of(path): path for path in local.walk(folder, skip, tell)}
 
 
 def is_folder(uri: str) -> bool:

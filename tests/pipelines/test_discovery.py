@@ -127,6 +127,57 @@ def test_a_folder_with_formats_that_are_not_read_alone_says_so(tmp_path: Path) -
         read_manifest(str(tmp_path / "m.csv"))
 
 
+@pytest.mark.parametrize("name", ["a.btf", "a.ome.btf", "a.tf2", "A.TF8"])
+def test_big_tiff_by_any_suffix_is_a_slide(tmp_path: Path, name: str) -> None:
+    svs(tmp_path).rename(tmp_path / name)
+    [uri] = discover(str(tmp_path)).slides
+    with open_slide(uri) as slide:
+        assert slide.name == name
+
+
+def _reasons(folder: Path | str) -> dict[str, str]:
+    return {file.name: file.reason for file in discover(str(folder)).passed_over}
+
+
+def test_packed_slides_and_images_of_folders_are_reported(tmp_path: Path, s3_bucket: str) -> None:
+    names = ["a.svs", "b.svs.gz", "c.zip", "d.tar.gz", "e.jp2", "notes.csv.gz", "f.ome.zarr/0/.zz"]
+    names += ["f.ome.zarr/0/0/1", "f.ome.zarr/0/0/2", "g.isyntax.zst"]
+    _touch(tmp_path, *names)
+    for name in names:
+        storage.write_bytes(f"{s3_bucket}/s/{name}", b"x")
+    packed = "packed files; unpack them if they hold slides"
+    for place in (str(tmp_path), f"{s3_bucket}/s"):
+        assert _reasons(place) == {
+            "b.svs.gz": packed,
+            "c.zip": packed,
+            "d.tar.gz": packed,
+            "g.isyntax.zst": packed,
+            "e.jp2": "JPEG 2000 can't be read; convert it to OME-TIFF or DICOM",
+            "f.ome.zarr": "Zarr can't be read; convert it to OME-TIFF or DICOM",
+        }
+        assert len(discover(place).slides) == 1
+    for name in names:
+        storage.delete(f"{s3_bucket}/s/{name}")
+    assert set(_reasons(tmp_path / "*.zarr")) == {"f.ome.zarr"}
+    assert _reasons(tmp_path / "*.svs") == {}
+
+
+def test_links_to_nowhere_and_pipes_are_reported(tmp_path: Path) -> None:
+    _touch(tmp_path, "a.svs")
+    for name in ("gone.svs", "older", "notes.txt", ".#a.svs", "below/gone.tiff", "1.dcm"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).symlink_to("/nowhere")
+    (tmp_path / "self.svs").symlink_to("self.svs")
+    for name in ("pipe.svs", "pipe"):
+        os.mkfifo(tmp_path / name)
+    reasons = _reasons(tmp_path)
+    links = {"gone.svs", "older", "gone.tiff", "1.dcm", "self.svs"}
+    assert reasons.keys() == links | {"pipe.svs"}
+    assert {reasons[name].partition(";")[0] for name in links} == {"links that lead nowhere"}
+    assert reasons["pipe.svs"] == "pipes or devices, not files"
+    assert set(_reasons(tmp_path / "*.svs")) == {"gone.svs", "self.svs", "pipe.svs"}
+
+
 def test_a_path_that_is_missing_is_not_an_empty_folder(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match="nowhere is not there; check the path"):
         read_manifest(str(tmp_path / "nowhere"))

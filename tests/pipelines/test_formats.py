@@ -427,7 +427,8 @@ def test_every_format_is_in_the_table(name: str) -> None:
 def test_discovery_finds_what_is_read_and_upload_takes_what_can_be_cleaned() -> None:
     assert {".svs", ".tiff", ".mrxs", ".svslide"} <= discovery.SUFFIXES
     assert frozenset({".dcm", ".dicom"}) == discovery.DICOM_SUFFIXES
-    assert frozenset({".svs", ".tif", ".tiff", ".ndpi"}) == reception.SUFFIXES
+    big_tiff = {".btf", ".tf2", ".tf8"}
+    assert frozenset({".svs", ".tif", ".tiff", ".ndpi", *big_tiff}) == reception.SUFFIXES
     assert not discovery.SUFFIXES & formats.NOT_READ.keys()
 
 
