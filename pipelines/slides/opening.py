@@ -15,7 +15,7 @@ from pipelines import storage
 from pipelines.slides import formats, staging
 from pipelines.slides.errors import BrokenSlide, SlideNotFound, UnsupportedSlide
 from pipelines.slides.resolution import MppPolicy
-from pipelines.slides.slide import OpenOptions, Slide
+from pipelines.slides.slide import OpenOptions, Slide, SlideFacts
 from pipelines.slides.source import SlideFile, find_file, is_dicom, is_tiff
 
 READERS: Final = {
@@ -78,11 +78,14 @@ def _open(uri: str, options: OpenOptions) -> Slide:
     _check_suffix(file.name)
     if is_dicom(file.head):
         return _open_dicom(uri.rsplit("/", 1)[0], file, options)
+    facts: SlideFacts | None = None
     if is_tiff(file.head):
-        slide: Slide | None = _reader("tiff").open_direct(file, options)
-        if slide is not None:
-            return slide
-    opened: Slide = _reader("openslide").OpenSlideSlide(file, staging.local_copy([file]), options)
+        found: Slide | SlideFacts | None = _reader("tiff").open_direct(file, options)
+        if isinstance(found, Slide):
+            return found
+        facts = found
+    openslide = _reader("openslide")
+    opened: Slide = openslide.OpenSlideSlide(file, staging.local_copy([file]), options, facts=facts)
     return opened
 
 

@@ -41,17 +41,25 @@ class OpenSlideSlide(Slide):
         file: the slide's file in its store.
         copy: its local copy; released when the slide is closed.
         options: what the caller knows about the slide.
+        facts: what its metadata say, if OpenSlide is to read nothing but its pixels.
 
     Raises:
         UnsupportedSlide: OpenSlide does not know the format.
         BrokenSlide: it can't open the file, or what the header says can't be true.
     """
 
-    def __init__(self, file: SlideFile, copy: LocalCopy, options: OpenOptions) -> None:
+    def __init__(
+        self,
+        file: SlideFile,
+        copy: LocalCopy,
+        options: OpenOptions,
+        *,
+        facts: SlideFacts | None = None,
+    ) -> None:
         self._copy = copy
         self._handle = _open(file, copy)
         try:
-            self._describe(file, _facts(self._handle), options.mpp)
+            self._describe(file, facts or _facts(self._handle), options.mpp)
             sizes = [Size(*size) for size in self._handle.level_dimensions]
             _check_sizes(file.name, sizes, self._handle.properties)
         except (ValueError, openslide.OpenSlideError) as error:

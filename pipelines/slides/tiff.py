@@ -2,7 +2,7 @@
 
 tifffile parses the directories once; from there on a slide is its tile index (`tiled`). Which
 directories are the slide is decided in `tiff_pages`, what the metadata say in `tiff_facts`. What
-can't be read in place is left to OpenSlide: `open_direct` returns None.
+can't be read in place is left to OpenSlide: formats of their own wholly, of other files the pixels.
 
 Specs: TIFF 6.0, BigTIFF; Aperio's compressions 33003 and 33005 are JPEG 2000.
 """
@@ -19,7 +19,7 @@ import tifffile
 from pipelines.slides import jpeg, tiff_pages
 from pipelines.slides.errors import BrokenSlide, UnsupportedSlide
 from pipelines.slides.geometry import Size
-from pipelines.slides.slide import OpenOptions
+from pipelines.slides.slide import OpenOptions, SlideFacts
 from pipelines.slides.source import SlideFile
 from pipelines.slides.tiff_facts import philips_facts, tiff_facts
 from pipelines.slides.tiled import TiledSlide, TileIndex, TileStore
@@ -40,13 +40,18 @@ LEFT_TO_OPENSLIDE = {32773, 50000}
 """Further compressions that OpenSlide's libtiff decodes: PackBits and Zstandard."""
 
 
-def open_direct(file: SlideFile, options: OpenOptions) -> TiledSlide | None:
-    """Open a TIFF by its tile index, or return None if it must be left to OpenSlide.
+def open_direct(file: SlideFile, options: OpenOptions) -> TiledSlide | SlideFacts | None:
+    """Open a TIFF by its tile index.
+
+    Returns:
+        The slide; its facts if OpenSlide is to read its pixels, which it does of the same pages;
+        None if all of it is left to OpenSlide.
 
     Raises:
         BrokenSlide: the header or index is corrupt, or the file ends before its tiles do.
         UnsupportedSlide: greyscale, pixels or a compression that are not read, a largest picture
-            in strips, or pictures that are stored turned.
+            in strips, pictures that are stored turned, or pixels that are not read in place in
+            pages of which OpenSlide would take others.
     """
     try:
         with file.open() as stream, tifffile.TiffFile(stream, name=file.name) as tiff:
@@ -59,7 +64,7 @@ def open_direct(file: SlideFile, options: OpenOptions) -> TiledSlide | None:
 
 def _open_parsed(
     file: SlideFile, tiff: tifffile.TiffFile, options: OpenOptions
-) -> TiledSlide | None:
+) -> TiledSlide | SlideFacts | None:
     tiff_pages.check_count(file.name, tiff)
     pages = [page for page in tiff_pages.walk(tiff) if page.is_tiled]
     shown = pages or tiff_pages.walk(tiff)
@@ -78,7 +83,10 @@ def _open_parsed(
     names = [_codec(page) for page in levels]
     if not all(names):
         _check_indexes(file, pages)
-        return None
+        if philips:
+            return None
+        _check_openslide_takes(file.name, tiff, levels)
+        return tiff_facts(tiff, base, _remarks(tiff, levels))
     indexes = [
         _tile_index(file, page, str(name), sparse=philips)
         for page, name in zip(levels, names, strict=True)
@@ -104,6 +112,44 @@ def _remarks(tiff: tifffile.TiffFile, levels: Sequence[tifffile.TiffPage]) -> tu
     if len(further) == 1:
         return (f"holds 1 further picture that was not read ({size})",)
     return (f"holds {len(further)} further pictures that were not read (the largest {size})",)
+
+
+def _check_openslide_takes(
+    name: str, tiff: tifffile.TiffFile, levels: Sequence[tifffile.TiffPage]
+) -> None:
+    """Check that OpenSlide shows the pages that are the slide, and no others.
+
+    Its level 0 is the first page, even if another is larger. Of an Aperio file each tiled page is a
+    level, elsewhere each that is marked as reduced. It reads no SubIFDs.
+
+    Raises:
+        UnsupportedSlide: it would show others.
+    """
+    aperio = str(tiff.pages[0].description or "").startswith("Aperio")
+    tiled = [page for page in tiff.pages if page.is_tiled]
+    taken = {page.offset for page in tiled if aperio or page.index == 0 or page.is_reduced}
+    if taken == {page.offset for page in levels}:
+        return
+    chain = {page.offset for page in tiff.pages}
+    several = all(page.offset in chain for page in levels)
+    where = "several pictures" if several else "its pyramid in SubIFDs"
+    raise UnsupportedSlide(
+        name,
+        f"holds {where} with {_kind_of_pixels(levels[0])}, which is not read",
+        "export it as 8-bit RGB, samples next to each other, with JPEG, JPEG 2000, LZW or deflate"
+        " compression",
+    )
+
+
+def _kind_of_pixels(page: tifffile.TiffPage) -> str:
+    """Why the pixels of a page are not read in place."""
+    if int(page.compression) not in CODECS:
+        return f"{_compression_name(int(page.compression))} compression"
+    if int(page.planarconfig) != 1:
+        return "a plane per colour"
+    if page.bitspersample != 8:
+        return f"{page.bitspersample} bits per sample"
+    return "pixels of a kind that only OpenSlide decodes"
 
 
 def _is_left_to_openslide(tiff: tifffile.TiffFile, base: tifffile.TiffPage) -> bool:
