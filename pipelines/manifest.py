@@ -170,6 +170,9 @@ def _checked_rows(
     rows: list[ManifestRow] = []
     passed_over: list[PassedOver] = []
     for line in table.rows:
+        if torn := list(_torn_uris(manifest, line)):
+            problems += torn
+            continue
         wrong = list(_mistakes(manifest, line, shares))
         problems += wrong
         if not line.cells["slide"]:
@@ -210,6 +213,16 @@ def _row(manifest: str, line: Row, shares: SplitShares | None) -> ManifestRow:
 
 def _resolve(manifest: str, path: str) -> str:
     return storage.resolve(manifest.rsplit("/", 1)[0], path)
+
+
+def _torn_uris(manifest: str, line: Row) -> Iterator[ManifestError]:
+    """The paths of one line that are URIs without a slash or bucket: no row can be made of it."""
+    for path in (line.cells["slide"], line.cells.get("annotation", "")):
+        try:
+            _resolve(manifest, path)
+        except storage.InvalidUri as error:
+            cause = f"{error.reason} in line {line.line}"
+            yield ManifestError(storage.object_name(path), cause, error.remedy)
 
 
 def _mistakes(manifest: str, line: Row, shares: SplitShares | None) -> Iterator[ManifestError]:

@@ -73,6 +73,7 @@ class PrepareConfig:
         allowed = f"1 to {MAX_ORGANISATION} printable characters without '/' and leading '.'"
         require("manifest", self.manifest, bool(self.manifest.strip()), "a path or URI")
         require("out", self.out, bool(self.out.strip()), "a folder or URI")
+        storage.as_uri(self.out)
         require("organisation", self.organisation, _is_folder_name(self.organisation), allowed)
         require("mpp", self.mpp, plausible, f"{low:g} to {high:g} um per pixel")
         require("shard_side", self.shard_side, self.shard_side >= 1, "at least 1")

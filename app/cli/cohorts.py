@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from app.cli.boundary import usage
-from app.cli.options import Out, Seed, not_empty, not_empty_if_given, positive
+from app.cli.options import Out, Seed, path_or_uri, path_or_uri_if_given, positive
 
 if TYPE_CHECKING:
     from pipelines.preparation import RunSlides, SlideOutcome
@@ -19,7 +19,7 @@ def synth(
         str,
         typer.Option(
             help="Local folder to write slides, annotations and manifest.csv to.",
-            callback=not_empty,
+            callback=path_or_uri,
         ),
     ],
     slides: Annotated[int, typer.Option(help="Number of slides.")] = 12,
@@ -30,7 +30,7 @@ def synth(
         str | None,
         typer.Option(
             help="Folder with one folder of real tiles per class; generated H&E if missing.",
-            callback=not_empty_if_given,
+            callback=path_or_uri_if_given,
         ),
     ] = None,
     core_length: Annotated[int, typer.Option(help="Length of a core in tiles of 172 um.")] = 14,
@@ -75,7 +75,7 @@ def prepare(
         typer.Argument(
             help="CSV or Parquet file with a `slide` column; or a folder, an S3 prefix, "
             "or a quoted pattern such as 's/**/*.svs'.",
-            callback=not_empty,
+            callback=path_or_uri,
         ),
     ],
     out: Out,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from app.cli.boundary import usage
-from app.cli.options import Data, Encoder, Folds, Out, Seed, Split, not_empty, positive
+from app.cli.options import Data, Encoder, Folds, Out, Seed, Split, path_or_uri, positive
 
 if TYPE_CHECKING:
     from training.pretrain.progress import ProgressReport
@@ -64,7 +64,7 @@ def probe(
     tiles: Annotated[
         str,
         typer.Option(
-            help="Folder with one folder of labelled tiles per class.", callback=not_empty
+            help="Folder with one folder of labelled tiles per class.", callback=path_or_uri
         ),
     ],
     encoder: Encoder,
@@ -125,7 +125,8 @@ def fit_risk(
     data: Data,
     encoder: Encoder,
     slide_model: Annotated[
-        str, typer.Option(help="Slide model: the --out of `acinus fit-slide`.", callback=not_empty)
+        str,
+        typer.Option(help="Slide model: the --out of `acinus fit-slide`.", callback=path_or_uri),
     ],
     out: Out,
     patients: Annotated[int, typer.Option(help="Number of simulated patients.")] = 600,

@@ -8,20 +8,27 @@ from typing import Annotated
 import typer
 
 
-def not_empty(value: str) -> str:
+def path_or_uri(value: str) -> str:
     """The value, which names a path or a URI.
 
     Raises:
-        typer.BadParameter: it is empty, as an unset shell variable is.
+        typer.BadParameter: it is empty, as an unset shell variable is; or a URI that lacks a slash
+            or its bucket.
     """
+    from pipelines import storage
+
     if not value.strip():
         raise typer.BadParameter("it is empty; give a path or a URI")
+    try:
+        storage.as_uri(value)
+    except storage.InvalidUri as error:
+        raise typer.BadParameter(str(error)) from error
     return value
 
 
-def not_empty_if_given(value: str | None) -> str | None:
-    """The value, which is None or names a path or a URI; raises as `not_empty` does."""
-    return None if value is None else not_empty(value)
+def path_or_uri_if_given(value: str | None) -> str | None:
+    """The value, which is None or names a path or a URI; raises as `path_or_uri` does."""
+    return None if value is None else path_or_uri(value)
 
 
 def positive(value: float | None) -> float | None:
@@ -36,16 +43,16 @@ def positive(value: float | None) -> float | None:
 
 
 Out = Annotated[
-    str, typer.Option(help="Folder or URI (file://, s3://) to write to.", callback=not_empty)
+    str, typer.Option(help="Folder or URI (file://, s3://) to write to.", callback=path_or_uri)
 ]
 Data = Annotated[
     str,
-    typer.Option(help="Prepared cohort: the --out of `acinus prepare`.", callback=not_empty),
+    typer.Option(help="Prepared cohort: the --out of `acinus prepare`.", callback=path_or_uri),
 ]
 Encoder = Annotated[
     str,
     typer.Option(
-        help="Encoder: the `encoder` folder that `acinus pretrain` wrote.", callback=not_empty
+        help="Encoder: the `encoder` folder that `acinus pretrain` wrote.", callback=path_or_uri
     ),
 ]
 Seed = Annotated[int, typer.Option(help="Seed of all randomness.")]

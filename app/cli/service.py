@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from app.cli.boundary import usage
-from app.cli.options import Out, not_empty, not_empty_if_given, positive
+from app.cli.options import Out, path_or_uri, path_or_uri_if_given, positive
 
 if TYPE_CHECKING:
     from app.analyses.status import Step
@@ -17,13 +17,13 @@ def analyse(
     slide: Annotated[
         str,
         typer.Argument(
-            help="Slide: path or URI; for a DICOM series, its folder.", callback=not_empty
+            help="Slide: path or URI; for a DICOM series, its folder.", callback=path_or_uri
         ),
     ],
     models: Annotated[
         str,
         typer.Option(
-            help="Model set: folder with encoder, slide_model and risk_model.", callback=not_empty
+            help="Model set: folder with encoder, slide_model and risk_model.", callback=path_or_uri
         ),
     ],
     out: Out,
@@ -74,7 +74,7 @@ def analyse(
 def serve(
     models: Annotated[
         str | None,
-        typer.Option(help="Model set; ACINUS_MODELS if missing.", callback=not_empty_if_given),
+        typer.Option(help="Model set; ACINUS_MODELS if missing.", callback=path_or_uri_if_given),
     ] = None,
     port: Annotated[int | None, typer.Option(help="Port; ACINUS_PORT if missing.")] = None,
 ) -> None:

@@ -16,7 +16,7 @@ from pipelines.slides import formats, staging
 from pipelines.slides.errors import BrokenSlide, SlideNotFound, UnsupportedSlide
 from pipelines.slides.resolution import MppPolicy
 from pipelines.slides.slide import OpenOptions, Slide, SlideFacts
-from pipelines.slides.source import SlideFile, find_file, is_dicom, is_tiff
+from pipelines.slides.source import SlideFile, find_file, is_dicom, is_tiff, not_found
 
 READERS: Final = {
     "tiff": "pipelines.slides.tiff",
@@ -59,7 +59,10 @@ def open_slide(
     if not uri.strip() or "\0" in uri:
         cause = "is an empty path" if not uri.strip() else "is not a path"
         raise SlideNotFound(repr(uri), cause, "give the path or URI of a slide", code="uri")
-    uri = storage.as_uri(uri)
+    try:
+        uri = storage.as_uri(uri)
+    except storage.InvalidUri as error:
+        raise not_found(uri, error) from None
     policy = MppPolicy(given=mpp, default=default_mpp, from_objective=mpp_from_objective)
     policy.check(storage.object_name(uri))
     return _open(uri, OpenOptions(identity=identity, mpp=policy))

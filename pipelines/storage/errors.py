@@ -1,7 +1,7 @@
 """What can be wrong with an object or its store. Errors name the URI, the reason and the remedy.
 
     StorageError
-    ├── InvalidUri         names no object that we can reach
+    ├── InvalidUri         names no object that we can reach (a ValueError too)
     ├── ObjectNotFound     there is no such object (a FileNotFoundError too)
     ├── AccessDenied       it may not be read or written (a PermissionError too)
     ├── ObjectChanged      it is no longer the version that was asked for
@@ -40,7 +40,7 @@ class StorageError(Exception):
         return type(self), (self.uri, self.reason, self.remedy)
 
 
-class InvalidUri(StorageError):  # noqa: N818 - the words of the tree read as what happened
+class InvalidUri(StorageError, ValueError):  # noqa: N818 - the tree's words read as what happened
     """The URI names no object that we can reach."""
 
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import posixpath
+import re
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from urllib.parse import quote, unquote, unquote_to_bytes, urlsplit
 
 from pipelines.storage.errors import InvalidUri
+
+_TORN_URI = re.compile(r"[a-z][a-z0-9+.-]*:/|(s3|file|https?|gs|az):", re.IGNORECASE)
+"""A scheme without its two slashes; other names may hold a colon."""
 
 
 def as_uri(path_or_uri: str | Path) -> str:
@@ -18,9 +22,10 @@ def as_uri(path_or_uri: str | Path) -> str:
     suffix.
 
     Raises:
-        InvalidUri: the path is empty.
+        InvalidUri: the path is empty, or the text is a URI that lacks a slash or its bucket.
     """
     text = str(path_or_uri)
+    check_whole(text)
     if "://" in text:
         return text
     if not text.strip():
@@ -36,7 +41,11 @@ def resolve(folder: str, path: str) -> str:
     Args:
         folder: URI.
         path: relative to it, absolute, below the home folder (`~/`), or a URI; of S3 as it is.
+
+    Raises:
+        InvalidUri: the path is a URI that lacks a slash or its bucket.
     """
+    check_whole(path)
     if "://" not in path and (path.startswith(("/", "~/")) or path == "~"):
         return as_uri(path)
     base = None if "://" in path else local_path(folder)
@@ -53,13 +62,15 @@ def local_path(uri: str) -> Path | None:
     """The local path of a `file://` URI or plain path, None for remote objects.
 
     Raises:
-        InvalidUri: a `file://` URI that names a host, or holds a query or fragment.
+        InvalidUri: a URI that lacks a slash or its bucket; a `file://` URI that names a host, or
+            holds a query or fragment.
     """
     return _local_path(uri if "://" in uri else as_uri(uri))
 
 
 @lru_cache(maxsize=4096)  # a reader asks for each of its reads: 15 us of 100
 def _local_path(uri: str) -> Path | None:
+    check_whole(uri)
     parts = urlsplit(uri)
     if parts.scheme != "file":
         return None
@@ -74,8 +85,15 @@ def _local_path(uri: str) -> Path | None:
 
 
 def join(uri: str, *parts: str) -> str:
-    """The URI of an object below `uri`."""
-    return "/".join([as_uri(uri).rstrip("/"), *(quote(part.strip("/")) for part in parts)])
+    """The URI of an object below `uri`.
+
+    Raises:
+        InvalidUri: as `as_uri` does.
+    """
+    folder = as_uri(uri).rstrip("/")
+    if folder == "file:":  # of the root folder
+        folder = "file://"
+    return "/".join([folder, *(quote(part.strip("/")) for part in parts)])
 
 
 def object_name(uri: str) -> str:
@@ -93,6 +111,31 @@ def _printable(text: str) -> str:
     return "".join(
         letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text
     )
+
+
+def check_whole(text: str) -> None:
+    """Refuse `s3://`, `s3:/bucket/key`, `s3:bucket` and their like: as paths they would be folders.
+
+    A local name with a colon, such as `a:b.svs`, is none of these.
+
+    Raises:
+        InvalidUri: the text is a URI that lacks a slash or its bucket.
+    """
+    scheme, marked, rest = text.partition("://")
+    if marked:
+        if scheme.lower() == "file":
+            whole = rest.startswith("/") or bool(rest.strip())
+        else:
+            whole = bool(rest) and not rest.startswith("/")
+        if not whole:
+            lacks = "names no file" if scheme.lower() == "file" else "names no bucket"
+            raise InvalidUri(text, lacks, "write s3://bucket/folder, or a local path")
+    elif _TORN_URI.match(text):
+        raise InvalidUri(
+            text,
+            "is a URI that lacks a slash",
+            "write s3://bucket/folder or file:///folder; put './' before a local name",
+        )
 
 
 def check_parts(uri: str, key: str) -> None:

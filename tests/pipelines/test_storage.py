@@ -160,25 +160,6 @@ def test_a_fork_reads_local_files_and_does_not_wait_for_stores(
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize(
-    ("uri", "message"),
-    [
-        ("s3://bucket/x.svs?versionId=abc", "a query or fragment"),
-        ("s3://bucket/case #3.svs", "write '?' and '#' of a key as %3F and %23"),
-        ("s3://bucket/x.svs#", "a query or fragment"),
-        ("s3://bucket/a/../x.svs", "'.' or '..' in its path"),
-        ("s3://bucket/a//x.svs", "an empty part"),
-        ("file:///a/./x.svs", "'.' or '..' in its path"),
-    ],
-)
-def test_uris_that_name_no_object(uri: str, message: str) -> None:
-    for ask in (storage.exists, storage.read_bytes, storage.list_uris, storage.versions):
-        with pytest.raises(storage.StorageError) as raised:
-            ask(uri)
-        assert uri in str(raised.value)
-        assert message in str(raised.value)
-
-
 def test_any_name_in_a_store(s3_bucket: str, tmp_path: Path) -> None:
     for root in (s3_bucket, str(tmp_path)):
         uri = storage.join(root, "case #3? 100 % + ä.svs")
@@ -477,16 +458,3 @@ def test_home_is_expanded_and_other_tildes_are_names(
     monkeypatch.chdir(tmp_path)
     assert storage.as_uri("~/a.svs") == f"file://{tmp_path}/a.svs"
     assert storage.as_uri("~x.svs") == f"file://{tmp_path}/~x.svs"
-
-
-@pytest.mark.parametrize(
-    ("uri", "text"),
-    [
-        ("file://server/share/a.svs", "names the host 'server'"),
-        ("file:///a.svs?b", "query or fragment"),
-        ("file:///case #3.svs", "'#' of a name as"),
-    ],
-)
-def test_file_uris_that_name_another_file(uri: str, text: str) -> None:
-    with pytest.raises(storage.InvalidUri, match=text):
-        storage.read_bytes(uri)
