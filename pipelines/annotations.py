@@ -370,15 +370,20 @@ def _pattern(name: str, label: str, classes: list[str]) -> str:
 def _outline(
     name: str, label: str, feature: dict[str, Any]
 ) -> shapely.Polygon | shapely.MultiPolygon | None:
-    """The area of a feature; None if it is empty.
+    """The area of a feature; None if it is empty, or null as GeoJSON has it.
 
     Raises:
         ManifestError: it can't be read, or is a point or a line.
     """
     remedy = "export the annotations from QuPath again"
+    if feature.get("geometry", "missing") is None:
+        return None
     try:
         with np.errstate(invalid="ignore"):  # not a number: refused below
             drawn = shapely.force_2d(shape(feature["geometry"]))
+    except OverflowError:
+        cause = f"has a coordinate that is too large in {label}"
+        raise ManifestError(name, cause, remedy) from None
     except (
         ShapelyError,
         KeyError,

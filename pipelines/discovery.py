@@ -125,7 +125,7 @@ def _why_not_read(uri: str) -> str:
 
 
 def _why_special(uri: str, root: str, wanted: re.Pattern[str]) -> str:
-    """Why a name that is neither of a file nor of a folder is not read; empty if a slide would not have it.
+    """Why a name that is neither of a file nor of a folder is not read; empty if not a slide's.
 
     A link without suffix may have led to a folder of slides.
     """

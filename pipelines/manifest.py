@@ -264,6 +264,8 @@ def _wrong_mpp(name: str, where: str, text: str) -> Iterator[ManifestError]:
 
 def _number(text: str) -> float | None:
     """A number with a decimal point or, as many spreadsheets write it, a comma; else None."""
+    if "_" in text:  # Python reads 1_0 as 10
+        return None
     try:
         return float(text.replace(",", ".") if text.count(",") == 1 else text)
     except ValueError:

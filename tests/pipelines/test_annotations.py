@@ -111,7 +111,7 @@ def test_a_line_that_crosses_itself_keeps_its_area(tmp_path: Path) -> None:
             "has a LineString where an area is needed",
         ),
         (
-            [{"type": "Feature", "geometry": None, "properties": {"classification": "benign"}}],
+            [{"type": "Feature", "properties": {"classification": "benign"}}],
             "unreadable outline in feature 1",
         ),
     ],
@@ -208,6 +208,7 @@ UNUSED: list[tuple[dict[str, Any], str]] = [
     (feature("gleason_3", []), "has no area"),
     (feature("gleason_3", [[(0, 0), (1, 0), (1, 0), (0, 0)]]), "has no area"),
     (feature("gleason_3", [], "MultiPolygon"), "has no area"),
+    ({**feature("gleason_3", []), "geometry": None}, "has no area"),
 ]
 for kind, text in {
     "detection": "is a detection",
@@ -296,6 +297,12 @@ def test_a_coordinate_that_is_not_a_number_is_refused(tmp_path: Path, number: st
     text = json.dumps(feature("gleason_3", square(0, 0, 10))).replace("10.0", number)
     with pytest.raises(ManifestError, match="coordinate that is not a number in feature 1"):
         _regions(stored(tmp_path, text.replace("10", number)))
+
+
+def test_a_coordinate_beyond_every_number_is_refused(tmp_path: Path) -> None:
+    text = json.dumps(feature("gleason_3", square(0, 0, 10))).replace("10", str(10**400))
+    with pytest.raises(ManifestError, match="coordinate that is too large in feature 1"):
+        _regions(stored(tmp_path, text))
 
 
 def test_measurements_may_be_nan(tmp_path: Path) -> None:

@@ -51,6 +51,7 @@ def _names(uris: Sequence[str]) -> list[str]:
         ("slide\na.svs\nb/.././a.svs\n", "a.svs is in lines 2 and 3"),
         ("slide,mpp\na.svs,0.25\nb.svs,forty\n", "b.svs has the mpp 'forty' in line 3"),
         ("slide;mpp\na.svs;1,2,5\n", "the mpp '1,2,5' in line 2; give a number of micrometres"),
+        ("slide,mpp\na.svs,1_0\n", "the mpp '1_0' in line 2; give a number of micrometres"),
         ("slide,mpp\na.svs,250\n", "the mpp 250 in line 2, outside 0.05 to"),
         ("slide,mpp\na.svs,inf\n", "the mpp inf in line 2"),
         ("slide,mpp\na.svs,-1\n", "the mpp -1 in line 2"),
@@ -388,10 +389,18 @@ def test_a_home_folder_in_a_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyP
         "slide\tmpp\na.svs\t0,25\n".encode("utf-16"),
         "sep=;\r\nslide;mpp\r\na.svs;0,25\r\n",
         "Slide;MPP;;\na.svs;0.25;;\n",
+        'slide,mpp\na.svs,"0,25"\n',
         "slide,mpp\na.svs,0.25,,\n",
         "slide,annotation_origin,mpp\na.svs,,0.25\n",
     ],
-    ids=["UTF-16", "sep=", "capitals and empty columns", "empty cells behind", "origin"],
+    ids=[
+        "UTF-16",
+        "sep=",
+        "capitals and empty columns",
+        "decimal comma",
+        "empty cells behind",
+        "origin",
+    ],
 )
 def test_tables_of_spreadsheets(tmp_path: Path, text: str | bytes) -> None:
     (row,) = _read(tmp_path, text)
