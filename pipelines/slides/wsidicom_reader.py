@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from pipelines.slides import staging
 from pipelines.slides.dicom import Series, reading
 from pipelines.slides.dicom_index import DAMAGE
-from pipelines.slides.errors import BrokenSlide
+from pipelines.slides.errors import BrokenSlide, UnsupportedSlide
 from pipelines.slides.geometry import Level, Point, Size
 from pipelines.slides.slide import OpenOptions, Slide
 from pipelines.slides.source import identity_of
@@ -34,6 +35,7 @@ class WsiDicomSlide(Slide):
 
     Raises:
         BrokenSlide: damaged instances.
+        UnsupportedSlide: wsidicom does not read the pixels of the largest instance.
     """
 
     def __init__(self, series: Series, options: OpenOptions) -> None:
@@ -41,11 +43,14 @@ class WsiDicomSlide(Slide):
         with reading(self.name, _DAMAGE):
             self._copy = staging.local_copy([volume.file for volume in series.volumes])
             try:
-                self._handle = wsidicom.WsiDicom.open(list(self._copy.paths))
+                self._handle = _open(self._copy.paths, series)
                 syntaxes = {str(v.header.file_meta.TransferSyntaxUID) for v in series.volumes}
                 if JPEG_BASELINE in syntaxes:
                     _decode_strictly(self._handle)
                 self._numbers, self.levels = _levels(self._handle)
+                if self.levels[0].size != series.volumes[0].size:
+                    self._handle.close()
+                    raise _unsupported(series)
             except BaseException:
                 self._copy.release()
                 raise
@@ -77,6 +82,26 @@ class WsiDicomSlide(Slide):
     def _release(self) -> None:
         self._handle.close()
         self._copy.release()
+
+
+def _open(paths: Sequence[Path], series: Series) -> wsidicom.WsiDicom:
+    """wsidicom passes over instances that it does not read, and finds nothing if these are all."""
+    try:
+        return wsidicom.WsiDicom.open(list(paths))
+    except wsidicom.errors.WsiDicomNotFoundError:
+        raise _unsupported(series) from None
+
+
+def _unsupported(series: Series) -> UnsupportedSlide:
+    header = series.volumes[0].header
+    colour, bits = str(header.get("PhotometricInterpretation")), header.get("BitsAllocated")
+    planes = ", colours in planes" if header.get("PlanarConfiguration") else ""
+    shown = f"{colour}, {bits} bits, {header.file_meta.TransferSyntaxUID.name}{planes}"
+    cause = f"has DICOM pixels of a kind that is not read ({shown})"
+    facts = {"colour": colour}
+    return UnsupportedSlide(
+        series.file.name, cause, "export it as RGB or JPEG of 8 bits", code="pixels", facts=facts
+    )
 
 
 def _levels(handle: wsidicom.WsiDicom) -> tuple[list[int], tuple[Level, ...]]:

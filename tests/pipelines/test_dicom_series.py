@@ -14,6 +14,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
 from pipelines.slides import dicom
+from pipelines.slides.errors import UnsupportedSlide
 from pipelines.slides.geometry import Point, Size
 from pipelines.slides.opening import open_slide
 from tests.support.dicom_slides import SERIES
@@ -86,3 +87,29 @@ def test_another_region_with_its_own_levels_is_not_read(tmp_path: Path) -> None:
     assert series.facts.remarks == (
         "holds 3 further pictures that were not read (the largest 900 x 500 px)",
     )
+
+
+@pytest.mark.parametrize("levels", [("level-0",), ("level-0", "level-1", "level-2")])
+@pytest.mark.parametrize(
+    "elements",
+    [
+        {"PhotometricInterpretation": "YBR_FULL"},
+        {"PhotometricInterpretation": "YBR_PARTIAL_420"},
+        {"PlanarConfiguration": 1},
+    ],
+)
+def test_raw_pixels_that_are_not_read_are_named(
+    elements: dict[str, object], levels: tuple[str, ...], tmp_path: Path
+) -> None:
+    """Of level 0 alone too: without it the next one would be shown at its scale."""
+    folder = tmp_path / "series"
+    SERIES["dicom-raw"].write(folder, pixels_of(512, 256, 1))
+    for name in levels:
+        change(
+            folder / f"{name}.dcm",
+            lambda dataset: [setattr(dataset, *item) for item in elements.items()],
+        )
+    with pytest.raises(UnsupportedSlide, match="DICOM pixels of a kind that is not read") as raised:
+        open_slide(str(folder))
+    assert raised.value.code == "pixels"
+    assert str(elements.get("PhotometricInterpretation", "in planes")) in raised.value.cause
