@@ -24,8 +24,11 @@ def synth(
     ],
     slides: Annotated[int, typer.Option(help="Number of slides.")] = 12,
     test_slides: Annotated[
-        int, typer.Option(help="Number of these slides that get the split `test`.")
-    ] = 3,
+        int | None,
+        typer.Option(
+            help="Number of these slides that get the split `test`. Default: a quarter, at most 3."
+        ),
+    ] = None,
     tiles: Annotated[
         str | None,
         typer.Option(

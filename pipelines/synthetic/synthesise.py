@@ -57,7 +57,8 @@ class SynthConfig:
     Attributes:
         out: local folder.
         slides: number of slides.
-        test_slides: how many of them are of split `test`, the last ones.
+        test_slides: how many of them are of split `test`, the last ones; None is a quarter of
+            them, at most 3.
         tiles: folder with one folder of tiles per pattern (`Benign`, `Gleason3`, `Gleason4`,
             `Gleason5`); None generates them.
         tile_mpp: micrometres per pixel of the tiles.
@@ -71,7 +72,7 @@ class SynthConfig:
 
     out: str
     slides: int = 12
-    test_slides: int = 3
+    test_slides: int | None = None
     tiles: str | None = None
     tile_mpp: float = MPP
     cores: int = 2
@@ -84,7 +85,7 @@ class SynthConfig:
         shown = f"0 to {self.slides}: the number of slides"
         require("out", self.out, local, "a local folder")
         require("slides", self.slides, 1 <= self.slides <= MAX_SLIDES, f"1 to {MAX_SLIDES}")
-        require("test_slides", self.test_slides, 0 <= self.test_slides <= self.slides, shown)
+        require("test_slides", self.test_slides, 0 <= self.held_out <= self.slides, shown)
         require(
             "tile_mpp",
             self.tile_mpp,
@@ -99,6 +100,11 @@ class SynthConfig:
             f"1 to {MAX_LENGTH} tiles",
         )
         require("seed", self.seed, self.seed >= 0, "at least 0")
+
+    @property
+    def held_out(self) -> int:
+        """Number of slides of split `test`."""
+        return min(3, self.slides // 4) if self.test_slides is None else self.test_slides
 
 
 TileSource = Callable[[str, np.random.Generator], NDArray[np.uint8]]
@@ -120,7 +126,7 @@ def synthesise(
     sources = {split: _tile_source(config, split) for split in ("train", "test")}
     rows = []
     for k in range(config.slides):
-        split = "test" if k >= config.slides - config.test_slides else "train"
+        split = "test" if k >= config.slides - config.held_out else "train"
         label, patterns = _label_of(k, split, config)
         name = f"slide-{k:03d}"
         _write_slide(
@@ -136,7 +142,7 @@ def synthesise(
 
 def _label_of(k: int, split: str, config: SynthConfig) -> tuple[str, tuple[str, ...]]:
     """Train slides go through all cases; test slides begin at 4+3, a case with three patterns."""
-    first = config.slides - config.test_slides
+    first = config.slides - config.held_out
     return CASES[(k - first + 3) % len(CASES)] if split == "test" else CASES[k % len(CASES)]
 
 

@@ -88,3 +88,12 @@ def test_a_preparation_that_cannot_be_is_refused(change: dict[str, Any], said: s
 def test_a_synthetic_cohort_that_cannot_be_is_refused(change: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=re.escape(said)):
         SynthConfig(**{"out": "slides", **change})
+
+
+@pytest.mark.parametrize(
+    ("slides", "held_out"), [(1, 0), (2, 0), (3, 0), (4, 1), (8, 2), (12, 3), (100, 3)]
+)
+def test_a_quarter_of_few_synthetic_slides_is_held_out(slides: int, held_out: int) -> None:
+    """Nobody gave a number of test slides, so none may be wrong."""
+    assert SynthConfig(out="slides", slides=slides).held_out == held_out
+    assert SynthConfig(out="slides", slides=slides, test_slides=1).held_out == 1
