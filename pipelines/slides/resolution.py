@@ -44,6 +44,9 @@ UNITS_IN_UM = {
     "cm": 1e4,
     "dm": 1e5,
     "m": 1e6,
+    "dam": 1e7,
+    "hm": 1e8,
+    "km": 1e9,
     "thou": 25.4,
     "li": 25.4e3 / 12,
     "in": 25.4e3,
@@ -85,7 +88,9 @@ class RecordedMpp:
         for text, unit in zip((x, y), units, strict=True):
             values.append(_length_in_um(text, unit))
             if values[-1] is None and not _is_empty(text):
-                unreadable = unreadable or f"{(text or '').strip()[:24]} {unit}".strip()
+                shown = (text or "").strip()[:24]
+                shown = shown if shown.endswith(unit) else f"{shown} {unit}".strip()
+                unreadable = unreadable or shown
         return cls(x=values[0], y=values[1], unreadable=unreadable)
 
 
@@ -144,7 +149,8 @@ class MppPolicy:
         if not recorded.unreadable and (recorded.is_plausible or not recorded.axes):
             return ""
         found = recorded.unreadable or " x ".join(f"{value:g}" for value in recorded.axes)
-        return f"has an mpp in its metadata ({found}) that can't be true and was not used"
+        reason = "read" if recorded.unreadable else "true"
+        return f"has an mpp in its metadata ({found}) that can't be {reason} and was not used"
 
 
 def is_plausible(mpp: float) -> bool:

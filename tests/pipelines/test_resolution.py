@@ -176,6 +176,9 @@ def test_one_axis_alone_stands_for_both(tmp_path: Path) -> None:
         ("0.00025", "mm"),
         ("9.84252e-06", "in"),
         ("0.00984252", "thou"),
+        ("2.5e-10", "km"),
+        ("2.5e-9", "hm"),
+        ("2.5e-8", "dam"),
     ],
 )
 def test_units_of_ome_are_understood(size: str, unit: str, tmp_path: Path) -> None:
@@ -184,6 +187,13 @@ def test_units_of_ome_are_understood(size: str, unit: str, tmp_path: Path) -> No
     assert open_slide(str(path)).mpp == pytest.approx(0.25, rel=1e-5)
     deidentify(path, tmp_path / "clean.ome.tiff")
     assert open_slide(str(tmp_path / "clean.ome.tiff")).mpp == pytest.approx(0.25, rel=1e-5)
+
+
+@pytest.mark.parametrize("shown", ["0.25um", "0.25 um", "0.25 0.5 um"])
+def test_an_mpp_that_is_not_a_number_has_its_unit_once(shown: str) -> None:
+    recorded = RecordedMpp.of_text(shown, shown, units=("um", "um"))
+    remark = f"has an mpp in its metadata ({shown}) that can't be read and was not used"
+    assert MppPolicy().remark(recorded) == remark
 
 
 def test_a_unit_that_is_not_a_length_is_named(tmp_path: Path) -> None:
