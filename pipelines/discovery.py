@@ -1,7 +1,8 @@
 """Slides by location: all that are below a folder or an S3 prefix, or those that a pattern names.
 
 Only files with a suffix of a slide count, such as those of `slides/**/*.svs`. The files of a DICOM
-series stand for their folder, which is one slide. Hidden files and folders are not looked at:
+series stand for their folder, which is one slide; if they have no suffix or a number, the first of
+a folder is looked into. Hidden files and folders are not looked at:
 `._a.svs` is not a slide but what macOS keeps about one. Files that look like slides but can't be
 read are reported.
 """
@@ -15,11 +16,14 @@ from urllib.parse import unquote
 
 from pipelines import storage
 from pipelines.slides import formats
+from pipelines.slides.source import is_dicom
 from pipelines.summary import by_reason
 
 SUFFIXES = formats.suffixes(files=("one", "several"))
 """Of slides in one file, or of the file to open if a slide has several."""
 DICOM_SUFFIXES = formats.suffixes(files=("folder",))
+MAX_LOOKED_INTO = 500
+"""Folders of files without suffix of which one file is read: hospitals' DICOM often has none."""
 _OF_SYSTEMS = frozenset({"$recycle.bin", "__macosx", "lost+found", "system volume information"})
 """Folders that systems keep on a disk; in them are deleted slides, or halves of files."""
 
@@ -74,6 +78,7 @@ def discover(location: str) -> Discovery:
     root = uri.split("*", 1)[0].rpartition("/")[0] if is_pattern(uri) else uri
     wanted = _matcher(uri if is_pattern(uri) else f"{uri}/**")
     slides, passed_over = set(), dict[str, PassedOver]()
+    unnamed = dict[str, str]()
 
     def pass_over(uri: str, reason: str) -> None:
         passed_over.setdefault(uri, PassedOver(name=storage.object_name(uri), reason=reason))
@@ -89,6 +94,8 @@ def discover(location: str) -> Discovery:
         path = unquote(file)
         if _is_hidden(path[len(unquote(root)) :]):
             continue
+        if unquote(storage.object_name(file)).upper() == "DICOMDIR":  # the index of a disc
+            continue
         suffix = _suffix(file)
         folder = file.rpartition("/")[0]
         if suffix in SUFFIXES and wanted.fullmatch(path):
@@ -102,6 +109,14 @@ def discover(location: str) -> Discovery:
             wanted.fullmatch(path) or wanted.fullmatch(unquote(zarr))
         ):
             pass_over(zarr, _why_not_read(zarr))
+        elif re.fullmatch(r"|\.\d+", suffix) and (
+            wanted.fullmatch(path) or wanted.fullmatch(unquote(folder))
+        ):
+            unnamed.setdefault(folder, file)
+    candidates = [folder for folder in unnamed if folder not in slides]
+    slides |= {folder for folder in candidates[:MAX_LOOKED_INTO] if _is_dicom(unnamed[folder])}
+    for folder in candidates[MAX_LOOKED_INTO:]:
+        pass_over(folder, "folders of files without suffix; list them if they are DICOM")
     found = tuple(passed_over.values())
     return Discovery(slides=tuple(sorted(slides)), passed_over=found, root=root)
 
@@ -110,6 +125,13 @@ def passed_over_summary(passed_over: tuple[PassedOver, ...]) -> str:
     """What was skipped, by reason, in one line; empty if nothing was."""
     reasons = by_reason((file.reason, file.name) for file in passed_over)
     return "; ".join(f"{names}: {reason}" for reason, names in reasons)
+
+
+def _is_dicom(file: str) -> bool:
+    try:
+        return is_dicom(storage.read_head(file, 132).data)
+    except storage.StorageError:
+        return False
 
 
 def _why_not_read(uri: str) -> str:

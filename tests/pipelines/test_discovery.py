@@ -15,6 +15,7 @@ from pipelines.slides.errors import ManifestError
 from pipelines.slides.opening import open_slide
 from pipelines.storage import StorageError
 from tests.pipelines.test_wrong_slides import svs
+from tests.support.formats import write_slide
 
 
 def _touch(folder: Path, *names: str) -> None:
@@ -160,6 +161,22 @@ def test_packed_slides_and_images_of_folders_are_reported(tmp_path: Path, s3_buc
         storage.delete(f"{s3_bucket}/s/{name}")
     assert set(_reasons(tmp_path / "*.zarr")) == {"f.ome.zarr"}
     assert _reasons(tmp_path / "*.svs") == {}
+
+
+def test_dicom_without_suffix_is_found_by_its_content(tmp_path: Path) -> None:
+    for name in ("named", "numbered"):
+        (tmp_path / name).mkdir()
+        series = write_slide("dicom-jpeg", tmp_path / name)
+        for k, file in enumerate(sorted(series.iterdir())):
+            file.rename(series / (f"IM{k:04d}" if name == "named" else f"1.2.840.{k}"))
+        (series / "DICOMDIR").write_bytes(b"x")
+    _touch(tmp_path, "other/LICENSE", "other/2024.1")
+    slides = discover(str(tmp_path)).slides
+    assert len(slides) == 2
+    for uri in slides:
+        with open_slide(uri) as slide:
+            assert slide.vendor == "dicom"
+    assert discover(str(tmp_path / "*.svs")).slides == ()
 
 
 def test_links_to_nowhere_and_pipes_are_reported(tmp_path: Path) -> None:
