@@ -123,8 +123,24 @@ def _instances(name: str, uri: str, series_of: SlideFile | None) -> list[Instanc
         raise UnsupportedSlide(
             name, cause, "give one file of the series that is meant", code="several-series"
         )
-    chosen = [instance for instance in found if instance.series == series]
+    chosen = _without_copies(name, [each for each in found if each.series == series])
     return sorted(chosen, key=lambda instance: instance.file.uri)
+
+
+def _without_copies(name: str, instances: Sequence[Instance]) -> list[Instance]:
+    """One file of each instance: of copies, the one with the shortest name.
+
+    Raises:
+        BrokenSlide: two files call themselves one instance and differ; names both.
+    """
+    found: dict[str, Instance] = {}
+    for instance in sorted(instances, key=lambda each: (len(each.file.uri), each.file.uri)):
+        first = found.setdefault(instance.uid, instance)
+        if first.file.size != instance.file.size or first.header != instance.header:
+            names = f"{first.file.name} and {instance.file.name}"
+            cause = f"has two files of one DICOM instance that differ, {names}"
+            raise BrokenSlide(name, cause, "delete the one that is not the original")
+    return list(found.values())
 
 
 def _without_slide(name: str, reasons: Sequence[str]) -> SlideError:

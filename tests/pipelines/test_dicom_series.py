@@ -3,6 +3,7 @@ copies and headers that other scanners write."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
 from pipelines.slides import dicom
-from pipelines.slides.errors import UnsupportedSlide
+from pipelines.slides.errors import BrokenSlide, UnsupportedSlide
 from pipelines.slides.geometry import Point, Size
 from pipelines.slides.opening import open_slide
 from tests.support.dicom_slides import SERIES
@@ -113,3 +114,19 @@ def test_raw_pixels_that_are_not_read_are_named(
         open_slide(str(folder))
     assert raised.value.code == "pixels"
     assert str(elements.get("PhotometricInterpretation", "in planes")) in raised.value.cause
+
+
+@pytest.mark.parametrize("name", ["dicom-jpeg", "dicom-raw"])
+def test_a_copied_file_of_a_series_is_read_once(name: str, tmp_path: Path) -> None:
+    folder = tmp_path / "series"
+    SERIES[name].write(folder, pixels_of(512, 256, 1))
+    with open_slide(str(folder)) as slide:
+        identity = slide.identity
+    copy = folder / "level-0 (1).dcm"
+    shutil.copy2(folder / "level-0.dcm", copy)
+    with open_slide(str(folder)) as slide:
+        assert [level.size.width for level in slide.levels] == [512, 256, 128]
+        assert slide.identity == identity
+    change(copy, lambda dataset: setattr(dataset, "TotalPixelMatrixRows", 128))
+    with pytest.raises(BrokenSlide, match=r"differ, level-0\.dcm and level-0 \(1\)\.dcm; delete"):
+        open_slide(str(folder))
