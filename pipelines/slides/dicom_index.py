@@ -80,6 +80,7 @@ DAMAGE = (
     StopIteration,
 )
 """What pydicom raises on damaged files."""
+_FRAME_GROUPS = "PerFrameFunctionalGroupsSequence"
 _ITEM, _END = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
 
 
@@ -139,7 +140,7 @@ class Instance:
 
         It is one for all frames, or the same in each of them.
         """
-        for name in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
+        for name in ("SharedFunctionalGroupsSequence", _FRAME_GROUPS):
             try:
                 spacings = {
                     tuple(map(str, measures.PixelSpacing))
@@ -315,7 +316,9 @@ def _tile_index(instance: Instance) -> TileIndex | None:
 
 
 def _is_sparse(instance: Instance) -> bool:
-    return str(instance.header.get("DimensionOrganizationType") or "") != "TILED_FULL"
+    """Whether frames have positions. Without a type or positions they are row by row."""
+    kind = str(instance.header.get("DimensionOrganizationType") or "")
+    return kind != "TILED_FULL" and (bool(kind) or _FRAME_GROUPS in instance.header)
 
 
 def _tiles_of_frames(instance: Instance, grid: TileGrid) -> NDArray[np.int64] | None:
@@ -326,6 +329,8 @@ def _tiles_of_frames(instance: Instance, grid: TileGrid) -> NDArray[np.int64] | 
                 f"{instance.frames} frames where the size needs {grid.rows * grid.columns}"
             )
         return np.arange(instance.frames)
+    if _FRAME_GROUPS not in instance.header:
+        raise ValueError("frames without positions")
     tiles = []
     for group in instance.header.PerFrameFunctionalGroupsSequence:
         position = group.PlanePositionSlideSequence[0]

@@ -12,10 +12,11 @@ import pydicom
 import pytest
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence as Items
 from pydicom.uid import generate_uid
 
 from pipelines.slides import dicom
-from pipelines.slides.errors import BrokenSlide, UnsupportedSlide
+from pipelines.slides.errors import BrokenSlide, MissingResolution, UnsupportedSlide
 from pipelines.slides.geometry import Point, Size
 from pipelines.slides.opening import open_slide
 from tests.support.dicom_slides import SERIES
@@ -130,3 +131,39 @@ def test_a_copied_file_of_a_series_is_read_once(name: str, tmp_path: Path) -> No
     change(copy, lambda dataset: setattr(dataset, "TotalPixelMatrixRows", 128))
     with pytest.raises(BrokenSlide, match=r"differ, level-0\.dcm and level-0 \(1\)\.dcm; delete"):
         open_slide(str(folder))
+
+
+def per_frame(dataset: Dataset, spacings: list[float]) -> None:
+    """Move PixelMeasures from the shared groups to each frame's."""
+    del dataset.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence
+    for k, group in enumerate(dataset.PerFrameFunctionalGroupsSequence):
+        measures = Dataset()
+        measures.PixelSpacing = [spacings[k % len(spacings)]] * 2
+        group.PixelMeasuresSequence = Items([measures])
+
+
+@pytest.mark.parametrize("name", ["dicom-jpeg", "dicom-raw", "dicom-sparse"])
+def test_a_series_without_dimension_organization_type_is_read(name: str, tmp_path: Path) -> None:
+    folder = tmp_path / "series"
+    SERIES[name].write(folder, pixels_of(512, 256, 1))
+    with open_slide(str(folder)) as slide:
+        pixels = slide.read_region(Point(0, 0), 0, Size(512, 256))
+    for path in folder.iterdir():
+        change(path, lambda dataset: delattr(dataset, "DimensionOrganizationType"))
+    with open_slide(str(folder)) as slide:
+        assert (slide.read_region(Point(0, 0), 0, Size(512, 256)) == pixels).all()
+
+
+@pytest.mark.parametrize(("spacings", "mpp"), [([0.0005], 0.5), ([0.0005, 0.001], None)])
+def test_pixel_measures_of_each_frame_give_the_mpp(
+    spacings: list[float], mpp: float | None, tmp_path: Path
+) -> None:
+    folder = tmp_path / "series"
+    SERIES["dicom-sparse"].write(folder, pixels_of(512, 256, 1))
+    change(folder / "level-0.dcm", lambda dataset: per_frame(dataset, spacings))
+    with open_slide(str(folder)) as slide:
+        if mpp is not None:
+            assert slide.mpp == mpp
+        else:
+            with pytest.raises(MissingResolution, match="differs from frame to frame"):
+                _ = slide.mpp
