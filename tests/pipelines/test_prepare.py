@@ -21,10 +21,10 @@ def test_good_slides_survive_bad_ones(cohort_folder: Path, tmp_path: Path) -> No
     (tmp_path / "bad.svs").write_bytes(b"II*\0" + b"\0" * 500)
     lines = (cohort_folder / "manifest.csv").read_text().splitlines()
     rows = [lines[0], "bad.svs,case-bad,train,,", "gone.svs,case-gone,train,,"]
-    rows += [
-        ",".join([str(cohort_folder / line.split(",")[0]), *line.split(",")[1:]])
-        for line in lines[1:3]
-    ]
+    for line in lines[1:3]:
+        slide, *values, annotation = line.split(",")
+        row = [str(cohort_folder / slide), *values, str(cohort_folder / annotation)]
+        rows.append(",".join(row))
     (tmp_path / "manifest.csv").write_text("\n".join(rows))
     seen = []
     report = prepare(

@@ -190,6 +190,7 @@ def test_patches_far_apart_are_drawn_one_pixel_each(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(Axes, "imshow", noted)
     slide = replace(slide, bag=bag, patterns=np.array([0, 1, 2], np.int8))
     attention_figure([(slide, found)])
+    assert len(drawn) == 3  # annotated, predicted, attention
     for picture in drawn:
         assert picture.shape == (1, 9)
         assert np.flatnonzero(~np.ma.getmaskarray(picture)[0]).tolist() == [0, 3, 8]
