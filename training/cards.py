@@ -41,7 +41,7 @@ def save_model(uri: str, arrays: Arrays, card: Mapping[str, Any]) -> str:
     """Write weights, then the card (which must name its `kind`): a model without a card is not
     there yet. Returns the hash.
     """
-    weights = save({name: np.ascontiguousarray(array) for name, array in sorted(arrays.items())})
+    weights = _serialised(arrays)
     digest = hashlib.sha256(weights).hexdigest()
     text = json.dumps(
         {**card, "kind": card["kind"], "hash": digest}, indent=2, sort_keys=True, allow_nan=False
@@ -49,6 +49,11 @@ def save_model(uri: str, arrays: Arrays, card: Mapping[str, Any]) -> str:
     storage.write_bytes(storage.join(uri, WEIGHTS), weights)
     storage.write_bytes(storage.join(uri, CARD), text.encode())
     return digest
+
+
+def weights_hash(arrays: Arrays) -> str:
+    """The hash that a model of these weights has, wherever it is saved."""
+    return hashlib.sha256(_serialised(arrays)).hexdigest()
 
 
 def load_card(uri: str, kind: str) -> Card:
@@ -105,3 +110,7 @@ def load_model(uri: str, kind: str) -> tuple[dict[str, npt.NDArray[Any]], Card]:
             "files of one model"
         )
     return load(weights), card
+
+
+def _serialised(arrays: Arrays) -> bytes:
+    return save({name: np.ascontiguousarray(array) for name, array in sorted(arrays.items())})

@@ -16,7 +16,8 @@ import shapely
 from pipelines import addresses, cohort, shards, storage
 from pipelines.annotations import PATTERNS, Region, write_regions
 from pipelines.grid import PatchSpec
-from training.encoder.encoder import EncoderConfig, load_encoder, random_network, save_encoder
+from training.encoder.architecture import EncoderConfig
+from training.encoder.encoder import load_encoder, random_encoder, save_encoder
 from training.encoder.vit import ViTConfig
 
 SPEC = PatchSpec(size=32, mpp=2.0)
@@ -35,7 +36,7 @@ SEGMENTS = {
 def make_encoder(folder: Path) -> str:
     """A tiny encoder; returns its folder."""
     config = EncoderConfig(network=ViTConfig(size=32, dim=8, depth=1, heads=1), spec=SPEC)
-    save_encoder(str(folder), random_network(config.network, seed=0), config, {"name": "tiny"})
+    save_encoder(str(folder), random_encoder(config, precision="f32"))
     return str(folder)
 
 

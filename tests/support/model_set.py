@@ -18,8 +18,9 @@ from pipelines.index import index_slide
 from pipelines.manifest import read_manifest
 from pipelines.slides.opening import open_slide
 from training.cards import versions
+from training.encoder.architecture import EncoderConfig
 from training.encoder.embed import embed_shards, load_bag
-from training.encoder.encoder import EncoderConfig, load_encoder, random_network, save_encoder
+from training.encoder.encoder import load_encoder, random_encoder, save_encoder
 from training.encoder.vit import ViTConfig
 from training.model_set import ENCODER, RISK_MODEL, SLIDE_MODEL, load_model_set
 from training.risk.covariates import T_STAGES, Covariates
@@ -38,12 +39,7 @@ def make_model_set(manifest: str, out: str) -> str:
     config = EncoderConfig(
         network=ViTConfig(size=SPEC.size, dim=32, depth=2, heads=2, layer_scale=None), spec=SPEC
     )
-    encoder_hash = save_encoder(
-        storage.join(out, ENCODER),
-        random_network(config.network, seed=0),
-        config,
-        {"name": "test encoder"},
-    )
+    encoder_hash = save_encoder(storage.join(out, ENCODER), random_encoder(config, precision="f32"))
     encoder, store = load_encoder(storage.join(out, ENCODER)), f"{out}-embeddings"
 
     bags, labels, groups = [], [], []

@@ -13,12 +13,11 @@ from pipelines.grid import PatchSpec
 from pipelines.index import index_slide
 from pipelines.patches import decode_patches, fetch_shards
 from pipelines.slides.opening import open_slide
+from training.encoder.architecture import EncoderConfig
 from training.encoder.embed import embed_on_ray, embed_shards, load_bag, load_bags, missing_shards
 from training.encoder.encoder import (
-    EncoderConfig,
     load_encoder,
     random_encoder,
-    random_network,
     save_encoder,
 )
 from training.encoder.vit import ViTConfig
@@ -76,9 +75,7 @@ def test_embeddings_in_bf16_and_f32_have_addresses_of_their_own(
 
 
 def test_on_ray_it_is_the_same(ray_session: None, shards: pa.Table, tmp_path: Path) -> None:
-    save_encoder(
-        str(tmp_path / "encoder"), random_network(CONFIG.network, seed=0), CONFIG, {"name": "test"}
-    )
+    save_encoder(str(tmp_path / "encoder"), random_encoder(CONFIG, precision="f32"))
     encoder = load_encoder(str(tmp_path / "encoder"))
     assert embed_on_ray(shards, str(tmp_path / "encoder"), str(tmp_path / "ray")).shards == len(
         shards

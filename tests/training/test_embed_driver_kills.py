@@ -18,8 +18,9 @@ from pipelines.grid import PatchSpec
 from pipelines.index import index_slide
 from pipelines.slides.opening import open_slide
 from tests.support.process_tree import alive, descendants, kill
+from training.encoder.architecture import EncoderConfig
 from training.encoder.embed import embed_shards
-from training.encoder.encoder import EncoderConfig, load_encoder, random_network, save_encoder
+from training.encoder.encoder import load_encoder, random_encoder, save_encoder
 from training.encoder.vit import ViTConfig
 
 ROOT = Path(__file__).parents[2]
@@ -96,7 +97,7 @@ def test_a_killed_driver_embeds_what_is_missing(generated_slide: Path, tmp_path:
         str(tmp_path / name) for name in ("shards", "encoder", "store", "alone", "said")
     )
     pq.write_table(shards, table)
-    save_encoder(encoder, random_network(CONFIG.network, seed=0), CONFIG, {"name": "test"})
+    save_encoder(encoder, random_encoder(CONFIG, precision="f32"))
     embed_shards(shards, load_encoder(encoder), alone)
     undisturbed = _store(alone)
     assert len(undisturbed) == len(shards)

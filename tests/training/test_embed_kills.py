@@ -17,8 +17,9 @@ from pipelines.cohort_shards import load_shards
 from pipelines.grid import PatchSpec
 from pipelines.prepare import PrepareConfig, prepare
 from tests.support.process_tree import killing
+from training.encoder.architecture import EncoderConfig
 from training.encoder.embed import embed_on_ray, embed_shards
-from training.encoder.encoder import EncoderConfig, load_encoder, random_network, save_encoder
+from training.encoder.encoder import load_encoder, random_encoder, save_encoder
 from training.encoder.vit import ViTConfig
 
 SPEC = PatchSpec(size=32, mpp=2.0)
@@ -61,7 +62,7 @@ def test_each_shard_exactly_once(
         str(tmp_path / "store"),
         str(tmp_path / "alone"),
     )
-    save_encoder(encoder, random_network(CONFIG.network, seed=0), CONFIG, {"name": "test"})
+    save_encoder(encoder, random_encoder(CONFIG, precision="f32"))
     monkeypatch.setattr(patch_source, "_read_task", read_slowly)
     with (
         killing(

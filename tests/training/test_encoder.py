@@ -11,14 +11,15 @@ import pytest
 from numpy.typing import NDArray
 
 from pipelines.grid import PatchSpec
+from training.encoder.architecture import EncoderConfig
 from training.encoder.encoder import (
-    EncoderConfig,
+    encoder_spec,
     load_encoder,
     random_encoder,
-    random_network,
+    random_like,
     save_encoder,
 )
-from training.encoder.vit import ViTConfig, fold_normalisation
+from training.encoder.vit import ViTConfig
 from training.errors import BrokenModel, ModelNotFound, SpecMismatch
 
 CONFIG = EncoderConfig(
@@ -32,9 +33,7 @@ def _patches(n: int, size: int = 48) -> NDArray[np.uint8]:
 
 
 def _save(folder: Path, config: EncoderConfig = CONFIG, seed: int = 0) -> str:
-    network = random_network(config.network, seed=seed)
-    fold_normalisation(network, MEAN, STD)
-    return save_encoder(str(folder), network, config, {"name": "test"})
+    return save_encoder(str(folder), random_encoder(config, seed=seed, precision="f32"))
 
 
 @pytest.mark.parametrize(("pooling", "dimension"), [("cls", 32), ("cls+mean", 64)])
@@ -66,7 +65,8 @@ def test_a_saved_encoder_embeds_the_same(tmp_path: Path) -> None:
     np.testing.assert_array_equal(encoder.embed(_patches(3)), expected.embed(_patches(3)))
     assert encoder.hash == saved
     assert encoder.config == CONFIG
-    assert encoder.card["name"] == "test"
+    assert encoder.name == "random weights, seed 0"
+    assert encoder_spec(str(tmp_path)) == CONFIG.spec
 
 
 def test_read_only_patches_are_taken() -> None:
@@ -135,3 +135,22 @@ def test_a_card_without_an_entry_is_refused_by_its_name(tmp_path: Path) -> None:
     (tmp_path / "card.json").write_text(json.dumps(card))
     with pytest.raises(BrokenModel, match="lacks spec, pooling"):
         load_encoder(str(tmp_path))
+
+
+def test_the_packaged_encoder_is_saved_under_its_own_hash(tmp_path: Path) -> None:
+    encoder = load_encoder("efficientnet_lite0", precision="f32")
+    assert encoder.spec == encoder_spec("efficientnet_lite0") == PatchSpec(size=224, mpp=0.5)
+    assert encoder.dimension == 1280
+    assert save_encoder(str(tmp_path), encoder) == encoder.hash
+    patches = _patches(2, size=224)
+    embeddings = encoder.embed(patches)
+    copy = load_encoder(str(tmp_path), precision="f32")
+    np.testing.assert_array_equal(copy.embed(patches), embeddings)
+    assert copy.card == encoder.card
+    assert not np.allclose(random_like(encoder, seed=0).embed(patches), embeddings, atol=0.1)
+
+
+def test_rounded_weights_are_not_saved(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="load the encoder in f32 to save it"):
+        save_encoder(str(tmp_path), random_encoder(CONFIG, precision="bf16"))
+    assert not list(tmp_path.iterdir())

@@ -19,7 +19,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipelines.grid import PatchSpec
 from training.data_facts import DataFacts
-from training.encoder.encoder import EncoderConfig, random_encoder
+from training.encoder.architecture import EncoderConfig
+from training.encoder.encoder import random_encoder
 from training.errors import RunError
 from training.precision import PrecisionChoice, precision_for
 from training.pretrain.dino.learner import DinoLearner

@@ -16,9 +16,10 @@ from PIL import Image
 
 from pipelines.grid import PatchSpec
 from pipelines.synthetic.tissue import generate_tile
-from training.encoder.encoder import EncoderConfig, random_network, save_encoder
+from training.encoder.architecture import EncoderConfig
+from training.encoder.encoder import random_encoder, save_encoder
 from training.encoder.probe import ProbeConfig, cut, find_tiles, probe, read_tile
-from training.encoder.vit import ViTConfig, fold_normalisation
+from training.encoder.vit import ViTConfig
 from training.errors import InsufficientData
 
 CONFIG = EncoderConfig(
@@ -43,9 +44,7 @@ def tiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("encoder")
-    network = random_network(CONFIG.network, seed=0)
-    fold_normalisation(network, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    save_encoder(str(folder), network, CONFIG, {"name": "test"})
+    save_encoder(str(folder), random_encoder(CONFIG, precision="f32"))
     return str(folder)
 
 

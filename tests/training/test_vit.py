@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from training.encoder.encoder import random_network
-from training.encoder.vit import ViTConfig, fold_normalisation, half
+from training.encoder.network import half, random_network
+from training.encoder.vit import ViTConfig
 from training.pretrain.crops import Crops
 from training.pretrain.dino.head import DinoHead, HeadConfig
 from training.pretrain.dino.student_teacher import StudentTeacher
@@ -77,7 +77,7 @@ def test_folded_normalisation_takes_raw_pixels() -> None:
     pixels = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8)
     expected = network((pixels / 255.0 - torch.tensor(mean)) / torch.tensor(std))
     folded = copy.deepcopy(network)
-    fold_normalisation(folded, mean, std)
+    folded.fold_normalisation(mean, std)
     torch.testing.assert_close(folded(pixels).cls, expected.cls, rtol=1e-3, atol=1e-4)
     halved = half(folded)(pixels).cls.float()
     assert torch.nn.functional.cosine_similarity(halved, expected.cls).min() > 0.999

@@ -1,82 +1,38 @@
 """OPEN FIRST. Encoders: uint8 patches in, one embedding a patch out.
 
-Everything needed to use an encoder is in its folder. `vit.py` is the network, `embed.py` embeds
-whole slides, `probe.py` scores an encoder on labelled tiles.
+    load_encoder(name or URI)   an encoder that is ready to embed
+    save_encoder(URI, encoder)  everything needed to use it, in a folder
 
-The weights take raw pixels (normalisation is folded into the patch embedding). The PatchSpec that
-the encoder was trained with is part of it: serving compares the two and refuses a mismatch. The
-encoder's hash covers the weights and all that decides what they compute: architecture, pooling and
-PatchSpec.
+`network.py` is what all networks have in common, `vit.py` and `efficientnet.py` are networks,
+`architecture.py` is what decides an embedding in addition to the weights, `lite0.py` is the default
+encoder, `embed.py` embeds whole slides, `probe.py` scores an encoder on labelled tiles.
+
+The weights take raw pixels. The PatchSpec that the encoder was trained with is part of it: serving
+compares the two and refuses a mismatch. The encoder's hash covers the weights and all that decides
+what they compute: architecture, pooling and PatchSpec.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any, Final, Literal, Self
+from typing import Any, Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from pipelines.grid import PatchSpec
-from training.cards import Arrays, Card, load_model, require_entries, save_model
-from training.encoder.vit import Tokens, VisionTransformer, ViTConfig, fold_normalisation, half
+from training.cards import Arrays, load_card, load_model, require_entries, save_model, weights_hash
+from training.encoder import lite0
+from training.encoder.architecture import ARCHITECTURES, EncoderConfig
+from training.encoder.lite0 import EFFICIENTNET_LITE0
+from training.encoder.network import Colours, Network, half, pool, random_network
 from training.errors import BrokenModel, SpecMismatch
 from training.precision import Precision, PrecisionChoice, precision_for
 
 KIND: Final = "encoder"
-
-Pooling = Literal["cls", "cls+mean"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class EncoderConfig:
-    """What decides an embedding in addition to the weights.
-
-    Attributes:
-        network: architecture.
-        spec: the patches it was trained on and takes.
-        pooling: the class token alone, or followed by the mean of the patch tokens.
-    """
-
-    network: ViTConfig
-    spec: PatchSpec
-    pooling: Pooling = "cls+mean"
-
-    def __post_init__(self) -> None:
-        if self.spec.size % self.network.patch:
-            raise SpecMismatch(
-                "patch size",
-                f"{self.spec.size} px",
-                f"tokens of {self.network.patch} px",
-                "choose a multiple of the token size",
-            )
-
-    @property
-    def dimension(self) -> int:
-        """Length of an embedding."""
-        return self.network.dim * (2 if self.pooling == "cls+mean" else 1)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return {
-            "network": asdict(self.network),
-            "spec": self.spec.to_dict(),
-            "pooling": self.pooling,
-        }
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """The inverse of `to_dict`."""
-        return cls(
-            network=ViTConfig(**values["network"]),
-            spec=PatchSpec.from_dict(values["spec"]),
-            pooling=values["pooling"],
-        )
 
 
 class Encoder:
@@ -84,20 +40,27 @@ class Encoder:
 
     def __init__(
         self,
-        network: VisionTransformer,
+        network: Network,
         config: EncoderConfig,
-        card: Card,
+        card: Mapping[str, Any],
         *,
         device: str = "cpu",
         precision: PrecisionChoice = "auto",
     ) -> None:
         """Take over `network`, whose weights take raw pixels (`fold_normalisation`)."""
         self.config = config
-        self.card = card
+        self.card = {**card, **config.to_dict(), "kind": KIND, "dimension": config.dimension}
+        if "hash" not in card:
+            self.card["hash"] = weights_hash(_arrays(network, config))
         self.device = torch.device(device)
         self.precision: Precision = precision_for(self.device, precision)
         network = network.eval().requires_grad_(False).to(self.device)
-        self._network = half(network) if self.precision == "bf16" else network.float()
+        self.network = half(network) if self.precision == "bf16" else network.float()
+
+    @property
+    def name(self) -> str:
+        """For people; the hash is what identifies it."""
+        return str(self.card.get("name", self.hash))
 
     @property
     def spec(self) -> PatchSpec:
@@ -165,36 +128,32 @@ class Encoder:
                     self.device
                 )
                 out[start : start + len(part)] = (
-                    pool(self._network(images), self.config.pooling).float().cpu().numpy()
+                    pool(self.network(images), self.config.pooling).float().cpu().numpy()
                 )
         return out
 
 
-def pool(tokens: Tokens, pooling: Pooling) -> Tensor:
-    """One embedding a sample from its tokens."""
-    if pooling == "cls":
-        return tokens.cls
-    return torch.cat([tokens.cls, tokens.patches.mean(dim=1)], dim=-1)
+def save_encoder(uri: str, encoder: Encoder) -> str:
+    """Write an encoder as a folder that `load_encoder` takes. Returns its hash.
 
-
-def save_encoder(
-    uri: str, network: VisionTransformer, config: EncoderConfig, card: Mapping[str, Any]
-) -> str:
-    """Write weights that take raw pixels, and a card of `card` and `config`. Returns the encoder's
-    hash.
+    Raises:
+        ValueError: its weights were rounded to bf16; load it with the precision "f32".
     """
-    return save_model(
-        uri,
-        _arrays(network, config),
-        {**card, **config.to_dict(), "kind": KIND, "dimension": config.dimension},
-    )
+    if encoder.precision != "f32":
+        raise ValueError(
+            f"weights in {encoder.precision} are rounded; load the encoder in f32 to save it"
+        )
+    return save_model(uri, _arrays(encoder.network, encoder.config), encoder.card)
 
 
-def load_encoder(uri: str, *, device: str = "cpu", precision: PrecisionChoice = "auto") -> Encoder:
-    """The encoder at `uri`.
+def load_encoder(
+    name_or_uri: str, *, device: str = "cpu", precision: PrecisionChoice = "auto"
+) -> Encoder:
+    """An encoder that is ready to embed.
 
     Args:
-        uri: folder that `save_encoder` or `acinus pretrain` wrote.
+        name_or_uri: "efficientnet_lite0", or the folder that `save_encoder` or `acinus pretrain`
+            wrote.
         device: of torch.
         precision: "auto" is bf16 where the device computes it fast, see `training.precision`.
 
@@ -202,48 +161,65 @@ def load_encoder(uri: str, *, device: str = "cpu", precision: PrecisionChoice = 
         ModelNotFound: there is no encoder.
         BrokenModel: weights and card do not belong together.
     """
-    arrays, card = load_model(uri, KIND)
-    require_entries(uri, card, "network", "spec", "pooling")
-    config = EncoderConfig.from_dict(card)
+    if name_or_uri == EFFICIENTNET_LITE0:
+        return Encoder(
+            lite0.load_network(), lite0.CONFIG, lite0.CARD, device=device, precision=precision
+        )
+    arrays, card = load_model(name_or_uri, KIND)
+    config = _config(name_or_uri, card)
     if json.loads(arrays.pop("config").tobytes()) != json.loads(_config_bytes(config)):
         raise BrokenModel(
-            f"{uri}: the card's architecture or PatchSpec is not the one that the weights were "
-            "saved with"
+            f"{name_or_uri}: the card's architecture or PatchSpec is not the one that the weights "
+            "were saved with"
         )
-    network = VisionTransformer(config.network)
+    network = config.network.build()
     network.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
     return Encoder(network, config, card, device=device, precision=precision)
 
 
-def random_network(config: ViTConfig, *, seed: int) -> VisionTransformer:
-    """A network as training starts with it; the same seed gives the same weights."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return VisionTransformer(config)
+def encoder_spec(name_or_uri: str) -> PatchSpec:
+    """The patches that an encoder takes, without loading its weights.
+
+    Raises:
+        ModelNotFound: there is no encoder.
+        BrokenModel: its card is damaged.
+    """
+    if name_or_uri == EFFICIENTNET_LITE0:
+        return lite0.CONFIG.spec
+    return _config(name_or_uri, load_card(name_or_uri, KIND)).spec
+
+
+def random_like(encoder: Encoder, *, seed: int) -> Encoder:
+    """The same architecture with random weights: what a trained encoder must beat."""
+    return random_encoder(
+        encoder.config, seed=seed, device=str(encoder.device), precision=encoder.precision
+    )
 
 
 def random_encoder(
     config: EncoderConfig,
     *,
     seed: int = 0,
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406),
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225),
+    mean: Colours = (0.485, 0.456, 0.406),
+    std: Colours = (0.229, 0.224, 0.225),
     device: str = "cpu",
     precision: PrecisionChoice = "auto",
 ) -> Encoder:
-    """The same architecture with random weights: what a trained encoder must beat."""
+    """An encoder with random weights."""
     network = random_network(config.network, seed=seed)
-    fold_normalisation(network, mean, std)
-    card: Card = {
-        **config.to_dict(),
-        "kind": KIND,
-        "hash": f"random-{seed}",
-        "name": f"random weights, seed {seed}",
-    }
+    network.fold_normalisation(mean, std)
+    card = {"name": f"random weights, seed {seed}"}
     return Encoder(network, config, card, device=device, precision=precision)
 
 
-def _arrays(network: VisionTransformer, config: EncoderConfig) -> Arrays:
+def _config(uri: str, card: Mapping[str, Any]) -> EncoderConfig:
+    require_entries(uri, card, "network", "spec", "pooling")
+    if (name := card.get("architecture")) not in (None, *ARCHITECTURES):
+        raise BrokenModel(f"{uri}: this version knows no architecture {name!r}; update acinus")
+    return EncoderConfig.from_dict(card)
+
+
+def _arrays(network: Network, config: EncoderConfig) -> Arrays:
     """Weights, and the configuration with them, so that the hash covers it."""
     weights = {
         name: value.detach().float().cpu().numpy() for name, value in network.state_dict().items()

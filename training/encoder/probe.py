@@ -28,7 +28,7 @@ from sklearn.preprocessing import StandardScaler
 
 from pipelines import storage
 from pipelines.slides.resolution import PLAUSIBLE_MPP
-from training.encoder.encoder import Encoder, load_encoder, random_encoder
+from training.encoder.encoder import Encoder, load_encoder, random_like
 from training.errors import InsufficientData
 from training.limits import MAX_SEED, require_range
 
@@ -151,7 +151,7 @@ def probe(
             folds.
     """
     encoder = load_encoder(config.encoder)
-    baseline = random_encoder(encoder.config, seed=config.seed)
+    baseline = random_like(encoder, seed=config.seed)
     tiles = find_tiles(config.tiles)
     ours, theirs, labels, failed = _embed_tiles(tiles, config, encoder, baseline, on_tile)
     classes = tiles.classes

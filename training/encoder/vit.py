@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from training.encoder.network import Colours, Network, Tokens
+
 
 @dataclass(frozen=True, kw_only=True)
 class ViTConfig:
@@ -58,15 +60,9 @@ class ViTConfig:
         """Tokens along one side of an image of `size`."""
         return self.size // self.patch
 
-
-@dataclass(frozen=True)
-class Tokens:
-    """What comes out of the last norm: class token [N, dim] and one token a square [N, H/patch *
-    W/patch, dim].
-    """
-
-    cls: Tensor
-    patches: Tensor
+    def build(self) -> VisionTransformer:
+        """The network with random weights."""
+        return VisionTransformer(self)
 
 
 class Attention(nn.Module):
@@ -140,10 +136,12 @@ def _mlp(config: ViTConfig) -> nn.Sequential:
     return nn.Sequential(nn.Linear(config.dim, hidden), nn.GELU(), nn.Linear(hidden, config.dim))
 
 
-class VisionTransformer(nn.Module):
+class VisionTransformer(Network):
     """The encoder network. Construct under `torch.random.fork_rng` with a seed for reproducible
     weights.
     """
+
+    embed: nn.Linear
 
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
@@ -224,6 +222,16 @@ class VisionTransformer(nn.Module):
         cls: Tensor = self.norm(mlp(attention.first(tokens)))
         return cls[:, 0]
 
+    @torch.no_grad()
+    def fold_normalisation(self, mean: Colours, std: Colours) -> None:
+        """Change the patch embedding in place so that it takes raw pixels."""
+        squares = self.config.patch**2
+        weight = self.embed.weight.double()
+        scale = torch.tensor(std, dtype=torch.float64).repeat(squares)
+        shift = torch.tensor(mean, dtype=torch.float64).repeat(squares)
+        self.embed.bias.copy_(self.embed.bias.double() - (weight / scale) @ shift)
+        self.embed.weight.copy_(weight / (255.0 * scale))
+
     def _embedded(self, images: Tensor) -> Tensor:
         """Class token, registers and squares with their positions, [N, 1 + registers + squares,
         dim].
@@ -244,27 +252,3 @@ def _stretch(grid: int, rows: int, columns: int) -> Tensor:
         basis, size=(rows, columns), mode="bicubic", antialias=True, align_corners=False
     )
     return resized.view(grid * grid, rows * columns).T.contiguous()
-
-
-@torch.no_grad()
-def fold_normalisation(
-    network: VisionTransformer, mean: tuple[float, float, float], std: tuple[float, float, float]
-) -> None:
-    """Change the patch embedding in place so that it takes raw pixels 0..255 instead of `(pixel /
-    255 - mean) / std`.
-    """
-    squares = network.config.patch**2
-    weight = network.embed.weight.double()
-    scale = torch.tensor(std, dtype=torch.float64).repeat(squares)
-    shift = torch.tensor(mean, dtype=torch.float64).repeat(squares)
-    network.embed.bias.copy_(network.embed.bias.double() - (weight / scale) @ shift)
-    network.embed.weight.copy_(weight / (255.0 * scale))
-
-
-def half(network: VisionTransformer) -> VisionTransformer:
-    """Change weights in place to bfloat16, except the patch embedding: raw pixels are far from
-    zero, where rounding costs most.
-    """
-    network.to(torch.bfloat16)
-    network.embed.to(torch.float32)
-    return network

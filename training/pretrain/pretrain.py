@@ -42,7 +42,8 @@ from pipelines.read_counts import ReadCounts
 from pipelines.slides.errors import SlideError
 from training.data_facts import DataFacts
 from training.encoder import encoder
-from training.encoder.vit import VisionTransformer, fold_normalisation
+from training.encoder.architecture import EncoderConfig
+from training.encoder.vit import VisionTransformer
 from training.errors import RunError, TrainingError
 from training.limits import MAX_SEED, require_range
 from training.pretrain import checkpoints
@@ -235,7 +236,7 @@ def plan(config: PretrainConfig, spec: PatchSpec, shards: pa.Table) -> Job:
         raise RunError(
             "KoLeo needs at least 2 patches a worker in each step; use fewer workers or koleo=0"
         )
-    encoder.EncoderConfig(
+    EncoderConfig(
         network=recipe.network, spec=spec
     )  # refuses patches that do not divide into tokens
     if (cpus := ray.cluster_resources().get("CPU", 0)) <= config.workers:
@@ -346,7 +347,7 @@ def export(
     recipe, method = job.recipe, METHODS[job.recipe.method]
     network = VisionTransformer(recipe.network)
     network.load_state_dict(method.encoder_weights(saved.shared))
-    fold_normalisation(network, recipe.crops.mean, recipe.crops.std)
+    network.fold_normalisation(recipe.crops.mean, recipe.crops.std)
     last = saved.history[-max(1, len(saved.history) // 10) :]
     metrics = {name: fmean(step[name] for step in last) for name in ("loss", *method.losses)}
     card = encoder_card(
@@ -360,9 +361,12 @@ def export(
     uri, curve = storage.join(config.out, "encoder"), storage.join(config.out, "loss.png")
     made = encoder.save_encoder(
         uri,
-        network,
-        encoder.EncoderConfig(network=recipe.network, spec=spec, pooling=recipe.pooling),
-        card,
+        encoder.Encoder(
+            network,
+            EncoderConfig(network=recipe.network, spec=spec, pooling=recipe.pooling),
+            card,
+            precision="f32",
+        ),
     )
     storage.write_bytes(
         storage.join(config.out, "history.json"), json.dumps(saved.history).encode()

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Literal
 
-from training.encoder.encoder import Pooling
+from training.encoder.network import Pooling
 from training.encoder.vit import ViTConfig
 from training.errors import RunError
 from training.precision import PrecisionChoice
