@@ -35,6 +35,8 @@ MARGIN = 400
 """Glass around a core, pixels of level 0."""
 MAX_SLIDES, MAX_CORES, MAX_LENGTH = 10_000, 8, 100
 """Of a cohort, a slide and a core in tiles: one slide then has 3.5 GB of pixels at most."""
+GENERATED_TILES = 6
+"""Of each pattern and split, where there are no real ones."""
 TEST_SHARE = 0.4
 """Share of the real tiles that only test slides show."""
 
@@ -146,21 +148,32 @@ def _label_of(k: int, split: str, config: SynthConfig) -> tuple[str, tuple[str, 
     return CASES[(k - first + 3) % len(CASES)] if split == "test" else CASES[k % len(CASES)]
 
 
+def tile_pool(config: SynthConfig, split: str) -> dict[str, list[NDArray[np.uint8]]]:
+    """The tiles that slides of a split are assembled from.
+
+    Returns:
+        uint8 [TILE, TILE, 3] at `config.tile_mpp`, by PATTERNS.
+
+    Raises:
+        FileNotFoundError: `config.tiles` lacks a class folder or its images.
+    """
+    if config.tiles is not None:
+        return {pattern: _read_tiles(Path(config.tiles), pattern, split) for pattern in PATTERNS}
+    return {
+        pattern: [
+            generate_tile(
+                pattern,
+                np.random.default_rng((config.seed, number, split == "test", k)),
+                side=TILE,
+            )
+            for k in range(GENERATED_TILES)
+        ]
+        for number, pattern in enumerate(PATTERNS)
+    }
+
+
 def _tile_source(config: SynthConfig, split: str) -> TileSource:
-    if config.tiles is None:
-        pool = {
-            pattern: [
-                generate_tile(
-                    pattern,
-                    np.random.default_rng((config.seed, number, split == "test", k)),
-                    side=TILE,
-                )
-                for k in range(6)
-            ]
-            for number, pattern in enumerate(PATTERNS)
-        }
-    else:
-        pool = {pattern: _read_tiles(Path(config.tiles), pattern, split) for pattern in PATTERNS}
+    pool = tile_pool(config, split)
 
     def tile(pattern: str, rng: np.random.Generator) -> NDArray[np.uint8]:
         chosen = np.rot90(
