@@ -30,27 +30,31 @@ from training.errors import BrokenModel, RunError
 from training.pretrain import checkpoints
 from training.pretrain.checkpoints import Position
 from training.pretrain.crops import CropConfig, View
+from training.pretrain.dino.config import DinoConfig
 from training.pretrain.dino.head import HeadConfig
 from training.pretrain.dino.learner import DinoLearner
 from training.pretrain.method import LearnerConfig
 from training.pretrain.order import PatchOrder
 from training.pretrain.patch_stream import ShardIndex, shuffled_batches
-from training.pretrain.recipes import RECIPES, Recipe, recipe_named
+from training.pretrain.recipe import Recipe
+from training.pretrain.recipes import RECIPES, recipe_named
 from training.pretrain.schedules import Cosine
 
 TINY = Recipe(
     name="tiny",
     network=ViTConfig(size=32, dim=32, depth=2, heads=2, drop_path=0.3, layer_scale=None),
-    head=HeadConfig(hidden=32, bottleneck=16, prototypes=32),
-    crops=CropConfig(
-        global_views=View(size=32, scale=(0.4, 1.0), count=2),
-        local_views=View(size=16, scale=(0.1, 0.4), count=2),
+    method=DinoConfig(
+        head=HeadConfig(hidden=32, bottleneck=16, prototypes=32),
+        crops=CropConfig(
+            global_views=View(size=32, scale=(0.4, 1.0), count=2),
+            local_views=View(size=16, scale=(0.1, 0.4), count=2),
+        ),
+        momentum=Cosine(start=0.9, end=1.0),
+        centring="centre",
     ),
     steps=30,
     patches_per_step=16,
     learning_rate=Cosine(start=2e-3, end=1e-4, warmup=0.1),
-    momentum=Cosine(start=0.9, end=1.0),
-    centring="centre",
 )
 
 
@@ -74,10 +78,11 @@ def _learner(recipe: Recipe = TINY, seed: int = 1) -> DinoLearner:
 
 
 def test_the_loss_goes_down_and_the_teacher_follows() -> None:
-    learner = _learner(replace(TINY, centring="sinkhorn", steps=40))
+    learner = _learner(replace(TINY, method=replace(TINY.method, centring="sinkhorn"), steps=40))
     metrics = [learner.step(_textures(step)) for step in range(40)]
     assert (
-        np.mean([step["dino"] for step in metrics[-5:]]) < np.log(TINY.head.prototypes) - 0.15
+        np.mean([step["dino"] for step in metrics[-5:]])
+        < np.log(TINY.method.head.prototypes) - 0.15
     )  # what knowing nothing costs
     assert metrics[0].keys() == {
         "loss",
@@ -124,7 +129,7 @@ def test_a_learner_goes_on_exactly_from_its_checkpoint(tmp_path: Path) -> None:
 
 def test_prototypes_stay_while_frozen() -> None:
     learner = _learner()
-    learner.recipe = replace(TINY, freeze_prototypes=1.0)
+    learner.method = replace(TINY.method, freeze_prototypes=1.0)
     before = learner.pair.student.head.prototypes.clone()
     learner.step(_textures(0))
     learner.step(_textures(1))

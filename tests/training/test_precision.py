@@ -25,7 +25,8 @@ from training.errors import RunError
 from training.precision import PrecisionChoice, precision_for
 from training.pretrain.dino.learner import DinoLearner
 from training.pretrain.method import LearnerConfig
-from training.pretrain.recipes import Recipe, demo
+from training.pretrain.recipe import Recipe
+from training.pretrain.recipes import demo
 from training.pretrain.run_record import open_record, read_record, settle_precision
 
 ROOT = Path(__file__).parents[2]

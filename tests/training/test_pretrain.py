@@ -24,9 +24,10 @@ from training.errors import RunError
 from training.precision import precision_for
 from training.pretrain import checkpoints
 from training.pretrain.crops import CropConfig, View
+from training.pretrain.dino.config import DinoConfig
 from training.pretrain.dino.head import HeadConfig
 from training.pretrain.pretrain import PretrainConfig, PretrainReport, pretrain
-from training.pretrain.recipes import Recipe
+from training.pretrain.recipe import Recipe
 from training.pretrain.schedules import Cosine
 
 SPEC = PatchSpec(size=32, mpp=2.0)
@@ -36,15 +37,17 @@ ON_INTERRUPT = signal.getsignal(signal.SIGINT)
 TINY = Recipe(
     name="tiny",
     network=ViTConfig(size=32, dim=32, depth=2, heads=2, drop_path=0.2, registers=1),
-    head=HeadConfig(hidden=32, bottleneck=16, prototypes=64),
-    crops=CropConfig(
-        global_views=View(size=32, scale=(0.3, 1.0), count=2),
-        local_views=View(size=16, scale=(0.1, 0.3), count=2),
+    method=DinoConfig(
+        head=HeadConfig(hidden=32, bottleneck=16, prototypes=64),
+        crops=CropConfig(
+            global_views=View(size=32, scale=(0.3, 1.0), count=2),
+            local_views=View(size=16, scale=(0.1, 0.3), count=2),
+        ),
+        centring="centre",
     ),
     steps=STEPS,
     patches_per_step=8,
     learning_rate=Cosine(start=1e-3, end=1e-5, warmup=0.2),
-    centring="centre",  # the variant with state
     group=2,
 )
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from training.pretrain.checkpoints import Position
 from training.pretrain.order import PatchOrder, ShardGroup
 from training.pretrain.patch_stream import ShardIndex
-from training.pretrain.recipes import Recipe
+from training.pretrain.recipe import Recipe
 
 StepHook = Callable[[int, int], None]
 """Called on each worker after each step with rank and number of steps done."""

@@ -1,9 +1,8 @@
 """What a method of self-supervised training must offer. Ray, data order and checkpoints know this
 interface only.
 
-A second method is one folder next to `dino`, one row in `methods.py`, and its own numbers in
-`Recipe`: those of DINO (`head`, `momentum`, temperatures, `centring`, `koleo`) are there today, and
-`plan` checks `koleo`. Its steps report `learning_rate`, which the loss curve draws.
+Another method is one folder next to `dino` with its own config and learner, and one row in
+`methods.py`. Its steps report `learning_rate`, which the loss curve draws.
 """
 
 from __future__ import annotations
@@ -14,8 +13,10 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from pipelines.grid import PatchSpec
+from training.encoder.vit import VisionTransformer
 from training.precision import Precision
-from training.pretrain.recipes import Recipe
+from training.pretrain.recipe import Recipe
 
 State = dict[str, Any]
 
@@ -71,11 +72,14 @@ class Method:
         learner: makes a worker's learner at step 0.
         losses: metrics of a step that are parts of its loss, each with its label in a picture; the
             main one first.
-        encoder_weights: the state of the exported `VisionTransformer`, from a learner's shared
-            state.
+        encoder_spec: the patches that the exported encoder takes, from the recipe, the cohort's
+            PatchSpec and the patches of one worker in one step. Raises RunError or SpecMismatch if
+            the method can't learn from those.
+        network: the network to export, which takes raw pixels, from a learner's shared state.
     """
 
     description: str
     learner: Callable[[LearnerConfig], Learner]
     losses: Mapping[str, str]
-    encoder_weights: Callable[[State], State]
+    encoder_spec: Callable[[Recipe, PatchSpec, int], PatchSpec]
+    network: Callable[[Recipe, State], VisionTransformer]

@@ -13,8 +13,8 @@ from training.cards import versions
 from training.data_facts import DataFacts
 from training.precision import Precision
 from training.pretrain.checkpoints import Position
-from training.pretrain.methods import METHODS
-from training.pretrain.recipes import Recipe
+from training.pretrain.methods import method_of
+from training.pretrain.recipe import Recipe
 
 
 def encoder_card(
@@ -32,7 +32,7 @@ def encoder_card(
     return {
         "name": f"acinus {recipe.name}",
         "intended_use": "research use only, not a diagnosis",
-        "method": METHODS[recipe.method].description,
+        "method": method_of(recipe).description,
         "normalisation": "folded into the patch embedding: takes uint8 RGB",
         "data": data.to_dict(),
         "recipe": recipe.to_dict(),

@@ -43,18 +43,18 @@ from pipelines.slides.errors import SlideError
 from training.data_facts import DataFacts
 from training.encoder import encoder
 from training.encoder.architecture import EncoderConfig
-from training.encoder.vit import VisionTransformer
 from training.errors import RunError, TrainingError
 from training.limits import MAX_SEED, require_range
 from training.pretrain import checkpoints
 from training.pretrain.checkpoints import History, Position
 from training.pretrain.job import Job, StepHook
 from training.pretrain.loss_curve import loss_curve
-from training.pretrain.methods import METHODS
+from training.pretrain.methods import method_of
 from training.pretrain.model_card import encoder_card
 from training.pretrain.patch_stream import ShardIndex
 from training.pretrain.progress import ProgressReport, Reporter, watched
-from training.pretrain.recipes import RECIPES, Recipe, recipe_named
+from training.pretrain.recipe import Recipe
+from training.pretrain.recipes import RECIPES, recipe_named
 from training.pretrain.run_record import CHECKPOINTS, open_record, read_record
 from training.pretrain.worker import DATASET, train_worker
 
@@ -232,13 +232,10 @@ def plan(config: PretrainConfig, spec: PatchSpec, shards: pa.Table) -> Job:
             f"{recipe.patches_per_step} patches a step do not divide among {config.workers} "
             "workers; change their number"
         )
-    if recipe.koleo and recipe.patches_per_step // config.workers < 2:
-        raise RunError(
-            "KoLeo needs at least 2 patches a worker in each step; use fewer workers or koleo=0"
-        )
-    EncoderConfig(
-        network=recipe.network, spec=spec
-    )  # refuses patches that do not divide into tokens
+    per_worker = recipe.patches_per_step // config.workers
+    EncoderConfig(  # refuses patches that do not divide into tokens
+        network=recipe.network, spec=method_of(recipe).encoder_spec(recipe, spec, per_worker)
+    )
     if (cpus := ray.cluster_resources().get("CPU", 0)) <= config.workers:
         raise RunError(
             f"{config.workers} workers and the reading of patches need {config.workers + 1} CPUs, "
@@ -344,10 +341,8 @@ def export(
 ) -> PretrainReport:
     """Write the teacher of a checkpoint as an encoder, and the loss curve."""
     saved = checkpoints.read(checkpoint)
-    recipe, method = job.recipe, METHODS[job.recipe.method]
-    network = VisionTransformer(recipe.network)
-    network.load_state_dict(method.encoder_weights(saved.shared))
-    network.fold_normalisation(recipe.crops.mean, recipe.crops.std)
+    recipe, method = job.recipe, method_of(job.recipe)
+    spec = method.encoder_spec(recipe, spec, job.per_rank(config.workers))
     last = saved.history[-max(1, len(saved.history) // 10) :]
     metrics = {name: fmean(step[name] for step in last) for name in ("loss", *method.losses)}
     card = encoder_card(
@@ -362,7 +357,7 @@ def export(
     made = encoder.save_encoder(
         uri,
         encoder.Encoder(
-            network,
+            method.network(recipe, saved.shared),
             EncoderConfig(network=recipe.network, spec=spec, pooling=recipe.pooling),
             card,
             precision="f32",

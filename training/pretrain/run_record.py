@@ -18,7 +18,7 @@ from pipelines import storage
 from training.data_facts import DataFacts
 from training.errors import RunError
 from training.precision import Precision, precision_for
-from training.pretrain.recipes import Recipe
+from training.pretrain.recipe import Recipe
 
 RECORD: Final = "run.json"
 CHECKPOINTS: Final = "run"

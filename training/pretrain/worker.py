@@ -24,7 +24,7 @@ from training.pretrain import checkpoints
 from training.pretrain.checkpoints import History, Position
 from training.pretrain.job import Job
 from training.pretrain.method import Learner, LearnerConfig
-from training.pretrain.methods import METHODS
+from training.pretrain.methods import method_of
 from training.pretrain.patch_stream import shuffled_batches
 from training.pretrain.run_record import collective_device, settle_precision
 
@@ -71,7 +71,7 @@ def train_worker(config: dict[str, Job]) -> None:
 
 def _make_learner(job: Job, rank: int, world_size: int) -> Learner:
     device = get_device()
-    return METHODS[job.recipe.method].learner(
+    return method_of(job.recipe).learner(
         LearnerConfig(
             recipe=job.recipe,
             seed=job.seed,

@@ -12,11 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from pipelines.grid import PatchSpec
+from training.encoder.vit import VisionTransformer
+from training.errors import RunError
 from training.pretrain.crops import Crops, multi_crop
 from training.pretrain.dino.student_teacher import StudentTeacher
 from training.pretrain.losses.dino import Centre, dino_loss, sinkhorn_knopp
 from training.pretrain.losses.koleo import koleo_loss
 from training.pretrain.method import LearnerConfig, Method, State
+from training.pretrain.recipe import Recipe
 
 
 class DinoLearner:
@@ -27,12 +31,12 @@ class DinoLearner:
     def __init__(self, config: LearnerConfig) -> None:
         """Start at step 0."""
         recipe, seed, rank = config.recipe, config.seed, config.rank
-        self.recipe, self.step_number = recipe, 0
+        self.recipe, self.method, self.step_number = recipe, recipe.method, 0
         self.device, self.precision = torch.device(config.device), config.precision
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.pair = StudentTeacher(recipe.network, recipe.head).to(self.device)
-        self.centre = Centre(recipe.head.prototypes).to(self.device)
+            self.pair = StudentTeacher(recipe.network, self.method.head).to(self.device)
+        self.centre = Centre(self.method.head.prototypes).to(self.device)
         self.generator = torch.Generator().manual_seed((seed * 1_000_003 + rank) % 2**63)
         torch.manual_seed((seed * 1_000_003 + rank + 500_009) % 2**63)  # stochastic depth
         self.optimiser = torch.optim.AdamW(
@@ -50,30 +54,31 @@ class DinoLearner:
             Metrics of this step on this worker: losses, gradient norm and scheduled values.
         """
         recipe, step, steps = self.recipe, self.step_number, self.recipe.steps
+        method = self.method
         rate, decay = recipe.learning_rate.at(step, steps), recipe.weight_decay.at(step, steps)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
             group["weight_decay"] = decay if group["decays"] else 0.0
-        crops = multi_crop(patches.to(self.device), recipe.crops, self.generator)
+        crops = multi_crop(patches.to(self.device), method.crops, self.generator)
         with torch.autocast(
             self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"
         ):
-            targets = self._targets(crops.global_views, recipe.teacher_temperature.at(step, steps))
+            targets = self._targets(crops.global_views, method.teacher_temperature.at(step, steps))
             scores, cls = self._student(crops)
-        dino = dino_loss(scores, targets, recipe.student_temperature)
+        dino = dino_loss(scores, targets, method.student_temperature)
         koleo = (
             torch.stack([koleo_loss(view) for view in cls]).mean()
-            if recipe.koleo
+            if method.koleo
             else torch.zeros((), device=self.device)
         )
-        loss = dino + recipe.koleo * koleo
+        loss = dino + method.koleo * koleo
         self.optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
-        if step < recipe.freeze_prototypes * steps:
+        if step < method.freeze_prototypes * steps:
             self.pair.student.head.prototypes.grad = None
         norm = nn.utils.clip_grad_norm_(self.pair.student.parameters(), recipe.clip)
         self.optimiser.step()
-        momentum = recipe.momentum.at(step, steps)
+        momentum = method.momentum.at(step, steps)
         self.pair.ema_update(momentum)
         self.step_number += 1
         metrics = {"loss": loss, "dino": dino, "koleo": koleo, "gradient_norm": norm}
@@ -89,7 +94,7 @@ class DinoLearner:
             Crops(global_views=global_views, local_views=global_views[:0])
         )
         flat = scores.flatten(0, 1)
-        if self.recipe.centring == "sinkhorn":
+        if self.method.centring == "sinkhorn":
             return sinkhorn_knopp(flat, temperature).view(scores.shape)
         targets: Tensor = self.centre(flat, temperature)
         return targets.view(scores.shape)
@@ -128,14 +133,27 @@ def _groups(module: nn.Module) -> list[dict[str, Any]]:
     return [{"params": decays, "decays": True}, {"params": keeps, "decays": False}]
 
 
-def _encoder_weights(shared: State) -> State:
+def _encoder_spec(recipe: Recipe, spec: PatchSpec, per_worker: int) -> PatchSpec:
+    if recipe.method.koleo and per_worker < 2:
+        raise RunError(
+            "KoLeo needs at least 2 patches a worker in each step; use fewer workers or koleo=0"
+        )
+    return spec
+
+
+def _network(recipe: Recipe, shared: State) -> VisionTransformer:
     """The teacher's encoder."""
     prefix = "teacher.encoder."
-    return {
-        name.removeprefix(prefix): value
-        for name, value in shared["pair"].items()
-        if name.startswith(prefix)
-    }
+    network = VisionTransformer(recipe.network)
+    network.load_state_dict(
+        {
+            name.removeprefix(prefix): value
+            for name, value in shared["pair"].items()
+            if name.startswith(prefix)
+        }
+    )
+    network.fold_normalisation(recipe.method.crops.mean, recipe.method.crops.std)
+    return network
 
 
 DINO: Final = Method(
@@ -143,5 +161,6 @@ DINO: Final = Method(
     "the teacher is exported",
     learner=DinoLearner,
     losses={"dino": "DINO loss", "koleo": "KoLeo (lower: embeddings further apart)"},
-    encoder_weights=_encoder_weights,
+    encoder_spec=_encoder_spec,
+    network=_network,
 )
