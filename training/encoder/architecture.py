@@ -45,7 +45,8 @@ class EncoderConfig:
     @property
     def dimension(self) -> int:
         """Length of an embedding."""
-        return self.network.dim * (2 if self.pooling == "cls+mean" else 1)
+        cls = self.network.cls_dim if self.pooling != "mean" else 0
+        return cls + (self.network.dim if self.pooling != "cls" else 0)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""

@@ -37,12 +37,27 @@ BATCH_NORM_EPSILON: Final = 1e-3
 
 @dataclass(frozen=True, kw_only=True)
 class EfficientNetConfig:
-    """Architecture of an `EfficientNet`: Lite0, of which nothing can be chosen."""
+    """Architecture of an `EfficientNet`: Lite0.
+
+    Attributes:
+        middle: the blocks, counted from 0, whose mean features go into `Tokens.cls`.
+    """
+
+    middle: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "middle", tuple(self.middle))  # JSON has lists
 
     @property
     def dim(self) -> int:
         """Channels of the last layer."""
         return 1280
+
+    @property
+    def cls_dim(self) -> int:
+        """Channels of the middle blocks."""
+        channels = [channels for _, channels, blocks, _, _ in STAGES for _ in range(blocks)]
+        return sum(channels[block] for block in self.middle)
 
     @property
     def patch(self) -> int:
@@ -108,7 +123,7 @@ class Block(nn.Module):
 
 class EfficientNet(Network):
     """EfficientNet-Lite0 without its classifier. Its tokens are the positions of the last feature
-    map; it has no class token.
+    map; instead of a class token there are the means of middle feature maps.
     """
 
     embed: Stem
@@ -135,9 +150,14 @@ class EfficientNet(Network):
         """Encode [N, H, W, 3]; any H and W."""
         pixels = images.permute(0, 3, 1, 2).to(self.embed.weight.dtype)
         features = _relu6(self.embed(pixels)).to(self.head.weight.dtype)
-        features = _relu6(self.head(self.blocks(features)))
+        middle = [features.new_zeros(len(features), 0)]
+        for number, block in enumerate(self.blocks):
+            features = block(features)
+            if number in self.config.middle:
+                middle.append(features.mean(dim=(2, 3)))
+        features = _relu6(self.head(features))
         tokens = features.permute(0, 2, 3, 1).flatten(1, 2)
-        return Tokens(cls=tokens.new_zeros(len(tokens), 0), patches=tokens)
+        return Tokens(cls=torch.cat(middle, dim=1), patches=tokens)
 
     @torch.no_grad()
     def fold_normalisation(self, mean: Colours, std: Colours) -> None:

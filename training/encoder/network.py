@@ -18,7 +18,8 @@ class Tokens:
     """What comes out of a network.
 
     Attributes:
-        cls: class token [N, dim], or [N, 0] of a network without one.
+        cls: class token [N, cls_dim]; of a convolutional network, the means of its middle feature
+            maps.
         patches: one token a square [N, squares, dim], in reading order.
     """
 
@@ -57,6 +58,10 @@ class NetworkConfig(Protocol[N_co]):
     @property
     def dim(self) -> int:
         """Width of a token."""
+
+    @property
+    def cls_dim(self) -> int:
+        """Width of `Tokens.cls`."""
 
     @property
     def patch(self) -> int:

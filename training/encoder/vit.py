@@ -60,6 +60,11 @@ class ViTConfig:
         """Tokens along one side of an image of `size`."""
         return self.size // self.patch
 
+    @property
+    def cls_dim(self) -> int:
+        """Width of the class token."""
+        return self.dim
+
     def build(self) -> VisionTransformer:
         """The network with random weights."""
         return VisionTransformer(self)
