@@ -4,6 +4,7 @@ value and the remedy.
     TrainingError
     ├── ModelNotFound     no model at this URI, or one of another kind
     ├── BrokenModel       weights that are not those the card describes
+    ├── WeightsUnavailable  published weights that can't be had: no network, no token
     ├── SpecMismatch      models not made for each other: another PatchSpec, encoder or slide model
     ├── RunError          a run that cannot start or continue: other data or recipe, too few CPUs
     ├── InsufficientData  a cohort that cannot be learnt from: too few slides, patterns or patients
@@ -25,6 +26,10 @@ class ModelNotFound(TrainingError):  # noqa: N818 - the words of the tree read a
 
 class BrokenModel(TrainingError):  # noqa: N818
     """Weights that are not those the card describes."""
+
+
+class WeightsUnavailable(TrainingError):  # noqa: N818
+    """Published weights that can't be fetched."""
 
 
 class SpecMismatch(TrainingError):  # noqa: N818

@@ -7,11 +7,11 @@ from typing import NoReturn
 
 import typer
 
-from app.cli import boundary, cohorts, models, service
+from app.cli import boundary, cohorts, encoders, models, service
 
 
 def build() -> typer.Typer:
-    """The command line with its eight commands.
+    """The command line with its commands.
 
     Help is plain text. Drawing it with rich took 0.15 s of processor time, more than everything
     else of `--help` together, and rich breaks long values at the width of the screen.
@@ -27,6 +27,7 @@ def build() -> typer.Typer:
     for command in (
         cohorts.synth,
         cohorts.prepare,
+        encoders.encoders,
         models.pretrain,
         models.probe,
         models.fit_slide,

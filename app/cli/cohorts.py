@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from app.cli.boundary import usage
-from app.cli.options import Out, Seed, path_or_uri, path_or_uri_if_given, positive
+from app.cli.options import (
+    Out,
+    Seed,
+    encoder_name_if_given,
+    path_or_uri,
+    path_or_uri_if_given,
+    positive,
+)
 
 if TYPE_CHECKING:
+    from pipelines.grid import PatchSpec
     from pipelines.preparation import RunSlides, SlideOutcome
 
 
@@ -82,7 +91,17 @@ def prepare(
         ),
     ],
     out: Out,
-    size: Annotated[int, typer.Option(help="Side of a patch in pixels.")] = 224,
+    encoder: Annotated[
+        str | None,
+        typer.Option(
+            help="Encoder that will embed the patches: gives --size, --patch-mpp, --icc and "
+            "--stain.",
+            callback=encoder_name_if_given,
+        ),
+    ] = None,
+    size: Annotated[
+        int | None, typer.Option(help="Side of a patch in pixels. Default: 224.")
+    ] = None,
     mpp: Annotated[
         float | None,
         typer.Option(
@@ -91,8 +110,9 @@ def prepare(
         ),
     ] = None,
     patch_mpp: Annotated[
-        float, typer.Option(help="Micrometres per pixel of a patch.", callback=positive)
-    ] = 0.5,
+        float | None,
+        typer.Option(help="Micrometres per pixel of a patch. Default: 0.5.", callback=positive),
+    ] = None,
     overlap: Annotated[int, typer.Option(help="Pixels that neighbouring patches share.")] = 0,
     min_tissue: Annotated[
         float, typer.Option(help="Minimum share of tissue in a patch, 0 to 1.")
@@ -140,7 +160,7 @@ def prepare(
     Every slide is attempted. The exit code is 1 if any of them failed.
     """
     from app.cli import screen
-    from pipelines.grid import STAINS, PatchSpec
+    from pipelines.grid import STAINS
     from pipelines.prepare import PrepareConfig
     from pipelines.prepare import prepare as run
     from pipelines.splits import SplitShares
@@ -154,13 +174,10 @@ def prepare(
         config = PrepareConfig(
             manifest=manifest,
             out=out,
-            spec=PatchSpec(
-                size=size,
-                mpp=patch_mpp,
+            spec=replace(
+                _patches(encoder, size=size, patch_mpp=patch_mpp, icc=icc, stain=stain),
                 overlap=overlap,
                 min_tissue=min_tissue,
-                icc=icc,
-                stain=stain,
             ),
             organisation=organisation,
             mpp=mpp,
@@ -181,6 +198,33 @@ def prepare(
     if report.failed:
         screen.print_failed_slides(report)
         raise typer.Exit(1)
+
+
+def _patches(
+    encoder: str | None, *, size: int | None, patch_mpp: float | None, icc: bool, stain: str
+) -> PatchSpec:
+    """The patches of the options, or the encoder's.
+
+    Raises:
+        typer.BadParameter: an option says another thing than the encoder.
+    """
+    from pipelines.grid import PatchSpec
+
+    given = {"size": size, "mpp": patch_mpp, "icc": icc or None, "stain": stain or None}
+    chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if encoder is None:
+        return replace(PatchSpec(), **chosen)
+    from training.encoder.encoder import encoder_spec
+
+    spec = encoder_spec(encoder)
+    for name, value in chosen.items():
+        if value != (theirs := getattr(spec, name)):
+            option = "--patch-mpp" if name == "mpp" else f"--{name}"
+            raise typer.BadParameter(
+                f"{value} is given, and the encoder takes {theirs or 'none'}; leave it out",
+                param_hint=option,
+            )
+    return spec
 
 
 def _workers(ray: bool | None) -> RunSlides:

@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from app.cli.boundary import usage
-from app.cli.options import Data, Encoder, Folds, Out, Seed, Split, path_or_uri, positive
+from app.cli.options import (
+    DEFAULT_ENCODER,
+    Data,
+    Encoder,
+    Folds,
+    Out,
+    Seed,
+    Split,
+    path_or_uri,
+    positive,
+)
 
 if TYPE_CHECKING:
     from training.pretrain.progress import ProgressReport
@@ -67,8 +77,8 @@ def probe(
             help="Folder with one folder of labelled tiles per class.", callback=path_or_uri
         ),
     ],
-    encoder: Encoder,
     out: Out,
+    encoder: Encoder = DEFAULT_ENCODER,
     tile_mpp: Annotated[
         float, typer.Option(help="Micrometres per pixel of the tiles.", callback=positive)
     ] = 0.23,
@@ -80,6 +90,7 @@ def probe(
     The same network with random weights is scored next to it.
     """
     from app.cli import screen
+    from training.encoder.encoder import encoder_terms
     from training.encoder.probe import ProbeConfig
     from training.encoder.probe import probe as run
 
@@ -87,6 +98,7 @@ def probe(
         config = ProbeConfig(
             tiles=tiles, encoder=encoder, out=out, tile_mpp=tile_mpp, folds=folds, seed=seed
         )
+    screen.print_terms(encoder_terms(encoder))
     with screen.progress("tiles") as show:
         report = run(config, on_tile=show)
     screen.print_probe(report)
@@ -96,8 +108,8 @@ def probe(
 
 def fit_slide(
     data: Data,
-    encoder: Encoder,
     out: Out,
+    encoder: Encoder = DEFAULT_ENCODER,
     folds: Folds = 5,
     split: Split = "train",
     seed: Seed = 0,
@@ -107,6 +119,7 @@ def fit_slide(
     Slides need annotations and labels.
     """
     from app.cli import screen
+    from training.encoder.encoder import encoder_terms
     from training.slide.fit_slide import FitSlideConfig
     from training.slide.fit_slide import fit_slide as run
 
@@ -114,6 +127,7 @@ def fit_slide(
         config = FitSlideConfig(
             data=data, encoder=encoder, out=out, folds=folds, split=split, seed=seed
         )
+    screen.print_terms(encoder_terms(encoder))
     with screen.progress("shards embedded") as show:
         report = run(config, on_shard=show)
     screen.print_slide_model(report)
@@ -123,12 +137,12 @@ def fit_slide(
 
 def fit_risk(
     data: Data,
-    encoder: Encoder,
     slide_model: Annotated[
         str,
         typer.Option(help="Slide model: the --out of `acinus fit-slide`.", callback=path_or_uri),
     ],
     out: Out,
+    encoder: Encoder = DEFAULT_ENCODER,
     patients: Annotated[int, typer.Option(help="Number of simulated patients.")] = 600,
     split: Split = "train",
     seed: Seed = 0,
@@ -138,6 +152,7 @@ def fit_risk(
     No open data set joins prostate slides with outcomes.
     """
     from app.cli import screen
+    from training.encoder.encoder import encoder_terms
     from training.risk.fit_risk import FitRiskConfig
     from training.risk.fit_risk import fit_risk as run
 
@@ -151,6 +166,7 @@ def fit_risk(
             split=split,
             seed=seed,
         )
+    screen.print_terms(encoder_terms(encoder))
     with screen.progress("shards embedded") as show:
         report = run(config, on_shard=show)
     screen.print_risk_model(report)

@@ -31,6 +31,18 @@ def path_or_uri_if_given(value: str | None) -> str | None:
     return None if value is None else path_or_uri(value)
 
 
+def encoder_name(value: str) -> str:
+    """The value: a name, NAME=FOLDER, a path or a URI; raises as `path_or_uri` does."""
+    name, given, folder = value.partition("=")
+    path_or_uri(folder if given and name.isidentifier() else value)
+    return value
+
+
+def encoder_name_if_given(value: str | None) -> str | None:
+    """The value, which is None or names an encoder; raises as `path_or_uri` does."""
+    return None if value is None else encoder_name(value)
+
+
 def positive(value: float | None) -> float | None:
     """The value, which is None or a positive number.
 
@@ -52,9 +64,13 @@ Data = Annotated[
 Encoder = Annotated[
     str,
     typer.Option(
-        help="Encoder: the `encoder` folder that `acinus pretrain` wrote.", callback=path_or_uri
+        help="Encoder: a name that `acinus encoders` lists, NAME=FOLDER with its weights, "
+        "or the `encoder` folder that `acinus pretrain` wrote.",
+        callback=encoder_name,
     ),
 ]
+DEFAULT_ENCODER = "efficientnet_lite0"
+"""Needs no download and no GPU."""
 Seed = Annotated[int, typer.Option(help="Seed of all randomness.")]
 Split = Annotated[str, typer.Option(help="Use only the slides of this split.")]
 Folds = Annotated[int, typer.Option(help="Number of folds of the cross-validation, 2 or more.")]

@@ -27,6 +27,7 @@ from pipelines.grid import PatchSpec
 if TYPE_CHECKING:  # what one command prints must not load the libraries of the others
     from app.inference.stages import AnalysisResult
     from pipelines.prepare import PrepareReport
+    from training.encoder.catalogue import Entry
     from training.encoder.probe import ProbeReport
     from training.risk.fit_risk import FitRiskReport
     from training.slide.fit_slide import FitSlideReport
@@ -69,6 +70,30 @@ def print_facts(title: str, rows: Mapping[str, object]) -> None:
     table.add_column(overflow="fold")  # paths are for copying: never shortened
     for name, value in rows.items():
         table.add_row(name, escape(str(value)))  # a folder may be named `[red]`
+    Console().print(table)
+
+
+def print_terms(terms: str | None) -> None:
+    """Print what an encoder's licence allows, before it is loaded; nothing if none is named."""
+    if terms:
+        Console().print(escape(terms), highlight=False, soft_wrap=True)
+
+
+def print_encoders(entries: Sequence[Entry]) -> None:
+    """The table of encoders by name."""
+    table = Table(title="Encoders", title_justify="left")
+    for name in ("name", "um/px", "px", "width", "licence", "commercial use", "weights"):
+        table.add_column(name, overflow="fold")
+    for each in entries:
+        table.add_row(
+            each.name,
+            f"{each.spec.mpp:.3g}",
+            str(each.spec.size),
+            str(each.dimension),
+            each.licence,
+            "yes" if each.commercial else "no",
+            each.weights,
+        )
     Console().print(table)
 
 

@@ -5,7 +5,7 @@ takes, and how its tokens become one embedding.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Final, Self
 
 from pipelines.grid import PatchSpec
@@ -16,7 +16,15 @@ from training.errors import SpecMismatch
 
 VIT: Final = "vit"
 ARCHITECTURES: Final = {VIT: ViTConfig, "efficientnet_lite0": EfficientNetConfig}
-"""By the name in the card; a card without a name is of our own ViT."""
+"""By the name in the card; a card without a name is of a Vision Transformer."""
+ADDED: Final = {
+    each.name: each.default
+    for each in fields(ViTConfig)
+    if each.name in ("hidden", "gated", "epsilon", "antialias", "rope", "pooler")
+}
+"""Options that came later, with what they mean if missing: they are written only where they are
+used, so that encoders without them keep their hash.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +60,11 @@ class EncoderConfig:
         """Plain values for JSON."""
         [name] = [name for name, kind in ARCHITECTURES.items() if type(self.network) is kind]
         return {
-            "network": asdict(self.network),
+            "network": {
+                name: value
+                for name, value in asdict(self.network).items()
+                if name not in ADDED or value != ADDED[name]
+            },
             "spec": self.spec.to_dict(),
             "pooling": self.pooling,
             **({} if name == VIT else {"architecture": name}),

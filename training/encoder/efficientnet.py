@@ -124,9 +124,13 @@ class Block(nn.Module):
 class EfficientNet(Network):
     """EfficientNet-Lite0 without its classifier. Its tokens are the positions of the last feature
     map; instead of a class token there are the means of middle feature maps.
+
+    Eight images fit the caches: 1.2 to 1.5 times the images a second of 32 (AMD Zen 4, one thread,
+    also held to AVX2).
     """
 
     embed: Stem
+    cpu_batch = 8
 
     def __init__(self, config: EfficientNetConfig) -> None:
         super().__init__()

@@ -1,11 +1,13 @@
 """OPEN FIRST. Encoders: uint8 patches in, one embedding a patch out.
 
     load_encoder(name or URI)   an encoder that is ready to embed
+    encoder_spec, encoder_terms its patches and its licence, without its weights
     save_encoder(URI, encoder)  everything needed to use it, in a folder
 
 `network.py` is what all networks have in common, `vit.py` and `efficientnet.py` are networks,
 `architecture.py` is what decides an embedding in addition to the weights, `lite0.py` is the default
-encoder, `embed.py` embeds whole slides, `probe.py` scores an encoder on labelled tiles.
+encoder, `published.py` the table of others (`published_weights.py`, `published_source.py`: how they
+are loaded), `embed.py` embeds whole slides, `probe.py` scores an encoder on labelled tiles.
 
 The weights take raw pixels. The PatchSpec that the encoder was trained with is part of it: serving
 compares the two and refuses a mismatch. The encoder's hash covers the weights and all that decides
@@ -29,6 +31,9 @@ from training.encoder import lite0
 from training.encoder.architecture import ARCHITECTURES, EncoderConfig
 from training.encoder.lite0 import EFFICIENTNET_LITE0
 from training.encoder.network import Colours, Network, half, pool, random_network
+from training.encoder.published import PUBLISHED, PublishedEncoder
+from training.encoder.published_source import read_weights
+from training.encoder.published_weights import config_of, network_of
 from training.errors import BrokenModel, SpecMismatch
 from training.precision import Precision, PrecisionChoice, precision_for
 
@@ -84,8 +89,8 @@ class Encoder:
 
     @cached_property
     def batch_size(self) -> int:
-        """Patches a forward pass: on the CPU more than 32 lose a third to memory traffic."""
-        return 32 if self.device.type == "cpu" else 256
+        """Patches a forward pass: on the CPU, more lose a third to memory traffic."""
+        return self.network.cpu_batch if self.device.type == "cpu" else 256
 
     def require(self, spec: PatchSpec) -> None:
         """Refuse patches that the encoder was not trained on.
@@ -152,18 +157,26 @@ def load_encoder(
     """An encoder that is ready to embed.
 
     Args:
-        name_or_uri: "efficientnet_lite0", or the folder that `save_encoder` or `acinus pretrain`
-            wrote.
+        name_or_uri: "efficientnet_lite0"; the name of a published encoder, whose weights are then
+            had from the hub, or NAME=FOLDER with a copy of them; or the folder that `save_encoder`
+            or `acinus pretrain` wrote.
         device: of torch.
         precision: "auto" is bf16 where the device computes it fast, see `training.precision`.
 
     Raises:
         ModelNotFound: there is no encoder.
-        BrokenModel: weights and card do not belong together.
+        BrokenModel: weights and card do not belong together, or weights are not those of the name.
+        WeightsUnavailable: the hub does not give them.
     """
     if name_or_uri == EFFICIENTNET_LITE0:
         return Encoder(
             lite0.load_network(), lite0.CONFIG, lite0.CARD, device=device, precision=precision
+        )
+    if (found := _published(name_or_uri)) is not None:
+        row, folder = found
+        network = network_of(row, read_weights(row, folder))
+        return Encoder(
+            network, config_of(row, network), _card(row), device=device, precision=precision
         )
     arrays, card = load_model(name_or_uri, KIND)
     config = _config(name_or_uri, card)
@@ -172,9 +185,9 @@ def load_encoder(
             f"{name_or_uri}: the card's architecture or PatchSpec is not the one that the weights "
             "were saved with"
         )
-    network = config.network.build()
-    network.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
-    return Encoder(network, config, card, device=device, precision=precision)
+    own = config.network.build()
+    own.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
+    return Encoder(own, config, card, device=device, precision=precision)
 
 
 def encoder_spec(name_or_uri: str) -> PatchSpec:
@@ -186,7 +199,26 @@ def encoder_spec(name_or_uri: str) -> PatchSpec:
     """
     if name_or_uri == EFFICIENTNET_LITE0:
         return lite0.CONFIG.spec
+    if (found := _published(name_or_uri)) is not None:
+        return found[0].spec
     return _config(name_or_uri, load_card(name_or_uri, KIND)).spec
+
+
+def encoder_terms(name_or_uri: str) -> str | None:
+    """What the licence of an encoder allows, for people, without loading its weights; None if its
+    card names none.
+
+    Raises:
+        ModelNotFound: there is no encoder.
+        BrokenModel: its card is damaged.
+    """
+    if (found := _published(name_or_uri)) is not None:
+        return found[0].terms
+    card = lite0.CARD if name_or_uri == EFFICIENTNET_LITE0 else load_card(name_or_uri, KIND)
+    if "licence" not in card:
+        return None
+    use = "commercial use allowed" if card.get("commercial_use") else "no commercial use"
+    return f"{card['name']}: licence {card['licence']}, {use}"
 
 
 def random_like(encoder: Encoder, *, seed: int) -> Encoder:
@@ -210,6 +242,24 @@ def random_encoder(
     network.fold_normalisation(mean, std)
     card = {"name": f"random weights, seed {seed}"}
     return Encoder(network, config, card, device=device, precision=precision)
+
+
+def _published(name_or_uri: str) -> tuple[PublishedEncoder, str | None] | None:
+    """Row and folder of NAME or NAME=FOLDER; None if there is no such name."""
+    name, _, folder = name_or_uri.partition("=")
+    return (PUBLISHED[name], folder or None) if name in PUBLISHED else None
+
+
+def _card(row: PublishedEncoder) -> dict[str, Any]:
+    return {
+        "name": row.name,
+        "intended_use": "research use only, not a diagnosis",
+        "method": f"published encoder, {row.family}",
+        "normalisation": "folded into the patch embedding: takes uint8 RGB",
+        "licence": row.licence,
+        "commercial_use": row.commercial,
+        "source": f"https://huggingface.co/{row.hub}",
+    }
 
 
 def _config(uri: str, card: Mapping[str, Any]) -> EncoderConfig:

@@ -33,9 +33,11 @@ class Network(nn.Module, ABC):
     Attributes:
         embed: its first layer, which takes the pixels and stays in float32: raw pixels are far
             from zero, where rounding costs most.
+        cpu_batch: images a forward pass on a processor.
     """
 
     embed: nn.Module
+    cpu_batch: int = 32
 
     @abstractmethod
     def forward(self, images: Tensor) -> Tokens:

@@ -1,5 +1,5 @@
-"""Our own Vision Transformer: class token, registers, positional embeddings that stretch to any
-crop.
+"""Vision Transformers, our own and published ones: class token, registers, positional embeddings
+that stretch to any crop.
 
 Images come as [N, H, W, 3] (channels last, the way patches are stored), as uint8 or float. What the
 numbers mean is decided by the patch-embedding weights alone: during training they expect normalised
@@ -8,6 +8,7 @@ values, after `fold_normalisation` raw uint8 pixels. The network knows no loss a
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -35,6 +36,14 @@ class ViTConfig:
         layer_scale: initial value of the learned scale on each residual branch, None for none.
         drop_path: probability that a sample skips a residual branch during training; grows linearly
             from 0 at the first block.
+        hidden: width of the MLP after its activation, if `mlp_ratio` does not give it.
+        gated: whether the MLP is SwiGLU (Shazeer 2020) instead of GELU.
+        epsilon: of the layer norms.
+        antialias: whether shrinking the positional embeddings averages them.
+        rope: base of rotary position embeddings (as in DINOv3) in addition to the stored ones, None
+            for none.
+        pooler: width of the class token after attentional pooling (as in CoCa) of all tokens, None
+            for none.
     """
 
     size: int = 224
@@ -46,6 +55,12 @@ class ViTConfig:
     registers: int = 4
     layer_scale: float | None = 1e-5
     drop_path: float = 0.0
+    hidden: int | None = None
+    gated: bool = False
+    epsilon: float = 1e-6
+    antialias: bool = True
+    rope: float | None = None
+    pooler: int | None = None
 
     def __post_init__(self) -> None:
         if self.size % self.patch:
@@ -63,11 +78,39 @@ class ViTConfig:
     @property
     def cls_dim(self) -> int:
         """Width of the class token."""
-        return self.dim
+        return self.pooler or self.dim
 
     def build(self) -> VisionTransformer:
         """The network with random weights."""
         return VisionTransformer(self)
+
+
+class Rotation:
+    """Rotary embedding of the positions of squares, by angles [squares, dim of a head].
+
+    As DINOv3: a square's centre in [-1, 1] along both axes times 2 pi and frequencies that fall
+    from 1 to 1 / base. Class token and registers are not turned.
+    """
+
+    def __init__(self, rows: int, columns: int, per_head: int, base: float) -> None:
+        y, x = (
+            (torch.arange(side, dtype=torch.float32) + 0.5) / side * 2 - 1
+            for side in (rows, columns)
+        )
+        centres = torch.stack(torch.meshgrid(y, x, indexing="ij"), dim=-1).flatten(0, 1)
+        frequencies = base ** -torch.arange(0, 1, 4 / per_head)
+        angles = (2 * math.pi * centres[:, :, None] * frequencies).flatten(1).tile(2)
+        self.cos, self.sin = angles.cos(), angles.sin()
+
+    def __call__(self, values: Tensor) -> Tensor:
+        """Turn queries or keys [N, heads, T, dim of a head]."""
+        others, squares = torch.split(
+            values, [values.shape[2] - len(self.cos), len(self.cos)], dim=2
+        )
+        first, second = squares.chunk(2, dim=-1)
+        turned = torch.cat([-second, first], dim=-1)
+        squares = squares * self.cos.to(squares) + turned * self.sin.to(squares)
+        return torch.cat([others, squares], dim=2)
 
 
 class Attention(nn.Module):
@@ -79,10 +122,12 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.dim, 3 * config.dim)
         self.project = nn.Linear(config.dim, config.dim)
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, rotation: Rotation | None = None) -> Tensor:
         """Attend within each sample of [N, T, dim]."""
         n, t, dim = tokens.shape
         q, k, v = self._heads(self.qkv(tokens)).chunk(3, dim=1)
+        if rotation is not None:
+            q, k = rotation(q), rotation(k)
         mixed = F.scaled_dot_product_attention(q, k, v)
         out: Tensor = self.project(mixed.transpose(1, 2).reshape(n, t, dim))
         return out
@@ -109,7 +154,7 @@ class Residual(nn.Module):
 
     def __init__(self, branch: nn.Module, config: ViTConfig, drop: float) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(config.dim, eps=1e-6)
+        self.norm = nn.LayerNorm(config.dim, eps=config.epsilon)
         self.branch = branch
         self.scale = (
             None
@@ -118,9 +163,9 @@ class Residual(nn.Module):
         )
         self.drop = drop
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, *positions: Rotation | None) -> Tensor:
         """Tokens [N, T, dim] plus the branch's change to them."""
-        return self._added(tokens, self.branch(self.norm(tokens)))
+        return self._added(tokens, self.branch(self.norm(tokens), *positions))
 
     def first(self, tokens: Tensor) -> Tensor:
         """What `forward` gives the first token, [N, 1, dim]; the branch is `Attention`."""
@@ -136,9 +181,49 @@ class Residual(nn.Module):
         return tokens + change
 
 
+class SwiGLU(nn.Module):
+    """The first half of the channels, through SiLU, times the second half."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Halve the channels of [..., 2 * C]."""
+        gate, linear = values.chunk(2, dim=-1)
+        return F.silu(gate) * linear
+
+
 def _mlp(config: ViTConfig) -> nn.Sequential:
-    hidden = round(config.dim * config.mlp_ratio)
+    hidden = config.hidden or round(config.dim * config.mlp_ratio)
+    if config.gated:
+        return nn.Sequential(
+            nn.Linear(config.dim, 2 * hidden), SwiGLU(), nn.Linear(hidden, config.dim)
+        )
     return nn.Sequential(nn.Linear(config.dim, hidden), nn.GELU(), nn.Linear(hidden, config.dim))
+
+
+class AttentionalPooler(nn.Module):
+    """One learned query that attends to all tokens (Yu et al. 2022, CoCa)."""
+
+    HEADS = 8
+
+    def __init__(self, context: int, width: int) -> None:
+        super().__init__()
+        self.query = nn.Parameter(torch.zeros(1, width))
+        self.norm_tokens, self.norm_query = nn.LayerNorm(context), nn.LayerNorm(width)
+        self.to_query = nn.Linear(width, width, bias=False)
+        self.to_key_value = nn.Linear(context, 2 * width, bias=False)
+        self.to_out = nn.Linear(width, width, bias=False)
+        self.norm_out = nn.LayerNorm(width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Pool [N, T, context] to [N, width]."""
+        n, width = len(tokens), self.query.shape[1]
+        query = self.to_query(self.norm_query(self.query)).expand(n, 1, -1)
+        q, k, v = (
+            part.view(n, -1, self.HEADS, width // self.HEADS).transpose(1, 2)
+            for part in (query, *self.to_key_value(self.norm_tokens(tokens)).chunk(2, dim=-1))
+        )
+        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, width)
+        pooled: Tensor = self.norm_out(self.to_out(mixed))
+        return pooled
 
 
 class VisionTransformer(Network):
@@ -162,14 +247,16 @@ class VisionTransformer(Network):
             )
             for drop in drops
         )
-        self.norm = nn.LayerNorm(config.dim, eps=1e-6)
+        self.norm = nn.LayerNorm(config.dim, eps=config.epsilon)
+        self.pooler = AttentionalPooler(config.dim, config.pooler) if config.pooler else None
         self._initialise()
 
     def _initialise(self) -> None:
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
         nn.init.trunc_normal_(self.positions, std=0.02)
         nn.init.normal_(self.cls, std=1e-6)
         nn.init.normal_(self.registers, std=1e-6)
@@ -198,24 +285,28 @@ class VisionTransformer(Network):
         if (rows, columns) == (grid, grid):
             return self.positions
         stored = self.positions[:, 1:].float()
-        matrix = _stretch(grid, rows, columns).to(stored)
+        matrix = _stretch(grid, rows, columns, self.config.antialias).to(stored)
         return torch.cat(
             [self.positions[:, :1], (matrix @ stored[0])[None].to(self.positions.dtype)], dim=1
         )
 
     def forward(self, images: Tensor) -> Tokens:
         """Encode [N, H, W, 3]; any H and W that are multiples of the token size."""
-        tokens = self._embedded(images)
+        tokens, rotation = self._embedded(images), self._rotation(images)
         for block in self.blocks:
-            tokens = block(tokens)
+            attention, mlp = block.children()
+            tokens = mlp(attention(tokens, rotation))
         tokens = self.norm(tokens)
-        return Tokens(cls=tokens[:, 0], patches=tokens[:, 1 + self.config.registers :])
+        return Tokens(
+            cls=tokens[:, 0] if self.pooler is None else self.pooler(tokens),
+            patches=tokens[:, 1 + self.config.registers :],
+        )
 
     def class_tokens(self, images: Tensor) -> Tensor:
         """The class tokens [N, dim] of `forward` alone.
 
         Nothing but attention reads the other tokens of the last block, so that it computes one
-            token instead of all: a fifth
+        token instead of all: a fifth
         less work with 4 blocks, 7 % less with 12. Sums of other shapes round differently, in the
         last digits.
         """
@@ -226,6 +317,13 @@ class VisionTransformer(Network):
         assert isinstance(attention, Residual)
         cls: Tensor = self.norm(mlp(attention.first(tokens)))
         return cls[:, 0]
+
+    def _rotation(self, images: Tensor) -> Rotation | None:
+        config = self.config
+        if config.rope is None:
+            return None
+        rows, columns = (side // config.patch for side in images.shape[1:3])
+        return _rotation(rows, columns, config.dim // config.heads, config.rope)
 
     @torch.no_grad()
     def fold_normalisation(self, mean: Colours, std: Colours) -> None:
@@ -250,10 +348,15 @@ class VisionTransformer(Network):
 
 
 @lru_cache(maxsize=16)
-def _stretch(grid: int, rows: int, columns: int) -> Tensor:
+def _rotation(rows: int, columns: int, per_head: int, base: float) -> Rotation:
+    return Rotation(rows, columns, per_head, base)
+
+
+@lru_cache(maxsize=16)
+def _stretch(grid: int, rows: int, columns: int, antialias: bool) -> Tensor:
     """The linear map [rows * columns, grid * grid] of a bicubic resize of a grid of embeddings."""
     basis = torch.eye(grid * grid).view(1, grid * grid, grid, grid)
     resized = F.interpolate(
-        basis, size=(rows, columns), mode="bicubic", antialias=True, align_corners=False
+        basis, size=(rows, columns), mode="bicubic", antialias=antialias, align_corners=False
     )
     return resized.view(grid * grid, rows * columns).T.contiguous()
