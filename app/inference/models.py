@@ -22,6 +22,7 @@ from training.encoder.encoder import Encoder
 from training.model_set import ModelSet, load_model_set
 from training.risk.covariates import Covariates
 from training.slide import gleason
+from training.slide.neighbours import Neighbours
 
 
 class Models(Protocol):
@@ -74,7 +75,9 @@ class SlideRiskModel:
     ) -> Findings:
         """Read a slide whose shards are all embedded by the encoder of that key."""
         bag = load_bag(shards, encoder_key, root)
-        slide = self._slide_model.predict(bag.embeddings)
+        slide = self._slide_model.predict(
+            bag.embeddings, Neighbours.of(bag.x, bag.y, bag.patch_side)
+        )
         grading = self._slide_model.grade(slide)
         covariates, gleason_from, absent = covariates_of(clinical, grading)
         risk = (

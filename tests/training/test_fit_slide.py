@@ -147,6 +147,7 @@ def test_nothing_is_embedded_twice(config: FitSlideConfig) -> None:
 def slides_of(cases: list[tuple[str, str]]) -> list[LabelledSlide]:
     bag = Bag(
         slide_id="s",
+        patch_side=32.0,
         x=np.zeros(1, np.int32),
         y=np.zeros(1, np.int32),
         embeddings=np.zeros((1, 2), np.float32),
@@ -158,7 +159,6 @@ def slides_of(cases: list[tuple[str, str]]) -> list[LabelledSlide]:
             score=parse_label(label),
             bag=bag,
             patterns=np.zeros(1, np.int8),
-            patch_side=32.0,
         )
         for k, (case, label) in enumerate(cases)
     ]
@@ -169,6 +169,7 @@ def test_patches_far_apart_are_drawn_one_pixel_each(monkeypatch: pytest.MonkeyPa
     [slide] = slides_of([("a", "3+3")])
     bag = Bag(
         slide_id="s",
+        patch_side=32.0,
         x=np.array([0, 96, 256], np.int32),
         y=np.zeros(3, np.int32),
         embeddings=np.zeros((3, 2), np.float32),

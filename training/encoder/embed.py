@@ -43,10 +43,12 @@ class Bag:
         slide_id: the slide's identity.
         x: left edges in level-0 pixels, int32 [N].
         y: top edges, int32 [N].
+        patch_side: side of a patch in level-0 pixels.
         embeddings: float32 [N, D].
     """
 
     slide_id: str
+    patch_side: float
     x: NDArray[np.int32]
     y: NDArray[np.int32]
     embeddings: NDArray[np.float32]
@@ -210,6 +212,7 @@ def load_bag(shards: pa.Table, encoder_key: str, root: str) -> Bag:
         parts.append(part)
     return Bag(
         slide_id=slides[0],
+        patch_side=shards_of(shards.slice(0, 1))[0].patch_side,
         x=np.concatenate([part["x"] for part in parts]),
         y=np.concatenate([part["y"] for part in parts]),
         embeddings=np.concatenate([part["embedding"] for part in parts]).astype(np.float32),

@@ -118,8 +118,8 @@ def _mosaic(
     axes: Axes, slide: LabelledSlide, values: npt.NDArray[Any], look: dict[str, Any]
 ) -> Any:
     """One pixel a patch, glass left empty."""
-    column = np.rint((slide.bag.x - slide.bag.x.min()) / slide.patch_side).astype(int)
-    row = np.rint((slide.bag.y - slide.bag.y.min()) / slide.patch_side).astype(int)
+    column = np.rint((slide.bag.x - slide.bag.x.min()) / slide.bag.patch_side).astype(int)
+    row = np.rint((slide.bag.y - slide.bag.y.min()) / slide.bag.patch_side).astype(int)
     canvas = np.full((row.max() + 1, column.max() + 1), np.nan)
     canvas[row, column] = values
     axes.set_xticks([])

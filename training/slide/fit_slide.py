@@ -106,6 +106,7 @@ class FitSlideReport:
         slide_score: likewise.
         held_out: slide by slide.
         rules: what counts as a pattern.
+        surroundings: share of the neighbours' mean in a patch's probabilities.
         read: what embedding the slides took: requests and bytes.
         failed: the slides that could not be used.
         without_label: file names, by slide id, of slides that the manifest gives no label.
@@ -122,6 +123,7 @@ class FitSlideReport:
     slide_score: SlideScore | None
     held_out: list[HeldOutSlide]
     rules: GradingRules
+    surroundings: float
     read: ReadCounts
     failed: list[FailedSlide]
     without_label: dict[str, str]
@@ -170,6 +172,7 @@ def fit_slide(
         attention=attention,
         confusion=held_out.error_rates,
         rules=held_out.rules,
+        surroundings=held_out.surroundings,
         card=card,
     )
     saved = save_slide_model(config.out, model)
@@ -182,6 +185,7 @@ def fit_slide(
         slide_score=held_out.slide_score,
         held_out=held_out.slides,
         rules=held_out.rules,
+        surroundings=held_out.surroundings,
         read=cohort.read,
         failed=cohort.failed,
         without_label=cohort.without_label,

@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -33,13 +33,13 @@ from pipelines.annotations import (
 from pipelines.cohort import load_cohort
 from pipelines.cohort_shards import load_shards
 from pipelines.read_counts import ReadCounts
-from pipelines.shards import shards_of
 from pipelines.slides.errors import ManifestError, SlideError
 from training.data_facts import DataFacts
 from training.encoder.embed import Bag, embed_shards, load_bag
 from training.encoder.encoder import Encoder
 from training.errors import InsufficientData
 from training.slide.gleason import GleasonScore, parse_label
+from training.slide.neighbours import Neighbours
 
 Progress = Callable[[int, int], None]
 
@@ -125,7 +125,6 @@ class LabelledSlide:
         bag: embeddings and positions of its N patches.
         patterns: index into PATTERNS of each patch by annotation, UNLABELLED where none covers it,
             int8 [N].
-        patch_side: side of a patch in level-0 pixels.
         annotation: what became of its annotations, None if it has none.
     """
 
@@ -134,8 +133,12 @@ class LabelledSlide:
     score: GleasonScore | None
     bag: Bag
     patterns: npt.NDArray[np.int8]
-    patch_side: float
     annotation: AnnotationUse | None = None
+
+    @cached_property
+    def neighbours(self) -> Neighbours:
+        """Which patches are next to each other."""
+        return Neighbours.of(self.bag.x, self.bag.y, self.bag.patch_side)
 
     @property
     def short_id(self) -> str:
@@ -286,8 +289,7 @@ def _load(
         drawn = read_annotations(row["annotation"], AnnotationFrame.of_row(row))
     embedded = embed_shards(shards, encoder, data, on_shard=on_shard)
     bag = load_bag(shards, encoder.key, data)
-    [shard] = shards_of(shards.slice(0, 1))
-    patterns = patch_labels(drawn.regions, bag.x, bag.y, shard.patch_side)
+    patterns = patch_labels(drawn.regions, bag.x, bag.y, bag.patch_side)
     if drawn.regions and (patterns == UNLABELLED).all():
         raise ManifestError(
             name,
@@ -299,7 +301,7 @@ def _load(
         slide_id=row["slide_id"],
         regions=len(drawn.regions),
         patches=int((patterns != UNLABELLED).sum()),
-        share=share_with_patches(drawn.regions, bag.x, bag.y, shard.patch_side),
+        share=share_with_patches(drawn.regions, bag.x, bag.y, bag.patch_side),
         unused=drawn.unused_summary,
         unused_by_reason=drawn.unused_by_reason,
     )
@@ -318,7 +320,6 @@ def _load(
         score=score,
         bag=bag,
         patterns=patterns,
-        patch_side=shard.patch_side,
         annotation=use if row["annotation"] else None,
     )
     return slide, embedded.read

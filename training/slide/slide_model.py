@@ -8,8 +8,8 @@ ordered, so the prediction is ordinal: one score and five increasing thresholds,
 sigmoid(score - threshold_k): one row of weights where a softmax would need six, which a dozen
 slides can't fill.
 
-A bag is a set: neither the order of its patches nor where they were matters. This module does not
-know what an encoder is.
+To attention a bag is a set: neither the order of its patches nor where they were matters. A patch's
+pattern is read with its neighbours (`neighbours.py`). This module does not know what an encoder is.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from training.slide.gleason import (
     corrected_shares,
     grade,
 )
+from training.slide.neighbours import Neighbours
 from training.slide.pattern_head import PatternHead
 from training.threads import threads_for
 
@@ -48,7 +49,8 @@ class SlidePrediction:
     """One slide as the model sees it; N patches in the order of the bag.
 
     Attributes:
-        patch_probabilities: float32 [N, 4], PATTERNS.
+        patch_probabilities: float32 [N, 4], PATTERNS; mixed with the neighbours' where those are
+            known.
         attention: float32 [N], sums to 1.
         embedding: float32 [E], the slide embedding that the risk model takes.
         grade_group_probabilities: float32 [6], ISUP grade groups 0 (benign) to 5.
@@ -238,6 +240,7 @@ class SlideModel:
         confusion: of the head on held-out patches, [4, 4], rows of the true pattern sum to 1; areas
             are corrected by it.
         rules: what counts as present where areas are graded, chosen on held-out slides.
+        surroundings: share of the neighbours' mean in a patch's probabilities, likewise.
         card: see `training.cards`: encoder_hash, spec, seed, versions, data, metrics; hash once it
             is saved.
     """
@@ -246,6 +249,7 @@ class SlideModel:
     attention: GatedAttention
     confusion: npt.NDArray[np.float64] = field(default_factory=lambda: np.eye(len(PATTERNS)))
     rules: GradingRules = DEFAULT_RULES
+    surroundings: float = 0.0
     card: Card
 
     @property
@@ -258,8 +262,14 @@ class SlideModel:
         """Size of the patch embeddings it takes."""
         return self.head.dimension
 
-    def predict(self, bag: npt.NDArray[np.float32]) -> SlidePrediction:
+    def predict(
+        self, bag: npt.NDArray[np.float32], neighbours: Neighbours | None = None
+    ) -> SlidePrediction:
         """Predict one slide from the embeddings [N, D] of its patches, in any order.
+
+        Args:
+            bag: embeddings.
+            neighbours: of the same patches; None where positions mean nothing.
 
         Raises:
             SpecMismatch: the embeddings come from an encoder of another size.
@@ -281,8 +291,11 @@ class SlideModel:
         with torch.inference_mode():
             attention, embedding, logits = self.attention(torch.from_numpy(embeddings))
             groups = group_probabilities(logits).numpy()
+        probabilities = self.head.probabilities(embeddings)
+        if neighbours is not None:
+            probabilities = neighbours.mixed(probabilities, self.surroundings)
         return SlidePrediction(
-            patch_probabilities=self.head.probabilities(embeddings),
+            patch_probabilities=probabilities,
             attention=attention.numpy(),
             embedding=embedding.numpy(),
             grade_group_probabilities=groups,
@@ -309,7 +322,12 @@ def save_slide_model(uri: str, model: SlideModel) -> SlideModel:
     arrays |= {
         f"attention.{name}": tensor.numpy() for name, tensor in model.attention.state_dict().items()
     }
-    card = {**model.card, "kind": KIND, "grading_rules": asdict(model.rules)}
+    card = {
+        **model.card,
+        "kind": KIND,
+        "grading_rules": asdict(model.rules),
+        "surroundings": model.surroundings,
+    }
     return replace(model, card={**card, "hash": save_model(uri, arrays, card)})
 
 
@@ -333,5 +351,10 @@ def load_slide_model(uri: str) -> SlideModel:
     attention = GatedAttention(dimension, hidden, state["gate.weight"].shape[0])
     attention.load_state_dict(state)
     return SlideModel(
-        head=head, attention=attention.eval(), confusion=confusion, rules=rules, card=card
+        head=head,
+        attention=attention.eval(),
+        confusion=confusion,
+        rules=rules,
+        surroundings=float(card.get("surroundings", 0.0)),
+        card=card,
     )
