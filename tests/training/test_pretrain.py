@@ -167,7 +167,10 @@ def test_teacher_is_not_the_student(uninterrupted: tuple[Path, PretrainReport]) 
         ({"threads": 0}, "threads is 0"),
         ({"checkpoint_every": 0}, "checkpoint_every is 0"),
         ({"report_every": 0}, "report_every is 0"),
-        ({"recipe": "vit_huge"}, "recipe is 'vit_huge'; it must be one of demo, vit_small"),
+        (
+            {"recipe": "vit_huge"},
+            "recipe is 'vit_huge'; it must be one of demo, vit_small, context",
+        ),
     ],
 )
 def test_values_that_no_run_can_have_are_refused(change: dict[str, object], message: str) -> None:

@@ -84,13 +84,17 @@ def multi_crop(patches: Tensor, config: CropConfig, generator: torch.Generator) 
     )
 
 
+def cut_view(patches: Tensor, view: View, generator: torch.Generator, number: int = 0) -> Tensor:
+    """The `number`-th view of each patch, colours as they are: [N, 3, size, size] in 0..1."""
+    return _resample(patches, _draw(patches.shape, view, number, generator))
+
+
 def _views(patches: Tensor, view: View, config: CropConfig, generator: torch.Generator) -> Tensor:
     mean = torch.tensor(config.mean, device=patches.device)[:, None, None]
     std = torch.tensor(config.std, device=patches.device)[:, None, None]
     made = []
     for k in range(view.count):
-        draw = _draw(patches.shape, view, k, generator)
-        crop = jitter_stains(_resample(patches, draw), config.stain, generator)
+        crop = jitter_stains(cut_view(patches, view, generator, k), config.stain, generator)
         made.append(crop.sub_(mean).div_(std).permute(0, 2, 3, 1))
     if not made:
         return torch.empty(0, len(patches), view.size, view.size, 3, device=patches.device)

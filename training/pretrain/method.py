@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from pipelines.grid import PatchSpec
-from training.encoder.vit import VisionTransformer
+from training.encoder.network import Network
 from training.precision import Precision
 from training.pretrain.recipe import Recipe
 
@@ -82,4 +82,4 @@ class Method:
     learner: Callable[[LearnerConfig], Learner]
     losses: Mapping[str, str]
     encoder_spec: Callable[[Recipe, PatchSpec, int], PatchSpec]
-    network: Callable[[Recipe, State], VisionTransformer]
+    network: Callable[[Recipe, State], Network]

@@ -7,9 +7,11 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from training.encoder.efficientnet import EfficientNetConfig
 from training.encoder.network import Pooling
 from training.encoder.vit import ViTConfig
 from training.precision import PrecisionChoice
+from training.pretrain.context.config import ContextConfig
 from training.pretrain.dino.config import DinoConfig
 from training.pretrain.schedules import Cosine
 
@@ -36,8 +38,8 @@ class Recipe:
     """
 
     name: str
-    method: DinoConfig
-    network: ViTConfig
+    method: DinoConfig | ContextConfig
+    network: ViTConfig | EfficientNetConfig
     steps: int
     patches_per_step: int
     learning_rate: Cosine

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pipelines.grid import PatchSpec
-from training.encoder.vit import VisionTransformer
+from training.encoder.vit import VisionTransformer, ViTConfig
 from training.errors import RunError
 from training.pretrain.crops import Crops, multi_crop
+from training.pretrain.dino.config import DinoConfig
 from training.pretrain.dino.student_teacher import StudentTeacher
 from training.pretrain.losses.dino import Centre, dino_loss, sinkhorn_knopp
 from training.pretrain.losses.koleo import koleo_loss
@@ -31,11 +32,12 @@ class DinoLearner:
     def __init__(self, config: LearnerConfig) -> None:
         """Start at step 0."""
         recipe, seed, rank = config.recipe, config.seed, config.rank
-        self.recipe, self.method, self.step_number = recipe, recipe.method, 0
+        network, self.method = _parts(recipe)
+        self.recipe, self.step_number = recipe, 0
         self.device, self.precision = torch.device(config.device), config.precision
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.pair = StudentTeacher(recipe.network, self.method.head).to(self.device)
+            self.pair = StudentTeacher(network, self.method.head).to(self.device)
         self.centre = Centre(self.method.head.prototypes).to(self.device)
         self.generator = torch.Generator().manual_seed((seed * 1_000_003 + rank) % 2**63)
         torch.manual_seed((seed * 1_000_003 + rank + 500_009) % 2**63)  # stochastic depth
@@ -133,8 +135,17 @@ def _groups(module: nn.Module) -> list[dict[str, Any]]:
     return [{"params": decays, "decays": True}, {"params": keeps, "decays": False}]
 
 
+def _parts(recipe: Recipe) -> tuple[ViTConfig, DinoConfig]:
+    """The network and DINO's numbers."""
+    network, method = recipe.network, recipe.method
+    if not isinstance(network, ViTConfig) or not isinstance(method, DinoConfig):
+        raise RunError(f"recipe {recipe.name} is not one of a ViT trained by DINO")
+    return network, method
+
+
 def _encoder_spec(recipe: Recipe, spec: PatchSpec, per_worker: int) -> PatchSpec:
-    if recipe.method.koleo and per_worker < 2:
+    _, method = _parts(recipe)
+    if method.koleo and per_worker < 2:
         raise RunError(
             "KoLeo needs at least 2 patches a worker in each step; use fewer workers or koleo=0"
         )
@@ -144,7 +155,8 @@ def _encoder_spec(recipe: Recipe, spec: PatchSpec, per_worker: int) -> PatchSpec
 def _network(recipe: Recipe, shared: State) -> VisionTransformer:
     """The teacher's encoder."""
     prefix = "teacher.encoder."
-    network = VisionTransformer(recipe.network)
+    config, method = _parts(recipe)
+    network = VisionTransformer(config)
     network.load_state_dict(
         {
             name.removeprefix(prefix): value
@@ -152,7 +164,7 @@ def _network(recipe: Recipe, shared: State) -> VisionTransformer:
             if name.startswith(prefix)
         }
     )
-    network.fold_normalisation(recipe.method.crops.mean, recipe.method.crops.std)
+    network.fold_normalisation(method.crops.mean, method.crops.std)
     return network
 
 

@@ -1,0 +1,1 @@
+"""Continue from a pretrained encoder: learn what surrounds a view, under other stains."""
