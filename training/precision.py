@@ -32,6 +32,11 @@ def precision_for(device: torch.device, choice: PrecisionChoice = "auto") -> Pre
     return "bf16" if _computes_bf16(device) else "f32"
 
 
+def device_here() -> str:
+    """Where torch computes fastest in this process: a GPU if it has one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def _computes_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))

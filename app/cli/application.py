@@ -28,6 +28,7 @@ def build() -> typer.Typer:
         cohorts.synth,
         cohorts.prepare,
         encoders.encoders,
+        encoders.embed,
         models.pretrain,
         models.probe,
         models.fit_slide,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,8 +10,10 @@ import typer
 from app.cli.boundary import usage
 from app.cli.options import (
     Out,
+    Ray,
     Seed,
     encoder_name_if_given,
+    on_ray,
     path_or_uri,
     path_or_uri_if_given,
     positive,
@@ -146,14 +147,7 @@ def prepare(
             help="Redo only slides that are missing, failed, or whose file, mpp or spec changed.",
         ),
     ] = False,
-    ray: Annotated[
-        bool | None,
-        typer.Option(
-            "--ray/--no-ray",
-            help="Run on Ray, or in processes of this machine. "
-            "Default: on Ray if RAY_ADDRESS names a cluster.",
-        ),
-    ] = None,
+    ray: Ray = None,
 ) -> None:
     """Index slides: tissue, patches, shards and a picture of each.
 
@@ -231,7 +225,7 @@ def _workers(ray: bool | None) -> RunSlides:
     """Who prepares slides. Ray is imported only if used: that takes a second, its start ten."""
     from pipelines import local_workers
 
-    if ray or (ray is None and os.environ.get("RAY_ADDRESS")):
+    if on_ray(ray):
         from pipelines import ray_workers
 
         return ray_workers.run_slides

@@ -13,8 +13,10 @@ from app.cli.options import (
     Encoder,
     Folds,
     Out,
+    Ray,
     Seed,
     Split,
+    on_ray,
     path_or_uri,
     positive,
 )
@@ -113,6 +115,7 @@ def fit_slide(
     folds: Folds = 5,
     split: Split = "train",
     seed: Seed = 0,
+    ray: Ray = None,
 ) -> None:
     """Fit the pattern head and the slide model.
 
@@ -125,7 +128,13 @@ def fit_slide(
 
     with usage():
         config = FitSlideConfig(
-            data=data, encoder=encoder, out=out, folds=folds, split=split, seed=seed
+            data=data,
+            encoder=encoder,
+            out=out,
+            folds=folds,
+            split=split,
+            seed=seed,
+            on_ray=on_ray(ray),
         )
     screen.print_terms(encoder_terms(encoder))
     with screen.progress("shards embedded") as show:
@@ -146,6 +155,7 @@ def fit_risk(
     patients: Annotated[int, typer.Option(help="Number of simulated patients.")] = 600,
     split: Split = "train",
     seed: Seed = 0,
+    ray: Ray = None,
 ) -> None:
     """Fit the risk model on simulated outcomes with known hazards.
 
@@ -165,6 +175,7 @@ def fit_risk(
             patients=patients,
             split=split,
             seed=seed,
+            on_ray=on_ray(ray),
         )
     screen.print_terms(encoder_terms(encoder))
     with screen.progress("shards embedded") as show:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from typing import Annotated
 
 import typer
@@ -43,6 +44,11 @@ def encoder_name_if_given(value: str | None) -> str | None:
     return None if value is None else encoder_name(value)
 
 
+def on_ray(asked: bool | None) -> bool:
+    """Whether to run on Ray: as `--ray/--no-ray` asks, else if RAY_ADDRESS names a cluster."""
+    return bool(os.environ.get("RAY_ADDRESS")) if asked is None else asked
+
+
 def positive(value: float | None) -> float | None:
     """The value, which is None or a positive number.
 
@@ -71,6 +77,14 @@ Encoder = Annotated[
 ]
 DEFAULT_ENCODER = "efficientnet_lite0"
 """Needs no download and no GPU."""
+Ray = Annotated[
+    bool | None,
+    typer.Option(
+        "--ray/--no-ray",
+        help="Run on Ray, or on this machine without it. "
+        "Default: on Ray if RAY_ADDRESS names a cluster.",
+    ),
+]
 Seed = Annotated[int, typer.Option(help="Seed of all randomness.")]
 Split = Annotated[str, typer.Option(help="Use only the slides of this split.")]
 Folds = Annotated[int, typer.Option(help="Number of folds of the cross-validation, 2 or more.")]

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import ray
 import safetensors.numpy
 import torch
 from numpy.typing import NDArray
@@ -27,7 +28,7 @@ from pipelines.shards import Shard, shards_of
 from training.background import Background
 from training.encoder.encoder import Encoder, load_encoder
 from training.errors import ModelNotFound, SpecMismatch
-from training.precision import Precision
+from training.precision import Precision, device_here
 
 TOLERANCE = 0.03
 """Largest relative difference between a patch's resolution and the encoder's: scanners' calibration
@@ -103,7 +104,14 @@ def embed_shards(
 
 
 def embed_on_ray(
-    shards: pa.Table, encoder_uri: str, root: str, *, workers: int = 2, threads: int = 1
+    shards: pa.Table,
+    encoder_uri: str,
+    root: str,
+    *,
+    workers: int = 2,
+    threads: int = 1,
+    gpus: bool = False,
+    on_shard: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Embedded:
     """Embed shards on the cluster that this process is connected to; otherwise as `embed_shards`.
 
@@ -112,12 +120,14 @@ def embed_on_ray(
 
     Args:
         shards: rows of `pipelines.shards.SCHEMA`, of any number of slides.
-        encoder_uri: folder of the encoder.
+        encoder_uri: name, folder or URI of the encoder, as all machines see it.
         root: URI of the store.
         workers: processes that hold an encoder.
         threads: of torch in each of them.
+        gpus: whether each of them has a GPU of its own.
+        on_shard: called with the number of shards that are done and their total.
     """
-    encoder = load_encoder(encoder_uri)
+    encoder = load_encoder(encoder_uri, device=device_here())
     require_patches(shards, encoder)
     missing = missing_shards(shards, encoder.key, root)
     if not len(missing):
@@ -136,12 +146,14 @@ def embed_on_ray(
         batch_size=1,
         batch_format="pyarrow",
         concurrency=workers,
+        num_gpus=1 if gpus else None,
         zero_copy_batch=True,
     )
-    embedded = Embedded()
+    embedded, behind = Embedded(), len(shards) - len(missing)
     for batch in done.iter_batches(batch_size=None):
         read = {name: int(batch[name].sum()) for name in ("requests", "fetched", "needed")}
         embedded += Embedded(shards=int(batch["shards"].sum()), read=ReadCounts(**read))
+        on_shard(behind + embedded.shards, len(shards))
     return embedded
 
 
@@ -150,7 +162,9 @@ class _EmbedWorker:
 
     def __init__(self, encoder_uri: str, precision: Precision, root: str, threads: int) -> None:
         torch.set_num_threads(threads)
-        self._encoder, self._root = load_encoder(encoder_uri, precision=precision), root
+        device = "cuda" if ray.get_gpu_ids() else "cpu"
+        self._encoder = load_encoder(encoder_uri, device=device, precision=precision)
+        self._root = root
 
     def __call__(self, fetched: pa.Table) -> dict[str, Any]:
         embed_fetched(fetched, self._encoder, self._root)

@@ -30,6 +30,7 @@ from training.cards import Card, versions
 from training.encoder.encoder import load_encoder
 from training.errors import SpecMismatch
 from training.limits import MAX_SEED, require_range
+from training.precision import device_here
 from training.risk.risk_model import (
     DEFAULT_RISK,
     RiskModel,
@@ -61,6 +62,7 @@ class FitRiskConfig:
         slide_model: folder or URI of the slide model.
         out: folder or URI that model, card, report and picture are written to.
         split: slides that patients are drawn from; None for all.
+        on_ray: whether the cluster embeds, on GPUs where it has some, instead of this process.
         patients: how many are simulated to fit on.
         held_out: how many others are simulated to score on: enough for steady metrics, since they
             cost nothing.
@@ -76,6 +78,7 @@ class FitRiskConfig:
     slide_model: str
     out: str
     split: str | None = "train"
+    on_ray: bool = False
     patients: int = 600
     held_out: int = 1500
     model: RiskModelConfig = DEFAULT_RISK
@@ -167,13 +170,20 @@ def fit_risk(
         InsufficientData: there is not an annotated slide with cancer, or too few events; names the
             slides that could not be used.
     """
-    encoder, slide_model = load_encoder(config.encoder), load_slide_model(config.slide_model)
+    encoder = load_encoder(config.encoder, device=device_here())
+    slide_model = load_slide_model(config.slide_model)
     if (fitted_on := slide_model.card["encoder_hash"]) != encoder.hash:
         remedy = "give the encoder that the slide model was fitted on"
         raise SpecMismatch(
             "encoder hash", f"given {encoder.hash}", f"slide model {fitted_on}", remedy
         )
-    cohort = load_labelled_slides(config.data, encoder, split=config.split, on_shard=on_shard)
+    cohort = load_labelled_slides(
+        config.data,
+        encoder,
+        split=config.split,
+        on_ray=config.encoder if config.on_ray else None,
+        on_shard=on_shard,
+    )
     slides = with_cancer(cohort.slides)
     with explained(cohort):
         patients = draw_patients(slides, slide_model, config.patients, seed=config.seed)

@@ -27,6 +27,7 @@ from pipelines.read_counts import ReadCounts
 from training.cards import Card, versions
 from training.encoder.encoder import Encoder, load_encoder
 from training.limits import MAX_SEED, require_range
+from training.precision import device_here
 from training.slide.figures import attention_figure, confusion_figure, grades_figure
 from training.slide.gleason import GradingRules
 from training.slide.held_out import (
@@ -61,13 +62,14 @@ class FitSlideConfig:
 
     Attributes:
         data: prepared cohort, the `out` of `prepare`.
-        encoder: folder or URI of the encoder.
+        encoder: name, folder or URI of the encoder.
         out: folder or URI that model, card, report and pictures are written to.
         split: slides to learn from; None for all.
         folds: of the cross-validation by case; fewer where there are fewer cases.
         penalty: L2 penalty of the pattern head (see `fit_pattern_head`).
         attention: size and fitting of the attention model.
         seed: of the attention model.
+        on_ray: whether the cluster embeds, on GPUs where it has some, instead of this process.
 
     Raises:
         ValueError: a value that no fit can have; names the field, the value and its range.
@@ -81,6 +83,7 @@ class FitSlideConfig:
     penalty: float = 30.0
     attention: AttentionConfig = DEFAULT_ATTENTION
     seed: int = 0
+    on_ray: bool = False
 
     @property
     def fit(self) -> FitConfig:
@@ -158,10 +161,16 @@ def fit_slide(
         InsufficientData: fewer than two patterns are annotated, or fewer than two grade groups
             labelled; names the slides that could not be used.
     """
-    encoder = load_encoder(config.encoder)
+    encoder = load_encoder(config.encoder, device=device_here())
     spec = cohort_spec(config.data)
     encoder.require(spec)
-    cohort = load_labelled_slides(config.data, encoder, split=config.split, on_shard=on_shard)
+    cohort = load_labelled_slides(
+        config.data,
+        encoder,
+        split=config.split,
+        on_ray=config.encoder if config.on_ray else None,
+        on_shard=on_shard,
+    )
     with explained(cohort):
         held_out = evaluate(cohort.slides, config.fit, folds=config.folds)
         head, attention = fit_parts(cohort.slides, config.fit)

@@ -35,6 +35,7 @@ from pipelines.cohort_shards import load_shards
 from pipelines.read_counts import ReadCounts
 from pipelines.slides.errors import ManifestError, SlideError
 from training.data_facts import DataFacts
+from training.encoder.cohort_embeddings import embed_on_cluster
 from training.encoder.embed import Bag, embed_shards, load_bag
 from training.encoder.encoder import Encoder
 from training.errors import InsufficientData
@@ -216,6 +217,7 @@ def load_labelled_slides(
     encoder: Encoder,
     *,
     split: str | None = None,
+    on_ray: str | None = None,
     on_shard: Progress = lambda _done, _total: None,
 ) -> LabelledCohort:
     """Slides of a prepared cohort with labels and embeddings; embeds what is not embedded yet.
@@ -224,6 +226,8 @@ def load_labelled_slides(
         data: the URI that `prepare` wrote to.
         encoder: that embeds.
         split: only slides of this split; None for all.
+        on_ray: name or URI of the encoder, to embed on the cluster what is not embedded yet; None
+            to do so in this process.
         on_shard: called with the number of shards that are done and their total.
 
     Raises:
@@ -236,6 +240,9 @@ def load_labelled_slides(
     labelled = {row["slide_id"] for row in rows if row["label"]}
     total = sum(slide_id in labelled for slide_id in shards["slide_id"].to_pylist())
     done, slides, failed, read = 0, [], [], ReadCounts()
+    if on_ray is not None:
+        wanted = shards.filter(pc.is_in(shards["slide_id"], pa.array(sorted(labelled))))
+        read = embed_on_cluster(wanted, on_ray, data, on_shard=on_shard).read
     for row in rows:
         if not row["label"]:
             continue

@@ -1,0 +1,177 @@
+"""Embeddings of a whole cohort: the same here and on Ray, continued, and readable by TRIDENT and
+STAMP.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from pipelines import storage
+from pipelines.cohort import load_cohort
+from pipelines.cohort_shards import load_shards
+from pipelines.grid import PatchSpec
+from pipelines.prepare import PrepareConfig, prepare
+from training.encoder.architecture import EncoderConfig
+from training.encoder.cohort_embeddings import EmbedConfig, EmbedReport, embed_cohort
+from training.encoder.embed import Bag, load_bag
+from training.encoder.encoder import load_encoder, random_encoder, save_encoder
+from training.encoder.exchange import Format
+from training.encoder.vit import ViTConfig
+from training.errors import RunError
+
+SPEC = PatchSpec(size=32, mpp=1.0, min_tissue=0.1)
+CONFIG = EncoderConfig(network=ViTConfig(size=32, dim=32, depth=1, heads=2), spec=SPEC)
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = str(tmp_path_factory.mktemp("encoder"))
+    save_encoder(folder, random_encoder(CONFIG, precision="f32"))
+    return folder
+
+
+def _slides(cohort_folder: Path) -> list[Path]:
+    return sorted(cohort_folder.glob("*.svs"))[:2]
+
+
+@pytest.fixture
+def cohort(cohort_folder: Path, tmp_path: Path) -> str:
+    """Two slides that are named after patients."""
+    slides = tmp_path / "slides"
+    slides.mkdir()
+    for name, slide in zip(("Mueller.svs", "Schmidt.svs"), _slides(cohort_folder), strict=True):
+        shutil.copy(slide, slides / name)
+    out = str(tmp_path / "cohort")
+    assert not prepare(PrepareConfig(manifest=str(slides), out=out, spec=SPEC)).failed
+    return out
+
+
+def _bags(cohort: str, encoder: str) -> dict[str, Bag]:
+    shards, key = load_shards(cohort), load_encoder(encoder).key
+    tables = {
+        slide_id: shards.filter(np.array(shards["slide_id"].to_pylist()) == slide_id)
+        for slide_id in set(shards["slide_id"].to_pylist())
+    }
+    return {slide_id: load_bag(own, key, cohort) for slide_id, own in tables.items()}
+
+
+def _embed(cohort: str, encoder: str, **change: Any) -> EmbedReport:
+    return embed_cohort(EmbedConfig(data=cohort, encoder=encoder, **change))
+
+
+def test_ray_computes_the_same_and_a_second_run_nothing(
+    ray_session: None, cohort: str, encoder: str
+) -> None:
+    seen: list[tuple[int, int]] = []
+    here = embed_cohort(
+        EmbedConfig(data=cohort, encoder=encoder),
+        on_shard=lambda done, total: seen.append((done, total)),
+    )
+    assert here.slides == 2
+    assert here.shards == len(load_shards(cohort)) == seen[-1][0] == seen[-1][1]
+    bags = _bags(cohort, encoder)
+    key = load_encoder(encoder).key
+    for uri in storage.list_uris(cohort):
+        if key in uri:
+            Path(uri.removeprefix("file://")).unlink()
+    on_ray = _embed(cohort, encoder, on_ray=True)
+    assert on_ray == here
+    for slide_id, bag in _bags(cohort, encoder).items():
+        np.testing.assert_array_equal(bag.embeddings, bags[slide_id].embeddings)
+    assert _embed(cohort, encoder, on_ray=True).shards == 0
+
+
+@pytest.mark.parametrize("on_ray", [False, True])
+def test_a_slide_that_cannot_be_read_is_reported_and_the_others_are_embedded(
+    ray_session: None, cohort: str, encoder: str, on_ray: bool
+) -> None:
+    [broken] = [row for row in load_cohort(cohort).to_pylist() if "Mueller" in row["uri"]]
+    Path(broken["uri"].removeprefix("file://")).unlink()
+    report = _embed(cohort, encoder, on_ray=on_ray)
+    assert report.slides == 1
+    assert report.shards > 0
+    [sentence] = report.failed
+    assert "Mueller" in sentence
+
+
+def _trident(path: Path) -> tuple[NDArray[Any], NDArray[Any], dict[str, Any]]:
+    """As TRIDENT's `IO.read_coords` and its slide encoders read a file of features."""
+    with h5py.File(path, "r") as file:
+        return file["features"][:], file["coords"][:], dict(file["coords"].attrs)
+
+
+def _stamp(path: Path) -> tuple[NDArray[Any], NDArray[Any], float, int]:
+    """As STAMP's `modeling/data.get_coords` reads a file of its current format."""
+    with h5py.File(path, "r") as file:
+        assert file.attrs.get("tile_size", None) is None
+        assert file.attrs["feat_type"] == "tile"
+        assert tuple(map(int, file.attrs["stamp_version"].split("."))) <= (2, 1, 0)
+        side, pixels = float(file.attrs["tile_size_um"]), int(file.attrs["tile_size_px"])
+        return file["feats"][:], file["coords"][:], side, pixels
+
+
+@pytest.mark.parametrize("form", ["trident", "stamp"])
+def test_other_tools_read_what_was_embedded(
+    cohort: str, encoder: str, tmp_path: Path, form: Format
+) -> None:
+    report = _embed(cohort, encoder, format=form, out=str(tmp_path / "h5"))
+    rows = {row["slide_id"]: row for row in load_cohort(cohort).to_pylist()}
+    bags = _bags(cohort, encoder)
+    files = {path.stem: path for path in (tmp_path / "h5").iterdir()}
+    assert files.keys() == rows.keys()
+    assert len(report.files) == len(files)
+    for slide_id, path in files.items():
+        bag, row = bags[slide_id], rows[slide_id]
+        corners = np.stack([bag.x, bag.y], axis=1)
+        if form == "trident":
+            features, coords, attributes = _trident(path)
+            np.testing.assert_array_equal(features, bag.embeddings)
+            np.testing.assert_array_equal(coords, corners)
+            assert coords.dtype == np.int64
+            assert attributes["patch_size"] == 32
+            assert attributes["target_magnification"] == 10
+            assert attributes["patch_size_level0"] == round(32 / row["mpp"])
+            assert attributes["level0_width"] == row["width"]
+            assert attributes["overlap"] == 0
+        else:
+            features, coords, side, pixels = _stamp(path)
+            np.testing.assert_array_equal(features, bag.embeddings.astype(np.float16))
+            np.testing.assert_allclose(coords, corners * row["mpp"], rtol=1e-6)
+            assert (side, pixels) == (32.0, 32)
+        content = path.read_bytes()
+        assert b"Mueller" not in content
+        assert str(tmp_path).encode() not in content
+
+
+def test_files_have_the_names_of_slides_only_if_asked(
+    cohort: str, encoder: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "h5"
+    _embed(cohort, encoder, format="trident", out=str(out), names=True)
+    assert sorted(path.name for path in out.iterdir()) == ["Mueller.h5", "Schmidt.h5"]
+
+
+def test_two_slides_of_one_name_are_refused_before_anything_is_embedded(
+    cohort_folder: Path, encoder: str, tmp_path: Path
+) -> None:
+    slides = tmp_path / "slides"
+    for k, slide in enumerate(_slides(cohort_folder)):
+        (slides / str(k)).mkdir(parents=True)
+        shutil.copy(slide, slides / str(k) / "a.svs")
+    out = str(tmp_path / "cohort")
+    prepare(PrepareConfig(manifest=str(slides), out=out, spec=SPEC))
+    with pytest.raises(RunError, match="two slides are called 'a'; name the files by slide id"):
+        _embed(out, encoder, format="stamp", out=str(tmp_path / "h5"), names=True)
+    assert not (tmp_path / "h5").exists()
+
+
+def test_a_format_needs_a_folder(encoder: str) -> None:
+    with pytest.raises(ValueError, match="format and out belong together"):
+        EmbedConfig(data="x", encoder=encoder, format="stamp")
