@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from training.pretrain.crops import CropConfig, View, blurring, multi_crop, resampling
-from training.pretrain.stain_augment import (
+from training.stain_augment import (
     STAINS,
     StainJitter,
     change_density,

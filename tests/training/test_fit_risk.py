@@ -37,7 +37,12 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     attention = AttentionConfig(hidden=8, attention=4, epochs=25, learning_rate=1e-2)
     fit_slide(
         FitSlideConfig(
-            data=data, encoder=encoder, out=str(folder / SLIDE_MODEL), attention=attention, folds=2
+            data=data,
+            encoder=encoder,
+            out=str(folder / SLIDE_MODEL),
+            attention=attention,
+            folds=2,
+            stain_views=0,
         )
     )
     return folder

@@ -37,6 +37,8 @@ from training.slide.slide_model import AttentionConfig, SlidePrediction, load_sl
 
 LABELS = ["benign", "3+3", "3+4", "4+3", "4+4", "5+4", "benign", "3+3", "3+4"]
 QUICK = AttentionConfig(hidden=8, attention=4, epochs=25, learning_rate=1e-2)
+FAST = {"attention": QUICK, "stain_views": 0}
+"""The cohort's slides are embeddings without pixels: they have no stain views."""
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +53,7 @@ def config(encoder: str, tmp_path_factory: pytest.TempPathFactory) -> FitSlideCo
         data=make_cohort(folder / "data", encoder, LABELS),
         encoder=encoder,
         out=str(folder / "model"),
-        attention=QUICK,
+        **FAST,
         folds=3,
     )
 
@@ -292,7 +294,12 @@ def test_slides_without_annotation_teach_the_grade_only(encoder: str, tmp_path: 
     data = make_cohort(tmp_path / "data", encoder, LABELS, annotation="")
     report = fit_slide(
         FitSlideConfig(
-            data=data, encoder=encoder, out=str(tmp_path / "model"), attention=QUICK, folds=2
+            data=data,
+            encoder=encoder,
+            out=str(tmp_path / "model"),
+            attention=QUICK,
+            stain_views=0,
+            folds=2,
         )
     )
     assert report.slides == 9
@@ -305,7 +312,7 @@ def test_slides_without_annotation_teach_the_grade_only(encoder: str, tmp_path: 
 def test_two_slides_are_learnt_from_and_no_figure_is_made_up(encoder: str, tmp_path: Path) -> None:
     data = make_cohort(tmp_path / "data", encoder, ["benign", "3+4"])
     report = fit_slide(
-        FitSlideConfig(data=data, encoder=encoder, out=str(tmp_path / "model"), attention=QUICK)
+        FitSlideConfig(data=data, encoder=encoder, out=str(tmp_path / "model"), **FAST)
     )
     assert report.patch_score is report.slide_score is None
     assert report.held_out == report.figures == []
@@ -317,7 +324,13 @@ def test_another_spec_split_or_grade_is_refused(encoder: str, tmp_path: Path) ->
     data = make_cohort(tmp_path / "data", encoder, ["3+3", "3+3"])
     with pytest.raises(InsufficientData, match="two different grade groups are needed"):
         fit_slide(
-            FitSlideConfig(data=data, encoder=encoder, out=str(tmp_path / "model"), attention=QUICK)
+            FitSlideConfig(
+                data=data,
+                encoder=encoder,
+                out=str(tmp_path / "model"),
+                attention=QUICK,
+                stain_views=0,
+            )
         )
     with pytest.raises(CohortError, match="no slide of split 'test'"):
         fit_slide(
@@ -335,7 +348,7 @@ def test_slides_that_cannot_be_used_are_named_where_the_rest_is_too_little(
 ) -> None:
     """One grade is left, because the other slides' labels are unusable: both are reported."""
     data = make_cohort(tmp_path / "data", encoder, ["3+3", "3+3", "high", "3+x"])
-    config = FitSlideConfig(data=data, encoder=encoder, out=str(tmp_path / "out"), attention=QUICK)
+    config = FitSlideConfig(data=data, encoder=encoder, out=str(tmp_path / "out"), **FAST)
     with pytest.raises(InsufficientData) as caught:
         fit_slide(config)
     text = str(caught.value)
@@ -363,6 +376,10 @@ def test_values_that_no_fit_can_have_are_refused(change: dict[str, float], messa
 def test_more_folds_than_cases_hold_out_one_case_each(encoder: str, tmp_path: Path) -> None:
     data = make_cohort(tmp_path / "data", encoder, ["benign", "3+3", "4+4", "3+4"])
     config = FitSlideConfig(
-        data=data, encoder=encoder, out=str(tmp_path / "out"), attention=QUICK, folds=100
+        data=data,
+        encoder=encoder,
+        out=str(tmp_path / "out"),
+        **FAST,
+        folds=100,
     )
     assert len(fit_slide(config).held_out) == 4

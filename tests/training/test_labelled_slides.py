@@ -120,6 +120,7 @@ def _config(folder: Path, encoder: str, **row: str) -> FitSlideConfig:
     return FitSlideConfig(
         data=make_cohort(folder / "data", encoder, labels, **row),
         encoder=encoder,
+        stain_views=0,
         out=str(folder / "model"),
         attention=AttentionConfig(hidden=8, attention=4, epochs=2, learning_rate=1e-2),
         folds=2,

@@ -144,6 +144,7 @@ def embed_on_cluster(
     encoder_uri: str,
     root: str,
     *,
+    view: int = 0,
     on_shard: Progress = lambda _done, _total: None,
 ) -> Embedded:
     """Embed shards on Ray, on GPUs if the cluster has some. Slides that can't be read are left to
@@ -153,6 +154,7 @@ def embed_on_cluster(
         shards: rows of `pipelines.shards.SCHEMA`, of any number of slides.
         encoder_uri: name, folder or URI of the encoder, as all machines see it.
         root: URI of the store.
+        view: number of the stain view, see `stain_views.py`.
         on_shard: called with the number of shards that are done and their total.
     """
     ensure_ray()
@@ -160,7 +162,13 @@ def embed_on_cluster(
     workers = gpus or max(1, int(ray.cluster_resources().get("CPU", 1)) // 2)
     try:
         return embed_on_ray(
-            shards, encoder_uri, root, workers=workers, gpus=gpus > 0, on_shard=on_shard
+            shards,
+            encoder_uri,
+            root,
+            workers=workers,
+            gpus=gpus > 0,
+            view=view,
+            on_shard=on_shard,
         )
     except Exception as error:
         if not _is_of_a_slide(error):
@@ -169,7 +177,9 @@ def embed_on_cluster(
     for slide_id in sorted(set(shards["slide_id"].to_pylist())):
         own = shards.filter(pc.equal(shards["slide_id"], slide_id))
         try:
-            embedded += embed_on_ray(own, encoder_uri, root, workers=workers, gpus=gpus > 0)
+            embedded += embed_on_ray(
+                own, encoder_uri, root, workers=workers, gpus=gpus > 0, view=view
+            )
         except Exception as error:
             if not _is_of_a_slide(error):
                 raise

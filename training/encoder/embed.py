@@ -27,6 +27,7 @@ from pipelines.read_counts import ReadCounts
 from pipelines.shards import Shard, shards_of
 from training.background import Background
 from training.encoder.encoder import Encoder, load_encoder
+from training.encoder.stain_views import stain_view
 from training.errors import ModelNotFound, SpecMismatch
 from training.precision import Precision, device_here
 
@@ -111,6 +112,7 @@ def embed_on_ray(
     workers: int = 2,
     threads: int = 1,
     gpus: bool = False,
+    view: int = 0,
     on_shard: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Embedded:
     """Embed shards on the cluster that this process is connected to; otherwise as `embed_shards`.
@@ -125,9 +127,10 @@ def embed_on_ray(
         workers: processes that hold an encoder.
         threads: of torch in each of them.
         gpus: whether each of them has a GPU of its own.
+        view: number of the stain view, see `stain_views.py`.
         on_shard: called with the number of shards that are done and their total.
     """
-    encoder = load_encoder(encoder_uri, device=device_here())
+    encoder = stain_view(load_encoder(encoder_uri, device=device_here()), view)
     require_patches(shards, encoder)
     missing = missing_shards(shards, encoder.key, root)
     if not len(missing):
@@ -142,7 +145,7 @@ def embed_on_ray(
     dataset.context.enable_progress_bars = False
     done = dataset.map_batches(
         _EmbedWorker,
-        fn_constructor_args=(encoder_uri, encoder.precision, root, threads),
+        fn_constructor_args=(encoder_uri, encoder.precision, view, root, threads),
         batch_size=1,
         batch_format="pyarrow",
         concurrency=workers,
@@ -160,10 +163,13 @@ def embed_on_ray(
 class _EmbedWorker:
     """One process with an encoder."""
 
-    def __init__(self, encoder_uri: str, precision: Precision, root: str, threads: int) -> None:
+    def __init__(
+        self, encoder_uri: str, precision: Precision, view: int, root: str, threads: int
+    ) -> None:
         torch.set_num_threads(threads)
         device = "cuda" if ray.get_gpu_ids() else "cpu"
-        self._encoder = load_encoder(encoder_uri, device=device, precision=precision)
+        encoder = load_encoder(encoder_uri, device=device, precision=precision)
+        self._encoder = stain_view(encoder, view)
         self._root = root
 
     def __call__(self, fetched: pa.Table) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from training.pretrain.stain_augment import StainJitter, jitter_stains
+from training.stain_augment import StainJitter, jitter_stains
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -67,6 +67,8 @@ class FitSlideConfig:
         split: slides to learn from; None for all.
         folds: of the cross-validation by case; fewer where there are fewer cases.
         penalty: L2 penalty of the pattern head (see `fit_pattern_head`).
+        stain_views: how many times each patch is also embedded under another stain, for the
+            pattern head to learn from.
         attention: size and fitting of the attention model.
         seed: of the attention model.
         on_ray: whether the cluster embeds, on GPUs where it has some, instead of this process.
@@ -81,6 +83,7 @@ class FitSlideConfig:
     split: str | None = "train"
     folds: int = 5
     penalty: float = 30.0
+    stain_views: int = 2
     attention: AttentionConfig = DEFAULT_ATTENTION
     seed: int = 0
     on_ray: bool = False
@@ -93,6 +96,7 @@ class FitSlideConfig:
     def __post_init__(self) -> None:
         require_range("folds", self.folds, 2)
         require_range("penalty", self.penalty, 1e-6)
+        require_range("stain_views", self.stain_views, 0, 100)
         require_range("seed", self.seed, 0, MAX_SEED)
 
 
@@ -169,6 +173,7 @@ def fit_slide(
         encoder,
         split=config.split,
         on_ray=config.encoder if config.on_ray else None,
+        stain_views=config.stain_views,
         on_shard=on_shard,
     )
     with explained(cohort):
@@ -223,6 +228,7 @@ def _card(
         "seed": config.seed,
         "config": {
             "penalty": config.penalty,
+            "stain_views": config.stain_views,
             "folds": config.folds,
             "attention": asdict(config.attention),
         },

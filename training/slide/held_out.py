@@ -217,9 +217,10 @@ def fit_parts(
             labelled.
     """
     bags = [slide.bag.embeddings for slide in slides]
+    views = [(slide, bag) for slide in slides for bag in (slide.bag.embeddings, *slide.stain_views)]
     head = fit_pattern_head(
-        np.concatenate(bags),
-        np.concatenate([slide.patterns for slide in slides]),
+        np.concatenate([bag for _, bag in views]),
+        np.concatenate([slide.patterns for slide, _ in views]),
         penalty=config.penalty,
     )
     groups = [slide.grade_group for slide in slides]

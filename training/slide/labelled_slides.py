@@ -9,7 +9,7 @@ not pass in silence. All bags are held in memory, 4 bytes a number: 100 slides o
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
@@ -38,6 +38,7 @@ from training.data_facts import DataFacts
 from training.encoder.cohort_embeddings import embed_on_cluster
 from training.encoder.embed import Bag, embed_shards, load_bag
 from training.encoder.encoder import Encoder
+from training.encoder.stain_views import stain_view
 from training.errors import InsufficientData
 from training.slide.gleason import GleasonScore, parse_label
 from training.slide.neighbours import Neighbours
@@ -127,6 +128,7 @@ class LabelledSlide:
         patterns: index into PATTERNS of each patch by annotation, UNLABELLED where none covers it,
             int8 [N].
         annotation: what became of its annotations, None if it has none.
+        stain_views: embeddings of the same patches under other stains, [N, D] each.
     """
 
     name: str
@@ -135,6 +137,7 @@ class LabelledSlide:
     bag: Bag
     patterns: npt.NDArray[np.int8]
     annotation: AnnotationUse | None = None
+    stain_views: tuple[npt.NDArray[np.float32], ...] = ()
 
     @cached_property
     def neighbours(self) -> Neighbours:
@@ -218,6 +221,7 @@ def load_labelled_slides(
     *,
     split: str | None = None,
     on_ray: str | None = None,
+    stain_views: int = 0,
     on_shard: Progress = lambda _done, _total: None,
 ) -> LabelledCohort:
     """Slides of a prepared cohort with labels and embeddings; embeds what is not embedded yet.
@@ -228,6 +232,7 @@ def load_labelled_slides(
         split: only slides of this split; None for all.
         on_ray: name or URI of the encoder, to embed on the cluster what is not embedded yet; None
             to do so in this process.
+        stain_views: how many times each patch is embedded under another stain.
         on_shard: called with the number of shards that are done and their total.
 
     Raises:
@@ -238,22 +243,24 @@ def load_labelled_slides(
     rows = load_cohort(data, split=split).to_pylist()
     shards = load_shards(data, split=split)
     labelled = {row["slide_id"] for row in rows if row["label"]}
-    total = sum(slide_id in labelled for slide_id in shards["slide_id"].to_pylist())
+    encoders = [stain_view(encoder, number) for number in range(1 + stain_views)]
+    total = len(encoders) * sum(id in labelled for id in shards["slide_id"].to_pylist())
     done, slides, failed, read = 0, [], [], ReadCounts()
     if on_ray is not None:
         wanted = shards.filter(pc.is_in(shards["slide_id"], pa.array(sorted(labelled))))
-        read = embed_on_cluster(wanted, on_ray, data, on_shard=on_shard).read
+        for number in range(len(encoders)):
+            read += embed_on_cluster(wanted, on_ray, data, view=number, on_shard=on_shard).read
     for row in rows:
         if not row["label"]:
             continue
         own = shards.filter(pc.equal(shards["slide_id"], row["slide_id"]))
         try:
-            slide, taken = _load(row, own, data, encoder, partial(_shifted, on_shard, done, total))
+            slide, taken = _load(row, own, data, encoders, partial(_shifted, on_shard, done, total))
             slides.append(slide)
             read += taken
         except SlideError as error:
             failed.append(FailedSlide(slide_id=row["slide_id"], code=error.code, error=str(error)))
-        done += len(own)
+        done += len(encoders) * len(own)
         on_shard(done, total)
     if not slides:
         causes = "; ".join(map(str, failed)) or "none has a label"
@@ -277,7 +284,11 @@ def _shifted(on_shard: Progress, before: int, total: int, done: int, _of_slide: 
 
 
 def _load(
-    row: dict[str, Any], shards: pa.Table, data: str, encoder: Encoder, on_shard: Progress
+    row: dict[str, Any],
+    shards: pa.Table,
+    data: str,
+    encoders: Sequence[Encoder],
+    on_shard: Progress,
 ) -> tuple[LabelledSlide, ReadCounts]:
     """One slide of the cohort table, and what embedding it took.
 
@@ -294,8 +305,12 @@ def _load(
     drawn = Annotations()
     if row["annotation"]:
         drawn = read_annotations(row["annotation"], AnnotationFrame.of_row(row))
-    embedded = embed_shards(shards, encoder, data, on_shard=on_shard)
-    bag = load_bag(shards, encoder.key, data)
+    read, bags = ReadCounts(), []
+    for number, encoder in enumerate(encoders):
+        shown = partial(_shifted, on_shard, number * len(shards), len(encoders) * len(shards))
+        read += embed_shards(shards, encoder, data, on_shard=shown).read
+        bags.append(load_bag(shards, encoder.key, data))
+    bag, *views = bags
     patterns = patch_labels(drawn.regions, bag.x, bag.y, bag.patch_side)
     if drawn.regions and (patterns == UNLABELLED).all():
         raise ManifestError(
@@ -328,8 +343,9 @@ def _load(
         bag=bag,
         patterns=patterns,
         annotation=use if row["annotation"] else None,
+        stain_views=tuple(view.embeddings for view in views),
     )
-    return slide, embedded.read
+    return slide, read
 
 
 def _labels_digest(slides: list[LabelledSlide]) -> str:

@@ -8,7 +8,7 @@ from typing import ClassVar
 from training.encoder.lite0 import EFFICIENTNET_LITE0
 from training.limits import require_range
 from training.pretrain.crops import View
-from training.pretrain.stain_augment import StainJitter
+from training.stain_augment import StainJitter
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,7 +26,7 @@ from training.pretrain.context.config import ContextConfig
 from training.pretrain.crops import View, cut_view
 from training.pretrain.method import LearnerConfig, Method, State
 from training.pretrain.recipe import Recipe
-from training.pretrain.stain_augment import jitter_stains
+from training.stain_augment import jitter_stains
 
 MIN_SCALE: Final = 1e-3
 """Smallest spread that an entry of the embedding is divided by: some hardly vary."""
