@@ -7,10 +7,10 @@
 #           JOBS (processes that share the suite; 0: all in one, as --pdb needs)
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-test demo test test-all fuzz bench bench-peers lint format clean
+.PHONY: help install install-test demo test test-all fuzz bench bench-peers bench-encoders lint format clean
 
 python := .venv/bin/python
-benchmarks := first_command reader stream remote memory quality stain
+benchmarks := first_command reader stream remote memory quality stain encoders
 JOBS ?= 2
 # A test file stays in one process, so its fixtures are built once. Slow files come first
 # (tests/conftest.py).
@@ -51,6 +51,15 @@ bench-peers: install-test  ## our reader and others; first installs those in .be
 	@mkdir -p .bench
 	@$(python) -m tests.benchmarks.peers --json .bench/peers.json
 	@$(python) -m tests.benchmarks.page .bench
+
+bench-encoders: install-test  ## published encoders against timm and transformers, installed in .bench/
+	@mkdir -p .bench
+	@test -d .bench/encoders || $(python) -m venv .bench/encoders
+	@$(python) -c "import sysconfig; print(sysconfig.get_path('purelib'))" \
+		> $$(.bench/encoders/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/acinus.pth
+	@.bench/encoders/bin/python -m pip install --quiet transformers==5.24.0 huggingface_hub==2.4.0
+	@.bench/encoders/bin/python -m pip install --quiet --no-deps timm==1.0.31 torchvision==0.29.1
+	@.bench/encoders/bin/python -m pytest -q tests/training/test_published_peers.py
 
 lint: install-test  ## style, types and import rules
 	@$(python) -m ruff check .

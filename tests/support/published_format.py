@@ -2,8 +2,9 @@
 real ones are published, for every row of the table.
 
 `python -m tests.support.published_format` writes what timm and transformers compute with them to
-`published_reference.json`; it needs both (`make bench-encoders`). The suite compares our networks
-with that file. Numbers of CONCH v1.5 are timm's for its trunk, and plain NumPy's for its pooler.
+`published_reference.json`; it needs both, as `make bench-encoders` installs them. The suite
+compares our networks with that file. Numbers of CONCH v1.5 are timm's for its trunk, and plain
+NumPy's for its pooler.
 """
 
 from __future__ import annotations
@@ -178,7 +179,7 @@ def _transformers_block(row: PublishedEncoder, block: str) -> dict[str, tuple[in
     return shapes
 
 
-def _reference(name: str) -> NDArray[np.float32]:
+def reference(name: str) -> NDArray[np.float32]:
     """What the reference implementation makes of `patches(name)`."""
     row, state = miniature(name), published_state(name)
     mean, std = (torch.tensor(each) for each in row.normalisation)
@@ -303,13 +304,20 @@ def _pooled(state: dict[str, Tensor], tokens: NDArray[np.float64]) -> NDArray[np
     return norm(out @ pool[f"{prefix}.to_out.weight"].T, "ln_contrast").astype(np.float32)
 
 
+def stand_in_for_torchvision() -> None:
+    """Declare the operators that torchvision lacks next to a torch without CUDA."""
+    for operator in ("nms", "qnms"):
+        _LIBRARY.define(operator + "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+
+
+_LIBRARY = torch.library.Library("torchvision", "FRAGMENT")
+
+
 def main() -> None:
     """Write the reference's embeddings of every row."""
-    library = torch.library.Library("torchvision", "DEF")
-    for operator in ("nms", "qnms"):  # what torchvision lacks beside a torch without CUDA
-        library.define(operator + "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    stand_in_for_torchvision()
     document = {
-        name: [[round(float(value), 6) for value in row] for row in _reference(name)]
+        name: [[round(float(value), 6) for value in row] for row in reference(name)]
         for name in PUBLISHED
     }
     REFERENCE.write_text(json.dumps(document) + "\n")

@@ -25,6 +25,7 @@ from training.encoder.encoder import load_encoder, random_encoder, save_encoder
 from training.encoder.exchange import Format
 from training.encoder.vit import ViTConfig
 from training.errors import RunError
+from training.slide.labelled_slides import load_labelled_slides
 
 SPEC = PatchSpec(size=32, mpp=1.0, min_tissue=0.1)
 CONFIG = EncoderConfig(network=ViTConfig(size=32, dim=32, depth=1, heads=2), spec=SPEC)
@@ -99,6 +100,21 @@ def test_a_slide_that_cannot_be_read_is_reported_and_the_others_are_embedded(
     assert report.shards > 0
     [sentence] = report.failed
     assert "Mueller" in sentence
+
+
+def test_labelled_slides_embedded_on_ray_are_the_same(
+    ray_session: None, cohort_folder: Path, encoder: str, tmp_path: Path
+) -> None:
+    here, there = str(tmp_path / "here"), str(tmp_path / "there")
+    manifest = str(cohort_folder / "manifest.csv")
+    assert not prepare(PrepareConfig(manifest=manifest, out=here, spec=SPEC)).failed
+    shutil.copytree(here, there)
+    one = load_labelled_slides(here, load_encoder(encoder))
+    two = load_labelled_slides(there, load_encoder(encoder), on_ray=encoder)
+    assert two.data == one.data
+    assert two.read == one.read
+    for ours, theirs in zip(one.slides, two.slides, strict=True):
+        np.testing.assert_array_equal(ours.bag.embeddings, theirs.bag.embeddings)
 
 
 def _trident(path: Path) -> tuple[NDArray[Any], NDArray[Any], dict[str, Any]]:

@@ -154,3 +154,11 @@ def test_rounded_weights_are_not_saved(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="load the encoder in f32 to save it"):
         save_encoder(str(tmp_path), random_encoder(CONFIG, precision="bf16"))
     assert not list(tmp_path.iterdir())
+
+
+def test_an_architecture_of_another_version_is_named(tmp_path: Path) -> None:
+    _save(tmp_path)
+    card = json.loads((tmp_path / "card.json").read_text())
+    (tmp_path / "card.json").write_text(json.dumps({**card, "architecture": "mamba"}))
+    with pytest.raises(BrokenModel, match="knows no architecture 'mamba'; update acinus"):
+        load_encoder(str(tmp_path))
