@@ -89,6 +89,17 @@ def test_ray_computes_the_same_and_a_second_run_nothing(
     assert _embed(cohort, encoder, on_ray=True).shards == 0
 
 
+def test_relative_paths_are_the_drivers_own(
+    ray_session: None, cohort: str, encoder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Processes of a cluster run in other folders."""
+    shutil.copytree(encoder, tmp_path / "encoder")
+    shutil.copytree(cohort, tmp_path / "same")
+    monkeypatch.chdir(tmp_path)
+    report = _embed("same", "encoder", on_ray=True)
+    assert report.shards == len(load_shards(cohort))
+
+
 @pytest.mark.parametrize("on_ray", [False, True])
 def test_a_slide_that_cannot_be_read_is_reported_and_the_others_are_embedded(
     ray_session: None, cohort: str, encoder: str, on_ray: bool

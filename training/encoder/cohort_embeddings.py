@@ -152,7 +152,7 @@ def embed_on_cluster(
 
     Args:
         shards: rows of `pipelines.shards.SCHEMA`, of any number of slides.
-        encoder_uri: name, folder or URI of the encoder, as all machines see it.
+        encoder_uri: name, folder or URI of the encoder, which all machines see.
         root: URI of the store.
         view: number of the stain view, see `stain_views.py`.
         on_shard: called with the number of shards that are done and their total.

@@ -26,7 +26,7 @@ from pipelines.patches import decode_patches, fetch_shards
 from pipelines.read_counts import ReadCounts
 from pipelines.shards import Shard, shards_of
 from training.background import Background
-from training.encoder.encoder import Encoder, load_encoder
+from training.encoder.encoder import Encoder, load_encoder, on_all_machines
 from training.encoder.stain_views import stain_view
 from training.errors import ModelNotFound, SpecMismatch
 from training.precision import Precision, device_here
@@ -122,7 +122,7 @@ def embed_on_ray(
 
     Args:
         shards: rows of `pipelines.shards.SCHEMA`, of any number of slides.
-        encoder_uri: name, folder or URI of the encoder, as all machines see it.
+        encoder_uri: name, folder or URI of the encoder, which all machines see.
         root: URI of the store.
         workers: processes that hold an encoder.
         threads: of torch in each of them.
@@ -130,6 +130,7 @@ def embed_on_ray(
         view: number of the stain view, see `stain_views.py`.
         on_shard: called with the number of shards that are done and their total.
     """
+    encoder_uri, root = on_all_machines(encoder_uri), storage.as_uri(root)
     encoder = stain_view(load_encoder(encoder_uri, device=device_here()), view)
     require_patches(shards, encoder)
     missing = missing_shards(shards, encoder.key, root)

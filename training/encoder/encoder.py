@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pipelines import storage
 from pipelines.grid import PatchSpec
 from training.cards import Arrays, load_card, load_model, require_entries, save_model, weights_hash
 from training.encoder import lite0
@@ -188,6 +189,16 @@ def load_encoder(
     own = config.network.build()
     own.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
     return Encoder(own, config, card, device=device, precision=precision)
+
+
+def on_all_machines(name_or_uri: str) -> str:
+    """The same encoder as processes in other folders name it: a path becomes a URI."""
+    if name_or_uri == EFFICIENTNET_LITE0 or name_or_uri in PUBLISHED:
+        return name_or_uri
+    if (found := _published(name_or_uri)) is not None:
+        row, folder = found
+        return f"{row.name}={storage.as_uri(folder or '')}"
+    return storage.as_uri(name_or_uri)
 
 
 def encoder_spec(name_or_uri: str) -> PatchSpec:

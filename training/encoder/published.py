@@ -258,8 +258,8 @@ _ROWS: Final = (
         heads=24,
         patch=16,
         gated=True,
-        licence="Apache-2.0",
-        commercial=True,
+        licence="Apache-2.0, access for non-commercial research",
+        commercial=False,
         gated_access=True,
     ),
     PublishedEncoder(
