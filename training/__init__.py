@@ -1,7 +1,8 @@
-"""Patches in, models out. Four journeys, a room each; open the file that is named first.
+"""Patches in, models out. Five journeys, a room each; open the file that is named first.
 
     pretrain/   pretrain.py     an encoder from slides without labels (`acinus pretrain`)
-    encoder/    encoder.py      patches -> embeddings; embed whole slides; probe (`acinus probe`)
+    encoder/    encoder.py      patches -> embeddings; embed whole slides (`acinus embed`)
+    evaluation/ probe.py        encoders side by side on labelled tiles (`acinus probe`)
     slide/      fit_slide.py    embeddings of a slide -> patterns, grade (`acinus fit-slide`)
     risk/       fit_risk.py     slide embedding and clinical variables -> risk (`acinus fit-risk`);
                                 its outcomes are simulated (`simulated_outcomes.py`)

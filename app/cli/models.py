@@ -11,6 +11,7 @@ from app.cli.options import (
     DEFAULT_ENCODER,
     Data,
     Encoder,
+    Encoders,
     Folds,
     Out,
     Ray,
@@ -80,27 +81,39 @@ def probe(
         ),
     ],
     out: Out,
-    encoder: Encoder = DEFAULT_ENCODER,
+    encoder: Encoders = [DEFAULT_ENCODER],  # noqa: B006 - typer copies it
     tile_mpp: Annotated[
         float, typer.Option(help="Micrometres per pixel of the tiles.", callback=positive)
     ] = 0.23,
     folds: Folds = 5,
+    shifts: Annotated[
+        bool, typer.Option("--shifts", help="Embed tiles under other stains and scales too.")
+    ] = False,
     seed: Seed = 0,
 ) -> None:
-    """Score an encoder on labelled tiles by kNN and a linear probe.
+    """Score encoders on labelled tiles, side by side, by a linear probe and kNN.
 
-    The same network with random weights is scored next to it.
+    Give --encoder once for each. Their architectures with random weights, and colours with local
+    binary patterns, are scored next to them. A `groups.csv` (tile, group) in the folder keeps the
+    tiles of a patient together.
     """
     from app.cli import screen
     from training.encoder.encoder import encoder_terms
-    from training.encoder.probe import ProbeConfig
-    from training.encoder.probe import probe as run
+    from training.evaluation.probe import ProbeConfig
+    from training.evaluation.probe import probe as run
 
     with usage():
         config = ProbeConfig(
-            tiles=tiles, encoder=encoder, out=out, tile_mpp=tile_mpp, folds=folds, seed=seed
+            tiles=tiles,
+            encoders=tuple(encoder),
+            out=out,
+            tile_mpp=tile_mpp,
+            folds=folds,
+            shifts=shifts,
+            seed=seed,
         )
-    screen.print_terms(encoder_terms(encoder))
+    for each in config.encoders:
+        screen.print_terms(encoder_terms(each))
     with screen.progress("tiles") as show:
         report = run(config, on_tile=show)
     screen.print_probe(report)

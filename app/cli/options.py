@@ -75,6 +75,15 @@ Encoder = Annotated[
         callback=encoder_name,
     ),
 ]
+Encoders = Annotated[
+    list[str],
+    typer.Option(
+        "--encoder",
+        help="Encoder, once for each: a name that `acinus encoders` lists, NAME=FOLDER with its "
+        "weights, or the `encoder` folder that `acinus pretrain` wrote.",
+        callback=lambda values: [encoder_name(value) for value in values],
+    ),
+]
 DEFAULT_ENCODER = "efficientnet_lite0"
 """Needs no download and no GPU."""
 Ray = Annotated[

@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # what one command prints must not load the libraries of the 
     from app.inference.stages import AnalysisResult
     from pipelines.prepare import PrepareReport
     from training.encoder.catalogue import Entry
-    from training.encoder.probe import ProbeReport
+    from training.evaluation.probe import ProbeReport
     from training.risk.fit_risk import FitRiskReport
     from training.slide.fit_slide import FitSlideReport
 
@@ -160,17 +160,24 @@ def print_failed_slides(report: PrepareReport) -> None:
 
 
 def print_probe(report: ProbeReport) -> None:
-    """Scores of an encoder, next to random weights and chance."""
+    """Encoders and baselines, best first."""
+    from training.evaluation.page import verdict
+
     console = Console()
-    table = Table(title="Balanced accuracy, mean ± spread over folds", title_justify="left")
-    for column in ("", "this encoder", "random weights", "chance"):
+    title = "Balanced accuracy over folds (95 % interval), best first"
+    table = Table(title=title, title_justify="left")
+    shifts = list(report.rows[0].shifts)
+    for column in ("", "linear probe", "kNN", *shifts, ""):
         table.add_column(column)
-    chance = f"{report.chance:.3f}"
-    table.add_row("linear probe", str(report.linear), str(report.random_linear), chance)
-    table.add_row("kNN", str(report.knn), str(report.random_knn), chance)
+    for row in report.rows:
+        shifted = [f"{row.shifts[name].accuracy:.3f}" for name in shifts]
+        table.add_row(
+            escape(row.name), str(row.linear), str(row.knn), *shifted, escape(verdict(row))
+        )
     console.print(table)
+    _print_text(console, f"chance: {report.chance:.3f}")
     _print_text(console, report.caveat)
-    _print_text(console, f"picture: {report.picture}")
+    _print_text(console, f"page: {report.page}")
     ignored = [f"{name} is a hidden file and not scored" for name in report.ignored]
     print_notes(ignored, report.failed)
 

@@ -52,7 +52,12 @@ def main() -> None:
     start = time.monotonic()
     stages = [
         _run_stage(make, config)
-        for make in (journey.make_cohort, journey.pretrain_encoder, journey.fit_models)
+        for make in (
+            journey.make_cohort,
+            journey.pretrain_encoder,
+            journey.choose_encoder,
+            journey.fit_models,
+        )
     ]
     ray.shutdown()  # the service starts its own
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))  # it ends with us

@@ -1,6 +1,7 @@
 """The main job on one machine, stage by stage.
 
-    synth -> prepare -> pretrain -> fit-slide, fit-risk -> serve -> one held-out slide -> report
+    synth -> prepare -> pretrain -> probe -> fit-slide, fit-risk -> serve -> one held-out slide
+    -> report
 
 Each stage returns what the page shows. This module adds nothing to the product: it calls the same
 functions as the command line, and then the HTTP API as a clinician's client does.
@@ -24,6 +25,7 @@ import httpx
 import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
+from PIL import Image
 
 from app.demo.page import Picture, Stage
 from app.errors import ServiceError
@@ -35,7 +37,11 @@ from pipelines.cohort_shards import load_shards
 from pipelines.manifest import ManifestRow, read_manifest
 from pipelines.prepare import PrepareConfig, prepare
 from pipelines.shards import shards_of
-from pipelines.synthetic.synthesise import SynthConfig, synthesise
+from pipelines.synthetic.synthesise import SynthConfig, synthesise, tile_pool
+from pipelines.synthetic.tissue import MPP
+from training.encoder.encoder import load_encoder, save_encoder
+from training.encoder.lite0 import EFFICIENTNET_LITE0
+from training.evaluation.probe import ProbeConfig, probe
 from training.model_set import ENCODER, RISK_MODEL, SLIDE_MODEL
 from training.pretrain.pretrain import PretrainConfig, pretrain
 from training.risk.fit_risk import FitRiskConfig, FitRiskReport, fit_risk
@@ -63,6 +69,7 @@ class DemoConfig:
         tiles: class folders of real prostate tiles; None for generated H&E.
         slides: number of slides of the cohort; the last `test_slides` are held out.
         test_slides: number of slides that no model sees.
+        steps: of self-supervised training.
         patients: simulated patients that the risk model is fitted on.
         seed: source of all randomness.
         port: of the service; a free one if None.
@@ -72,6 +79,7 @@ class DemoConfig:
     tiles: Path | None
     slides: int = 12
     test_slides: int = 3
+    steps: int = 90
     patients: int = 600
     seed: int = 0
     port: int | None = None
@@ -80,6 +88,11 @@ class DemoConfig:
     def cohort(self) -> str:
         """Folder of the prepared cohort."""
         return str(self.out / "cohort")
+
+    @property
+    def pretrained(self) -> str:
+        """Folder of the encoder that the demo trains itself."""
+        return str(self.out / "pretrain" / "encoder")
 
     @property
     def models(self) -> Path:
@@ -142,12 +155,10 @@ def pretrain_encoder(config: DemoConfig) -> Stage:
                 data=config.cohort,
                 out=str(config.out / "pretrain"),
                 recipe="demo",
+                steps=config.steps,
                 seed=config.seed,
             )
         )
-        source = storage.local_path(report.encoder)
-        assert source is not None
-        shutil.copytree(source, config.models / ENCODER)
         curve = storage.local_path(report.loss_curve)
         assert curve is not None
         first, last = report.history[0]["loss"], report.history[-1]["loss"]
@@ -158,6 +169,44 @@ def pretrain_encoder(config: DemoConfig) -> Stage:
             pictures=[Picture(file=_keep(config, curve, "loss.png"), caption="loss")],
             seconds=seconds(),
         )
+
+
+def choose_encoder(config: DemoConfig) -> Stage:
+    """The encoder that knows most of labelled tiles, by a probe."""
+    with timed() as seconds:
+        tiles = _write_tiles(config)
+        out = config.out / "probe"
+        report = probe(
+            ProbeConfig(
+                tiles=str(tiles),
+                encoders=(EFFICIENTNET_LITE0, config.pretrained),
+                out=str(out),
+                tile_mpp=MPP,
+                seed=config.seed,
+            )
+        )
+        best = load_encoder(report.best, precision="f32")
+        save_encoder(str(config.models / ENCODER), best)
+        scores = "; ".join(f"{row.name} {row.linear}" for row in report.rows)
+        return Stage(
+            title="Encoders side by side",
+            text=f"Linear probe on the training slides' {sum(report.tiles)} tiles, balanced "
+            f"accuracy: {scores}. Served: {best.name}.",
+            pictures=[Picture(file=_keep(config, out / "probe.png", "probe.png"), caption="probe")],
+            seconds=seconds(),
+        )
+
+
+def _write_tiles(config: DemoConfig) -> Path:
+    """The tiles that training slides show, a folder for each pattern."""
+    folder = config.out / "tiles"
+    tiles = str(config.tiles) if config.tiles else None
+    pool = tile_pool(SynthConfig(out=str(folder), tiles=tiles, seed=config.seed), "train")
+    for pattern, images in pool.items():
+        (folder / pattern).mkdir(parents=True)
+        for k, image in enumerate(images):
+            Image.fromarray(image).save(folder / pattern / f"{k:03d}.png", compress_level=1)
+    return folder
 
 
 def fit_models(config: DemoConfig) -> Stage:

@@ -18,9 +18,12 @@ from pipelines.grid import PatchSpec
 from pipelines.synthetic.tissue import generate_tile
 from training.encoder.architecture import EncoderConfig
 from training.encoder.encoder import random_encoder, save_encoder
-from training.encoder.probe import ProbeConfig, cut, find_tiles, probe, read_tile
 from training.encoder.vit import ViTConfig
 from training.errors import InsufficientData
+from training.evaluation.page import verdict
+from training.evaluation.probe import ProbeConfig, ProbeReport, probe
+from training.evaluation.scores import Folds, score_of
+from training.evaluation.tiles import cut, find_tiles, read_tile, resampled
 
 CONFIG = EncoderConfig(
     network=ViTConfig(size=32, dim=32, depth=1, heads=2, layer_scale=None),
@@ -48,19 +51,101 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
-def test_random_weights_score_the_same_as_themselves(
-    tiles: Path, encoder: str, tmp_path: Path
-) -> None:
-    report = probe(ProbeConfig(tiles=str(tiles), encoder=encoder, out=str(tmp_path), folds=4))
+@pytest.fixture(scope="module")
+def report(tiles: Path, encoder: str, tmp_path_factory: pytest.TempPathFactory) -> ProbeReport:
+    out = tmp_path_factory.mktemp("out")
+    return probe(
+        ProbeConfig(
+            tiles=str(tiles), encoders=(encoder, "efficientnet_lite0"), out=str(out), folds=4
+        )
+    )
+
+
+def test_encoders_and_baselines_are_rows_of_one_table(report: ProbeReport, encoder: str) -> None:
     assert report.classes == ["benign", "gleason_5"]
     assert report.tiles == [8, 8]
-    assert report.linear == report.random_linear  # the same weights on the same folds
-    assert report.knn == report.random_knn
-    assert report.linear.mean > 0.9  # solid sheets against open glands
-    assert len(report.linear.folds) == 8
-    assert np.sum(report.confusion) == 2 * 16
-    assert "optimistic" in json.loads((tmp_path / "probe.json").read_text())["caveat"]
-    assert (tmp_path / "probe.png").read_bytes()[:4] == b"\x89PNG"
+    rows = {row.name: row for row in report.rows}
+    assert list(rows) == sorted(rows, key=lambda name: -rows[name].linear.mean)
+    own, theirs = rows["random weights, seed 0"], rows["random weights of random weights, seed 0"]
+    assert own.linear == theirs.linear  # the same weights on the same folds
+    assert own.knn == theirs.knn
+    assert own.not_better_than
+    assert "does not beat" in verdict(own)
+    assert verdict(theirs) == "baseline"
+    assert {
+        "efficientnet_lite0",
+        "random weights of efficientnet_lite0",
+        "colour + LBP, forest",
+    } < (rows.keys())
+    assert report.best in {encoder, "efficientnet_lite0"}
+    assert rows["efficientnet_lite0"].linear.mean > 0.9  # solid sheets against open glands
+    assert len(own.linear.folds) == 8
+    assert np.sum(own.confusion) == 2 * 16
+    assert own.shots.keys() == {1, 2, 4}
+
+
+def test_report_page_and_picture_are_written(report: ProbeReport) -> None:
+    out = Path(report.page.removeprefix("file://")).parent
+    assert "optimistic" in json.loads((out / "probe.json").read_text())["caveat"]
+    assert (out / "probe.png").read_bytes()[:4] == b"\x89PNG"
+    page = (out / "probe.html").read_text()
+    assert page.count("data:image/png;base64,") == 4
+    assert "http" not in page.replace("http-equiv", "")
+
+
+def test_shifted_tiles_lower_the_cosine(tiles: Path, encoder: str, tmp_path: Path) -> None:
+    config = ProbeConfig(
+        tiles=str(tiles), encoders=(encoder,), out=str(tmp_path), folds=2, shifts=True
+    )
+    shifts = probe(config).rows[0].shifts
+    assert shifts.keys() == {"other stains", "10 % larger", "10 % smaller"}
+    assert all(0.0 < shift.cosine < 1.0 for shift in shifts.values())
+
+
+def _grouped(tiles: Path, folder: Path, lines: list[str]) -> str:
+    shutil.copytree(tiles, folder)
+    (folder / "groups.csv").write_text("\n".join(["tile,group", *lines]))
+    return str(folder)
+
+
+def test_tiles_of_a_group_are_never_on_both_sides(
+    tiles: Path, encoder: str, tmp_path: Path
+) -> None:
+    names = sorted(f"{path.parent.name}/{path.name}" for path in tiles.rglob("*.png"))
+    lines = [f"{name},patient-{k % 4}" for k, name in enumerate(names)]
+    folder = _grouped(tiles, tmp_path / "tiles", lines)
+    report = probe(
+        ProbeConfig(tiles=folder, encoders=(encoder,), out=str(tmp_path / "out"), folds=4)
+    )
+    assert report.groups == 4
+    assert "never on both sides" in report.caveat
+    groups = np.arange(16) % 4
+    folds = Folds(labels=np.arange(16) // 8, units=groups, count=4, repeats=2, seed=0)
+    splits = list(folds.splits())
+    assert len(splits) == 8
+    assert not any(set(groups[train]) & set(groups[test]) for _, train, test in splits)
+
+
+def test_groups_that_are_missing_are_named(tiles: Path, tmp_path: Path) -> None:
+    folder = _grouped(tiles, tmp_path / "tiles", ["benign/0.png,a"])
+    with pytest.raises(InsufficientData, match=r"no group for 15 of 16 tiles.*benign/1\.png"):
+        find_tiles(folder)
+    folder = _grouped(tiles, tmp_path / "more", ["benign/0.png,"])
+    with pytest.raises(InsufficientData, match="needs the columns tile"):
+        find_tiles(folder)
+
+
+def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
+    """Predictions that are right with a known probability."""
+    random, inside = np.random.default_rng(0), 0
+    for trial in range(60):
+        labels = np.arange(80) % 4
+        right = random.random(80) < 0.7
+        predicted = np.where(right, labels, (labels + 1) % 4)[None]
+        folds = Folds(labels=labels, units=np.arange(80), count=4, repeats=1, seed=trial)
+        score = score_of(predicted, folds)
+        inside += score.low <= 0.7 <= score.high
+    assert 52 <= inside <= 60
 
 
 def test_shuffled_labels_score_as_chance(tiles: Path, encoder: str, tmp_path: Path) -> None:
@@ -71,17 +156,22 @@ def test_shuffled_labels_score_as_chance(tiles: Path, encoder: str, tmp_path: Pa
             (tmp_path / "tiles" / name / f"{k}.png").symlink_to(paths[k])
     report = probe(
         ProbeConfig(
-            tiles=str(tmp_path / "tiles"), encoder=encoder, out=str(tmp_path), folds=4, repeats=4
+            tiles=str(tmp_path / "tiles"),
+            encoders=(encoder,),
+            out=str(tmp_path),
+            folds=4,
+            repeats=4,
         )
     )
-    assert abs(report.linear.mean - report.chance) < 0.3
+    named = next(row for row in report.rows if row.encoder == encoder)
+    assert abs(named.linear.mean - report.chance) < 0.3
 
 
 def test_tiles_come_to_the_encoders_resolution(tiles: Path) -> None:
-    path = tiles / "benign" / "0.png"
-    assert read_tile(path, mpp=0.25, wanted=0.5).shape == (150, 150, 3)
-    assert read_tile(path, mpp=0.25, wanted=0.25).shape == (300, 300, 3)
-    assert read_tile(path, mpp=0.5, wanted=0.25).shape == (600, 600, 3)
+    tile = read_tile(tiles / "benign" / "0.png")
+    assert resampled(tile, mpp=0.25, wanted=0.5).shape == (150, 150, 3)
+    assert resampled(tile, mpp=0.25, wanted=0.25).shape == (300, 300, 3)
+    assert resampled(tile, mpp=0.5, wanted=0.25).shape == (600, 600, 3)
 
 
 def test_patches_cover_the_tile() -> None:
@@ -95,7 +185,7 @@ def test_patches_cover_the_tile() -> None:
 
 
 def test_too_few_tiles_are_refused(tiles: Path, encoder: str, tmp_path: Path) -> None:
-    config = ProbeConfig(tiles=str(tiles), encoder=encoder, out=str(tmp_path / "out"), folds=9)
+    config = ProbeConfig(tiles=str(tiles), encoders=(encoder,), out=str(tmp_path / "out"), folds=9)
     with pytest.raises(
         InsufficientData, match="benign 8, gleason_5 8; needed are two classes of at least 9"
     ):
@@ -107,16 +197,17 @@ def test_too_few_tiles_are_refused(tiles: Path, encoder: str, tmp_path: Path) ->
         find_tiles("s3://bucket/tiles")
 
 
-def test_fewer_tiles_than_neighbours_are_refused(tiles: Path, encoder: str, tmp_path: Path) -> None:
+def test_fewer_tiles_than_neighbours_are_scored_with_fewer(
+    tiles: Path, encoder: str, tmp_path: Path
+) -> None:
     for name in ("benign", "gleason_5"):
         (tmp_path / "tiles" / name).mkdir(parents=True)
         for k in range(2):
             shutil.copy(tiles / name / f"{k}.png", tmp_path / "tiles" / name)
     config = ProbeConfig(
-        tiles=str(tmp_path / "tiles"), encoder=encoder, out=str(tmp_path / "out"), folds=2
+        tiles=str(tmp_path / "tiles"), encoders=(encoder,), out=str(tmp_path / "out"), folds=2
     )
-    with pytest.raises(InsufficientData, match="2 folds leave 2 to learn from, fewer than 5"):
-        probe(config)
+    assert 0.0 <= probe(config).rows[0].knn.mean <= 1.0
 
 
 @pytest.fixture
@@ -136,7 +227,9 @@ def test_tiles_that_cannot_be_read_are_named_and_in_no_score(
     damaged_tiles: Path, encoder: str, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    report = probe(ProbeConfig(tiles=str(damaged_tiles), encoder=encoder, out=str(out), folds=2))
+    report = probe(
+        ProbeConfig(tiles=str(damaged_tiles), encoders=(encoder,), out=str(out), folds=2)
+    )
     assert report.tiles == [8, 8]
     assert [sentence.split()[1] for sentence in report.failed] == [
         "benign/cut.png",
@@ -151,7 +244,7 @@ def test_tiles_that_cannot_be_read_are_named_where_the_rest_is_too_little(
     damaged_tiles: Path, encoder: str, tmp_path: Path
 ) -> None:
     config = ProbeConfig(
-        tiles=str(damaged_tiles), encoder=encoder, out=str(tmp_path / "out"), folds=9
+        tiles=str(damaged_tiles), encoders=(encoder,), out=str(tmp_path / "out"), folds=9
     )
     with pytest.raises(InsufficientData, match=r"benign 8, gleason_5 8; tile benign/cut\.png"):
         probe(config)
@@ -167,8 +260,10 @@ def test_tiles_that_cannot_be_read_are_named_where_the_rest_is_too_little(
         ({"seed": -1}, "seed is -1; it must be 0 to"),
         ({"repeats": 0}, "repeats is 0"),
         ({"neighbours": 0}, "neighbours is 0"),
+        ({"encoders": ()}, "give each of one or more once"),
+        ({"encoders": ("b", "b")}, "give each of one or more once"),
     ],
 )
 def test_values_that_no_probe_can_have_are_refused(change: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
-        ProbeConfig(tiles="a", encoder="b", out="c", **change)  # type: ignore[arg-type]
+        ProbeConfig(tiles="a", **{"encoders": ("b",), "out": "c", **change})  # type: ignore[arg-type]

@@ -1,1 +1,1 @@
-"""Encoders: the network, embeddings of slides, the probe. Open `encoder.py` first."""
+"""Encoders: networks, published weights, embeddings of slides. Open `encoder.py` first."""

@@ -7,7 +7,7 @@
 `network.py` is what all networks have in common, `vit.py` and `efficientnet.py` are networks,
 `architecture.py` is what decides an embedding in addition to the weights, `lite0.py` is the default
 encoder, `published.py` the table of others (`published_weights.py`, `published_source.py`: how they
-are loaded), `embed.py` embeds whole slides, `probe.py` scores an encoder on labelled tiles.
+are loaded), `embed.py` embeds whole slides.
 
 The weights take raw pixels. The PatchSpec that the encoder was trained with is part of it: serving
 compares the two and refuses a mismatch. The encoder's hash covers the weights and all that decides

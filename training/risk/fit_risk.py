@@ -30,6 +30,7 @@ from training.cards import Card, versions
 from training.encoder.encoder import load_encoder
 from training.errors import SpecMismatch
 from training.limits import MAX_SEED, require_range
+from training.pictures import png
 from training.precision import device_here
 from training.risk.risk_model import (
     DEFAULT_RISK,
@@ -40,7 +41,6 @@ from training.risk.risk_model import (
 )
 from training.risk.simulated_outcomes import GradedSlide, SimulatedCohort, simulate
 from training.risk.survival import CalibrationGroup, Floats, calibration, concordance
-from training.slide.figures import png
 from training.slide.labelled_slides import (
     FailedSlide,
     LabelledSlide,

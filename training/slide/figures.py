@@ -4,18 +4,17 @@ attention is.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
 
 from pipelines.annotations import PATTERNS, UNLABELLED
+from training.pictures import png
 from training.slide.gleason import GRADE_GROUPS
 from training.slide.labelled_slides import LabelledSlide
 from training.slide.slide_model import SlidePrediction
@@ -23,14 +22,6 @@ from training.slide.slide_model import SlidePrediction
 WORDS: Final = tuple(pattern.replace("_", " ") for pattern in PATTERNS)
 COLOURS: Final = ("#d9d9d9", "#9fc8e8", "#f2c14e", "#e4572e", "#6a040f")
 """Unlabelled, then PATTERNS: light to dark with the grade, apart for colour-blind readers."""
-
-
-def png(figure: Figure) -> bytes:
-    """The figure as PNG."""
-    FigureCanvasAgg(figure)
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=110)
-    return stream.getvalue()
 
 
 def confusion_figure(confusion: npt.NDArray[np.integer], balanced_accuracy: float) -> bytes:

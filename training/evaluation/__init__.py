@@ -1,0 +1,1 @@
+"""What encoders know of labelled tissue, side by side. Open `probe.py` first."""

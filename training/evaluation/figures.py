@@ -1,0 +1,137 @@
+"""Pictures of a probe: scores, confusion, few examples, embeddings in the plane, nearest tiles."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from sklearn.decomposition import PCA
+from sklearn.preprocessing import StandardScaler
+
+from training.evaluation.tiles import read_tile
+from training.pictures import png
+
+if TYPE_CHECKING:
+    from training.evaluation.probe import ProbeReport, ProbeRow
+
+ENCODER, BASELINE = "#1f5f99", "#b8b8b8"
+COLOURS: Final = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb")
+"""Paul Tol's bright scheme: apart for colour-blind readers."""
+QUERIES, NEAREST = 2, 5
+"""Tiles of each class that the nearest ones are shown of, and how many."""
+
+
+def scores_figure(report: ProbeReport) -> bytes:
+    """PNG: both scores of each row with their intervals, and the best encoder's confusion."""
+    rows = report.rows[::-1]
+    figure = Figure(figsize=(12, 1.8 + 0.55 * max(len(rows), 5)), layout="constrained")
+    bars, matrix = figure.subplots(1, 2, width_ratios=[1.4, 1.0])
+    for k, row in enumerate(rows):
+        colour = BASELINE if row.encoder is None else ENCODER
+        for shift, score, alpha in ((0.2, row.linear, 1.0), (-0.2, row.knn, 0.55)):
+            bars.barh(k + shift, score.mean, 0.36, color=colour, alpha=alpha)
+            bars.plot([score.low, score.high], [k + shift] * 2, color="black", linewidth=1)
+            bars.text(0.01, k + shift, f"{score.mean:.2f}", va="center", fontsize=9)
+    bars.axvline(report.chance, color="black", linestyle=":", label="chance")
+    bars.set_yticks(range(len(rows)), [row.name for row in rows])
+    bars.set_xlim(0, 1)
+    bars.set_xlabel("balanced accuracy with its 95 % interval; dark: linear, light: kNN")
+    bars.legend(loc="lower right", frameon=False)
+    best = next(row for row in report.rows if row.encoder is not None)
+    _confusion(matrix, best, report.classes)
+    kind = "grouped folds" if report.groups else "optimistic: split without patient ids"
+    figure.suptitle(f"{sum(report.tiles)} tiles, same folds; {kind}")
+    return png(figure)
+
+
+def _confusion(axes: Axes, row: ProbeRow, classes: Sequence[str]) -> None:
+    counts = np.array(row.confusion)
+    shares = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for (y, x), share in np.ndenumerate(shares):
+        colour = "white" if share > 0.5 else "black"
+        axes.text(x, y, f"{share:.0%}", ha="center", va="center", color=colour)
+    axes.set_xticks(range(len(classes)), classes, rotation=30, ha="right")
+    axes.set_yticks(range(len(classes)), classes)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("truth")
+    axes.set_title(f"{row.name}, linear probe", fontsize=10)
+
+
+def few_shot_figure(report: ProbeReport) -> bytes:
+    """PNG: balanced accuracy over the number of examples of each class."""
+    figure = Figure(figsize=(8, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    for k, row in enumerate(report.rows):
+        if row.shots:
+            style = "-" if row.encoder is not None else "--"
+            colour = COLOURS[k % len(COLOURS)]
+            axes.plot(
+                list(row.shots), list(row.shots.values()), style, marker="o", color=colour,
+                label=row.name,
+            )  # fmt: skip
+    axes.axhline(report.chance, color="black", linestyle=":", label="chance")
+    axes.set_xscale("log", base=2)
+    axes.set_xlabel("examples of each class to learn from")
+    axes.set_ylabel("balanced accuracy on the others")
+    axes.legend(fontsize=8)
+    return png(figure)
+
+
+def spread(
+    features: NDArray[np.float32], labels: NDArray[np.int64], classes: Sequence[str]
+) -> bytes:
+    """PNG: tiles in the plane of the two main components of their standardised embeddings."""
+    plane = PCA(2, random_state=0).fit(standard := StandardScaler().fit_transform(features))
+    points = plane.transform(standard)
+    figure = Figure(figsize=(7, 5), layout="constrained")
+    axes = figure.add_subplot()
+    for label, name in enumerate(classes):
+        own = points[labels == label]
+        axes.scatter(
+            own[:, 0], own[:, 1], s=22, color=COLOURS[label % len(COLOURS)], label=name, alpha=0.8
+        )
+    shares = plane.explained_variance_ratio_
+    axes.set_xlabel(f"first component, {shares[0]:.0%} of the variance")
+    axes.set_ylabel(f"second component, {shares[1]:.0%}")
+    axes.legend()
+    return png(figure)
+
+
+def neighbours_figure(
+    features: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    classes: Sequence[str],
+    paths: Sequence[Path],
+) -> bytes:
+    """PNG: tiles of each class, and the nearest others by cosine; a red frame is another class."""
+    standard = StandardScaler().fit_transform(features)
+    standard /= np.maximum(np.linalg.norm(standard, axis=1, keepdims=True), 1e-12)
+    queries = [
+        int(k)
+        for label in range(len(classes))
+        for k in np.flatnonzero(labels == label)[:: max(1, (labels == label).sum() // QUERIES)][
+            :QUERIES
+        ]
+    ]
+    count = min(NEAREST, len(labels) - 1)
+    figure = Figure(figsize=(1.6 * (count + 1), 1.75 * len(queries)), layout="constrained")
+    grid = figure.subplots(len(queries), count + 1, squeeze=False)
+    for axes, query in zip(grid, queries, strict=True):
+        order = np.argsort(-(standard @ standard[query]), kind="stable")
+        shown = [query, *(int(k) for k in order if k != query)][: count + 1]
+        for panel, k in zip(axes, shown, strict=True):
+            panel.imshow(read_tile(paths[k])[::3, ::3])
+            panel.set_xticks([])
+            panel.set_yticks([])
+            right = labels[k] == labels[query]
+            for side in panel.spines.values():
+                side.set_color("#228833" if right else "#cc3311")
+                side.set_linewidth(2.5)
+            panel.set_title(classes[labels[k]], fontsize=8)
+    return png(figure)

@@ -1,0 +1,59 @@
+"""A probe as one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from training.evaluation.probe import ProbeReport, ProbeRow
+
+STYLE: Final = """
+body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem;
+  color: #1c2330; }
+.caveat { color: #8a1c1c; font-weight: 600; }
+table { border-collapse: collapse; } .baseline { color: #56606f; }
+td, th { text-align: left; padding: 0.2rem 1rem 0.2rem 0; border-bottom: 1px solid #d5dae2; }
+img { max-width: 100%; }
+"""
+
+
+def write_page(report: ProbeReport, figures: Mapping[str, bytes]) -> str:
+    """The page: caveat, table, figures (PNG, by their titles)."""
+    rows = "".join(_row(row) for row in report.rows)
+    pictures = "".join(
+        f"<h2>{html.escape(title)}</h2>"
+        f'<img alt="{html.escape(title)}" src="data:image/png;base64,'
+        f'{base64.b64encode(picture).decode()}">'
+        for title, picture in figures.items()
+    )
+    head = "<tr><th></th><th>linear probe</th><th>kNN</th><th>shifted tiles</th><th></th></tr>"
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Encoders</title>'
+        f"<style>{STYLE}</style></head><body><h1>Encoders on labelled tiles</h1>"
+        f'<p class="caveat">{html.escape(report.caveat)}</p>'
+        f"<p>{sum(report.tiles)} tiles of {len(report.classes)} classes; balanced accuracy with its"
+        f" 95 % interval; chance is {report.chance:.2f}.</p>"
+        f"<table>{head}{rows}</table>{pictures}</body></html>"
+    )
+
+
+def _row(row: ProbeRow) -> str:
+    shifts = "; ".join(
+        f"{name} {shift.accuracy:.2f} (cosine {shift.cosine:.2f})"
+        for name, shift in row.shifts.items()
+    )
+    cells = (row.name, str(row.linear), str(row.knn), shifts, verdict(row))
+    kind = ' class="baseline"' if row.encoder is None else ""
+    return f"<tr{kind}>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>"
+
+
+def verdict(row: ProbeRow) -> str:
+    """What a row's scores say next to the baselines."""
+    if row.encoder is None:
+        return "baseline"
+    if row.not_better_than:
+        return f"does not beat {' or '.join(row.not_better_than)}"
+    return "beats every baseline"

@@ -1,0 +1,381 @@
+"""OPEN FIRST. What encoders know of labelled tissue, side by side: `acinus probe`.
+
+    probe(config)
+      find_tiles         a class is a folder of tiles; groups.csv says which belong together
+      subjects           the encoders, each one's architecture with random weights, colour + LBP
+      embed              one pass over the tiles: each subject's features, also of shifted tiles
+      score              linear probe, nearest neighbours, few examples: same folds for all
+      probe.json, probe.html, probe.png
+
+Tiles are resampled to each encoder's own resolution and cut into its patches, and the embeddings of
+a tile's patches are averaged. Nothing of an encoder is trained. Scores follow the protocol of eva
+(kaiko-ai/eva: frozen encoder, linear head, balanced accuracy) with a penalised logistic regression
+in place of its gradient descent, which on a few hundred tiles finds the same head in a second.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import confusion_matrix
+
+from pipelines import storage
+from pipelines.slides.resolution import PLAUSIBLE_MPP
+from training.encoder.architecture import EncoderConfig
+from training.encoder.encoder import load_encoder, random_like
+from training.encoder.lite0 import EFFICIENTNET_LITE0
+from training.errors import InsufficientData
+from training.evaluation.baselines import COLOUR_AND_TEXTURE, colour_and_texture
+from training.evaluation.figures import few_shot_figure, neighbours_figure, scores_figure, spread
+from training.evaluation.page import write_page
+from training.evaluation.scores import (
+    Features,
+    Folds,
+    Labels,
+    Model,
+    Score,
+    few_shots,
+    forest,
+    linear,
+    nearest,
+    predictions,
+    probability_better,
+    score_of,
+)
+from training.evaluation.subjects import CLEAN, SHIFTS, Subject, features_of
+from training.evaluation.tiles import UNREADABLE, TileFolder, find_tiles, read_tile, tile_name
+from training.limits import MAX_SEED, require_range
+
+UNGROUPED: Final = (
+    "Tiles are split at random, without patient ids: tiles of one patient can be on both sides of "
+    "a split, so these scores are optimistic. If an encoder was pretrained on slides that show the "
+    "same tissue, it has seen these tiles without their labels."
+)
+GROUPED: Final = "Tiles of one group (groups.csv) are never on both sides of a split."
+SURE: Final = 0.95
+"""An encoder beats a baseline if it scores higher in this share of bootstrap samples."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeConfig:
+    """What to score.
+
+    Attributes:
+        tiles: local folder with one folder of tiles a class.
+        encoders: names, folders or URIs.
+        out: folder or URI that report, page and picture are written to.
+        tile_mpp: micrometres per pixel of the tiles, which image files do not carry.
+        folds: of the stratified cross-validation.
+        repeats: times the cross-validation is repeated with other folds.
+        neighbours: of kNN; fewer where the tiles to learn from are fewer.
+        penalty: strength of the linear probe's L2 penalty (1 / C of scikit-learn).
+        shifts: whether tiles are embedded once more under other stains and at other scales.
+        seed: of the folds, the random weights and the bootstrap.
+
+    Raises:
+        ValueError: a value that no probe can have; names the field, the value and its range.
+    """
+
+    tiles: str
+    out: str
+    encoders: tuple[str, ...] = (EFFICIENTNET_LITE0,)
+    tile_mpp: float = 0.23
+    folds: int = 5
+    repeats: int = 2
+    neighbours: int = 20
+    penalty: float = 30.0
+    shifts: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.encoders or len(set(self.encoders)) < len(self.encoders):
+            raise ValueError(f"encoders are {self.encoders}; give each of one or more once")
+        require_range("tile_mpp", self.tile_mpp, *PLAUSIBLE_MPP, unit="micrometres per pixel")
+        require_range("folds", self.folds, 2)
+        require_range("repeats", self.repeats, 1)
+        require_range("neighbours", self.neighbours, 1)
+        require_range("penalty", self.penalty, 1e-6)
+        require_range("seed", self.seed, 0, MAX_SEED - self.repeats)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shift:
+    """What a shift of the tiles does to an encoder.
+
+    Attributes:
+        accuracy: balanced accuracy on shifted tiles of a linear probe that learnt from unshifted.
+        cosine: mean cosine between the embeddings of a tile before and after.
+    """
+
+    accuracy: float
+    cosine: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeRow:
+    """One subject's scores.
+
+    Attributes:
+        name: for people.
+        encoder: as it was given; None for a baseline.
+        hash: of the encoder; None for colour + LBP.
+        linear: of the linear probe; of the forest for colour + LBP.
+        knn: of nearest neighbours.
+        shots: balanced accuracy by number of examples of each class.
+        shifts: by name of the shift; empty if they were not asked for.
+        confusion: of `linear`, rows are truth; sums over all repeats.
+        not_better_than: baselines that this encoder does not beat; empty for a baseline.
+    """
+
+    name: str
+    encoder: str | None
+    hash: str | None
+    linear: Score
+    knn: Score
+    shots: dict[int, float]
+    shifts: dict[str, Shift]
+    confusion: list[list[int]]
+    not_better_than: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeReport:
+    """What the probe found.
+
+    Attributes:
+        rows: encoders and baselines, the highest linear score first.
+        best: the encoder, as it was given, with the highest linear score.
+        classes: names, in the order of the confusion matrices.
+        tiles: number of tiles per class.
+        groups: number of groups; None where they are not known.
+        chance: balanced accuracy of guessing.
+        page, picture: URIs of the HTML page and of the PNG.
+        failed: a sentence for each tile that could not be read; it is in no score.
+        ignored: hidden files with a tile's suffix, such as the `._` files of macOS; no tiles.
+        caveat: how far to trust the scores.
+    """
+
+    rows: list[ProbeRow]
+    best: str
+    classes: list[str]
+    tiles: list[int]
+    groups: int | None
+    chance: float
+    page: str
+    picture: str
+    failed: list[str]
+    ignored: list[str]
+    caveat: str
+
+
+def probe(
+    config: ProbeConfig, *, on_tile: Callable[[int, int], None] = lambda _done, _total: None
+) -> ProbeReport:
+    """Score encoders and baselines; write `probe.json`, `probe.html` and `probe.png` to `out`.
+
+    Args:
+        config: what to score.
+        on_tile: called with the number of tiles that are embedded and their total.
+
+    Raises:
+        ModelNotFound: there is no such encoder.
+        InsufficientData: there are fewer than two classes, or fewer readable tiles in a class than
+            folds.
+    """
+    subjects = _subjects(config)
+    tiles = find_tiles(config.tiles)
+    features, kept, failed = _embed(tiles, subjects, config, on_tile)
+    labels = np.array(tiles.labels, np.int64)[kept]
+    require_enough(labels, tiles, config, failed)
+    folds = _folds(labels, tiles, kept, config)
+    named = {
+        subject.name: predictions(features[subject.name][CLEAN], folds, _head(subject, config))
+        for subject in subjects
+    }
+    rows = sorted(
+        (_row(subject, features[subject.name], named, folds, config) for subject in subjects),
+        key=lambda row: -row.linear.mean,
+    )
+    best = next(row for row in rows if row.encoder is not None)
+    assert best.encoder is not None
+    report = ProbeReport(
+        rows=rows,
+        best=best.encoder,
+        classes=tiles.classes,
+        tiles=np.bincount(labels).tolist(),
+        groups=None if tiles.groups is None else len(np.unique(folds.units)),
+        chance=1.0 / len(tiles.classes),
+        page=storage.join(config.out, "probe.html"),
+        picture=storage.join(config.out, "probe.png"),
+        failed=failed,
+        ignored=tiles.ignored,
+        caveat=UNGROUPED if tiles.groups is None else GROUPED,
+    )
+    paths = [tiles.paths[k] for k in kept]
+    _write(report, config, features[best.name][CLEAN], labels, paths)
+    return report
+
+
+def _subjects(config: ProbeConfig) -> list[Subject]:
+    """Encoders as they were given, one of random weights for each architecture, colour + LBP."""
+    subjects: list[Subject] = []
+    architectures: list[EncoderConfig] = []
+    for given in config.encoders:
+        encoder = load_encoder(given)
+        subjects.append(Subject.of(encoder, given, taken=[each.name for each in subjects]))
+        if encoder.config not in architectures:
+            architectures.append(encoder.config)
+            random = random_like(encoder, seed=config.seed)
+            name = f"random weights of {subjects[-1].name}"
+            subjects.append(Subject(name=name, embed=random.embed, spec=random.spec))
+    plain = Subject(name=COLOUR_AND_TEXTURE, embed=colour_and_texture, spec=subjects[0].spec)
+    return [*subjects, plain]
+
+
+def _embed(
+    tiles: TileFolder,
+    subjects: Sequence[Subject],
+    config: ProbeConfig,
+    on_tile: Callable[[int, int], None],
+) -> tuple[dict[str, dict[str, Features]], list[int], list[str]]:
+    """Features [N, D] by subject and shift, indices of the N readable tiles, and what failed."""
+    shifts = (CLEAN, *SHIFTS) if config.shifts else (CLEAN,)
+    found: dict[str, dict[str, list[NDArray[np.float32]]]] = {
+        subject.name: {shift: [] for shift in shifts} for subject in subjects
+    }
+    kept, failed = [], []
+    for k, path in enumerate(tiles.paths):
+        try:
+            tile = read_tile(path)
+        except UNREADABLE as error:
+            failed.append(
+                f"tile {tile_name(path)} can't be read ({error}); copy it again or remove it"
+            )
+            continue
+        finally:
+            on_tile(k + 1, len(tiles.paths))
+        kept.append(k)
+        for subject in subjects:
+            for shift in shifts:
+                found[subject.name][shift].append(
+                    features_of(tile, subject, mpp=config.tile_mpp, shift=shift)
+                )
+    arrays = {
+        name: {shift: np.array(rows, np.float32) for shift, rows in each.items()}
+        for name, each in found.items()
+    }
+    return arrays, kept, failed
+
+
+def _folds(labels: Labels, tiles: TileFolder, kept: list[int], config: ProbeConfig) -> Folds:
+    units = np.arange(len(labels))
+    if tiles.groups is not None:
+        groups = np.array(tiles.groups)[kept]
+        units = np.unique(groups, return_inverse=True)[1]
+        if (count := len(np.unique(units))) < config.folds:
+            raise InsufficientData(
+                f"{tiles.folder} has tiles of {count} groups; {config.folds} folds need that many"
+            )
+    return Folds(
+        labels=labels, units=units, count=config.folds, repeats=config.repeats, seed=config.seed
+    )
+
+
+def _head(subject: Subject, config: ProbeConfig) -> Model:
+    if subject.name == COLOUR_AND_TEXTURE:
+        return forest(config.seed)
+    return linear(config.penalty)
+
+
+def _row(
+    subject: Subject,
+    features: dict[str, Features],
+    named: dict[str, Labels],
+    folds: Folds,
+    config: ProbeConfig,
+) -> ProbeRow:
+    ours, clean = named[subject.name], features[CLEAN]
+    head = _head(subject, config)
+    near = nearest(min(config.neighbours, _learnt_from(folds) // 2))
+    baselines = [name for name in named if name.startswith("random") or name == COLOUR_AND_TEXTURE]
+    beaten = {
+        name: probability_better(ours, named[name], folds) >= SURE
+        for name in baselines
+        if subject.given is not None
+    }
+    return ProbeRow(
+        name=subject.name,
+        encoder=subject.given,
+        hash=subject.hash,
+        linear=score_of(ours, folds),
+        knn=score_of(predictions(clean, folds, near), folds),
+        shots=few_shots(clean, folds, head),
+        shifts={
+            shift: Shift(
+                accuracy=score_of(predictions(clean, folds, head, shifted), folds).mean,
+                cosine=_cosine(clean, shifted),
+            )
+            for shift, shifted in features.items()
+            if shift != CLEAN
+        },
+        confusion=confusion_matrix(np.tile(folds.labels, config.repeats), ours.ravel()).tolist(),
+        not_better_than=[name for name, beats in beaten.items() if not beats],
+    )
+
+
+def _learnt_from(folds: Folds) -> int:
+    """The fewest tiles that a fold learns from."""
+    return min(len(train) for _, train, _ in folds.splits())
+
+
+def _cosine(first: Features, second: Features) -> float:
+    norms = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
+    return float(np.mean((first * second).sum(axis=1) / np.maximum(norms, 1e-12)))
+
+
+def require_enough(
+    labels: Labels, tiles: TileFolder, config: ProbeConfig, failed: Sequence[str] = ()
+) -> None:
+    """Refuse tiles that can't be cross-validated.
+
+    Raises:
+        InsufficientData: see `probe`; names the tiles of each class and those that failed.
+    """
+    counts = np.bincount(labels, minlength=len(tiles.classes)).tolist()
+    named = zip(tiles.classes, counts, strict=True)
+    found = ", ".join(f"{name} {count}" for name, count in named) or "none"
+    found += "".join(f"; {sentence}" for sentence in failed)
+    if len(counts) < 2 or min(counts) < config.folds:
+        raise InsufficientData(
+            f"{tiles.folder} has these tiles: {found}; "
+            f"needed are two classes of at least {config.folds} tiles, one for each fold"
+        )
+
+
+def _write(
+    report: ProbeReport,
+    config: ProbeConfig,
+    features: Features,
+    labels: Labels,
+    paths: Sequence[Path],
+) -> None:
+    """The report as JSON, HTML and PNG; features [N, D] are the best encoder's."""
+    best = next(row.name for row in report.rows if row.encoder == report.best)
+    picture = scores_figure(report)
+    figures = {
+        "Scores": picture,
+        "Few examples of each class": few_shot_figure(report),
+        f"Embeddings of {best}": spread(features, labels, report.classes),
+        f"Nearest tiles by {best}": neighbours_figure(features, labels, report.classes, paths),
+    }
+    storage.write_bytes(report.picture, picture)
+    storage.write_bytes(report.page, write_page(report, figures).encode())
+    storage.write_bytes(
+        storage.join(config.out, "probe.json"), json.dumps(asdict(report), indent=1).encode()
+    )
