@@ -42,7 +42,7 @@ class Subject:
 
     @classmethod
     def of(cls, encoder: Encoder, given: str, *, taken: Sequence[str]) -> Self:
-        """An encoder; two of one name are told apart by their hashes."""
+        """An encoder; the second of one name has its hash added."""
         name = encoder.name if encoder.name not in taken else f"{encoder.name} {encoder.hash[:8]}"
         return cls(
             name=name, embed=encoder.embed, spec=encoder.spec, given=given, hash=encoder.hash
