@@ -42,16 +42,23 @@ def _slides(cohort_folder: Path) -> list[Path]:
     return sorted(cohort_folder.glob("*.svs"))[:2]
 
 
-@pytest.fixture
-def cohort(cohort_folder: Path, tmp_path: Path) -> str:
+@pytest.fixture(scope="module")
+def prepared(cohort_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     """Two slides that are named after patients."""
-    slides = tmp_path / "slides"
+    folder = tmp_path_factory.mktemp("prepared")
+    slides = folder / "slides"
     slides.mkdir()
     for name, slide in zip(("Mueller.svs", "Schmidt.svs"), _slides(cohort_folder), strict=True):
         shutil.copy(slide, slides / name)
-    out = str(tmp_path / "cohort")
+    out = str(folder / "cohort")
     assert not prepare(PrepareConfig(manifest=str(slides), out=out, spec=SPEC)).failed
     return out
+
+
+@pytest.fixture
+def cohort(prepared: str, tmp_path: Path) -> str:
+    """A copy without embeddings."""
+    return str(shutil.copytree(prepared, tmp_path / "cohort"))
 
 
 def _bags(cohort: str, encoder: str) -> dict[str, Bag]:
@@ -102,11 +109,15 @@ def test_relative_paths_are_the_drivers_own(
 
 @pytest.mark.parametrize("on_ray", [False, True])
 def test_a_slide_that_cannot_be_read_is_reported_and_the_others_are_embedded(
-    ray_session: None, cohort: str, encoder: str, on_ray: bool
+    ray_session: None, cohort: str, encoder: str, tmp_path: Path, on_ray: bool
 ) -> None:
     [broken] = [row for row in load_cohort(cohort).to_pylist() if "Mueller" in row["uri"]]
-    Path(broken["uri"].removeprefix("file://")).unlink()
-    report = _embed(cohort, encoder, on_ray=on_ray)
+    slide = Path(broken["uri"].removeprefix("file://"))
+    away = slide.rename(tmp_path / "away.svs")
+    try:
+        report = _embed(cohort, encoder, on_ray=on_ray)
+    finally:
+        away.rename(slide)
     assert report.slides == 1
     assert report.shards > 0
     [sentence] = report.failed

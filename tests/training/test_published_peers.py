@@ -85,14 +85,14 @@ class _Gated(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def gated_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    import huggingface_hub
+    from huggingface_hub import constants, hf_api
 
     server = HTTPServer(("127.0.0.1", 0), _Gated)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     endpoint = f"http://127.0.0.1:{server.server_port}"
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", endpoint)
-    monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", endpoint)
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    monkeypatch.setattr(hf_api.api, "endpoint", endpoint)
     yield
     server.shutdown()
     thread.join()
@@ -105,9 +105,9 @@ def test_a_gated_model_without_consent_says_where_to_give_it(gated_hub: None) ->
 
 
 def test_without_a_network_a_folder_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    import huggingface_hub
+    from huggingface_hub import constants, hf_api
 
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
-    monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", "http://127.0.0.1:9")
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(hf_api.api, "endpoint", "http://127.0.0.1:9")
     with pytest.raises(WeightsUnavailable, match=r"can't be reached for uni.*uni=FOLDER"):
         load_encoder("uni")

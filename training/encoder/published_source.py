@@ -8,6 +8,7 @@ import importlib
 import io
 import json
 import pickle
+from pathlib import Path
 from typing import Final
 
 import safetensors.torch
@@ -76,21 +77,25 @@ def _from_hub(row: PublishedEncoder) -> str:
     """A local folder with the hub's files; asks the hub only for what its cache lacks."""
     try:
         hub = importlib.import_module("huggingface_hub")
+        errors = importlib.import_module("huggingface_hub.errors")
     except ModuleNotFoundError:
         raise WeightsUnavailable(
             f"the weights of {row.name} are on the Hugging Face hub, and huggingface_hub is not "
             f"installed; pip install huggingface_hub, or give a folder: {row.name}=FOLDER"
         ) from None
     try:
-        return str(hub.snapshot_download(row.hub, allow_patterns=[*FILES, "*.safetensors"]))
-    except hub.errors.RepositoryNotFoundError as error:  # also what a gated one says
-        gated = isinstance(error, hub.errors.GatedRepoError)
+        folder = str(hub.snapshot_download(row.hub, allow_patterns=["*.safetensors", INDEX]))
+        if not any(Path(folder, name).exists() for name in FILES):  # an older model
+            folder = str(hub.snapshot_download(row.hub, allow_patterns=[*FILES]))
+        return folder
+    except errors.RepositoryNotFoundError as error:  # also what a gated one says
+        gated = isinstance(error, errors.GatedRepoError)
         raise WeightsUnavailable(
             f"the hub does not give {row.name} to you: accept the licence at "
             f"https://huggingface.co/{row.hub} and set HF_TOKEN to a token that may read it"
             + ("" if gated or row.gated_access else ", or check that it still exists")
         ) from None
-    except (hub.errors.HfHubHTTPError, hub.errors.LocalEntryNotFoundError, OSError):
+    except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, OSError):
         raise WeightsUnavailable(
             f"the Hugging Face hub can't be reached for {row.name}; check the network, or give a "
             f"folder with a copy of {row.hub}: {row.name}=FOLDER"
