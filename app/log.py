@@ -20,6 +20,8 @@ PATIENT_KEYS = frozenset(
         "t_stage",
         "gleason_primary",
         "gleason_secondary",
+        "positive_cores",
+        "total_cores",
         "covariates",
         "file_name",
         "filename",

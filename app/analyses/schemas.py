@@ -76,7 +76,11 @@ def _form_schema() -> dict[str, Any]:
     for name, field in AnalysisRequest.model_json_schema()["properties"].items():
         value = next(kind for kind in field["anyOf"] if kind != {"type": "null"})
         properties[name] = {**value, "description": field["description"]}
-    together = (["age", "psa", "t_stage"], ["gleason_primary", "gleason_secondary"])
+    together = (
+        ["age", "psa", "t_stage"],
+        ["gleason_primary", "gleason_secondary"],
+        ["positive_cores", "total_cores"],
+    )
     return {
         "title": "AnalysisForm",
         "type": "object",

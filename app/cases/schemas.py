@@ -20,7 +20,8 @@ from pydantic import (
 )
 
 from app.errors import InvalidRequest
-from training.risk.covariates import AGE_RANGE, PSA_RANGE, T_STAGES
+from training.errors import CovariateError
+from training.risk.covariates import AGE_RANGE, MAX_CORES, PSA_RANGE, T_STAGES, require_cores
 
 
 def _t_stage(value: str) -> str:
@@ -100,6 +101,14 @@ class ClinicalVariables(BaseModel):
     gleason_secondary: Annotated[
         Pattern | None, Field(description="Secondary Gleason pattern, likewise.")
     ] = None
+    positive_cores: Annotated[
+        Annotated[int, Field(ge=0, le=MAX_CORES), PlainNumber] | None,
+        Field(description="Biopsy cores with cancer; they divide the intermediate NCCN group."),
+    ] = None
+    total_cores: Annotated[
+        Annotated[int, Field(ge=1, le=MAX_CORES), PlainNumber] | None,
+        Field(description="Biopsy cores taken."),
+    ] = None
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -111,4 +120,8 @@ class ClinicalVariables(BaseModel):
             )
         if (self.gleason_primary is None) != (self.gleason_secondary is None):
             raise ValueError("gleason_primary and gleason_secondary are needed together")
+        try:
+            require_cores(self.positive_cores, self.total_cores)
+        except CovariateError as error:
+            raise ValueError(str(error)) from None
         return self

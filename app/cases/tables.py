@@ -24,3 +24,5 @@ class Case(Base):
     t_stage: Mapped[str | None] = mapped_column(String(8))
     gleason_primary: Mapped[int | None] = mapped_column(Integer)
     gleason_secondary: Mapped[int | None] = mapped_column(Integer)
+    positive_cores: Mapped[int | None] = mapped_column(Integer)
+    total_cores: Mapped[int | None] = mapped_column(Integer)

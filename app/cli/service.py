@@ -38,6 +38,10 @@ def analyse(
         int | None,
         typer.Option(help="The pathologist's secondary pattern; the image's if missing."),
     ] = None,
+    positive_cores: Annotated[
+        int | None, typer.Option(help="Biopsy cores with cancer, for the NCCN group.")
+    ] = None,
+    total_cores: Annotated[int | None, typer.Option(help="Biopsy cores taken.")] = None,
     mpp: Annotated[
         float | None,
         typer.Option(
@@ -61,6 +65,8 @@ def analyse(
             t_stage=t_stage,
             gleason_primary=gleason_primary,
             gleason_secondary=gleason_secondary,
+            positive_cores=positive_cores,
+            total_cores=total_cores,
         )
     with screen.progress("starting") as show:
 

@@ -122,6 +122,8 @@ def covariates_of(
         t_stage=clinical.t_stage,
         primary=primary,
         secondary=secondary,
+        positive_cores=clinical.positive_cores,
+        total_cores=clinical.total_cores,
     )
     return covariates, source, None
 

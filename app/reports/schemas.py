@@ -90,8 +90,12 @@ class Risk(Part):
     curve: RiskCurve
     score: float
     nccn_group: str
+    nccn_reasons: list[str] = []
+    nccn_missing: list[str] = []
+    """What would have been needed to divide the group further."""
+    nccn_edition: str = ""
     percentile: float | None
-    """Within the NCCN group, of the cohort that the model was fitted on."""
+    """Within low, intermediate or high NCCN risk, of the cohort that the model was fitted on."""
     contributions: dict[str, float]
     """Log hazard that image, age, PSA, T stage and Gleason add, compared with the average patient.
     They sum to `score`."""

@@ -59,13 +59,19 @@ def _risk_rows(risk: Risk) -> list[tuple[str, str]]:
     rows = [
         (f"5-year risk, {risk.endpoint}", _interval(risk.five_year)),
         (f"10-year risk, {risk.endpoint}", _interval(risk.ten_year)),
-        ("NCCN group", risk.nccn_group),
+        ("NCCN group", _nccn(risk)),
         ("Gleason of the risk", f"the {risk.gleason_from}'s"),
     ]
     if risk.outside_training_range:
         outside = ", ".join(risk.outside_training_range)
         rows.append(("Outside the training data", f"[red]{escape(outside)}[/red]"))
     return rows
+
+
+def _nccn(risk: Risk) -> str:
+    reasons = f" ({'; '.join(risk.nccn_reasons)})" if risk.nccn_reasons else ""
+    missing = f"; not known: {', '.join(risk.nccn_missing)}" if risk.nccn_missing else ""
+    return escape(f"{risk.nccn_group}{reasons}{missing}")
 
 
 def _interval(estimate: Estimate) -> str:

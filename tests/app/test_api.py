@@ -140,9 +140,16 @@ def test_an_upload_is_taken_in(app: FastAPI, settings: Settings) -> None:
             {"data": {**CLINICAL, "t_stage": "T9"}},
             422,
             "InvalidRequest",
-            "T1c, T2a, T2b, T2c, T3a, T3b",
+            "T1, T1a, T1b, T1c, T2, T2a, T2b, T2c, T3, T3a, T3b, T4",
         ),
         ({"data": {**CLINICAL, "gleason_primary": "3"}}, 422, "InvalidRequest", "together"),
+        ({"data": {"positive_cores": "3"}}, 422, "InvalidRequest", "total_cores, or neither"),
+        (
+            {"data": {"positive_cores": "4", "total_cores": "3"}},
+            422,
+            "InvalidRequest",
+            "give 0 to 3, the total of cores",
+        ),
         ({"data": {"age": "66"}}, 422, "InvalidRequest", "psa and t_stage are needed together"),
         ({"data": {**CLINICAL, "psaa": "7"}}, 422, "InvalidRequest", "psaa"),
         ({"data": {**CLINICAL, "mpp": "250"}}, 422, "InvalidRequest", "mpp"),
@@ -362,6 +369,7 @@ def test_the_form_is_described(app: FastAPI) -> None:
     content = app.openapi()["paths"]["/api/v1/analyses"]["post"]["requestBody"]["content"]
     fields = content["multipart/form-data"]["schema"]["properties"]
     clinical = {"age", "psa", "t_stage", "gleason_primary", "gleason_secondary", "mpp"}
+    clinical |= {"positive_cores", "total_cores"}
     assert set(fields) == clinical | {"slide", "slide_uri"}
     assert fields["slide"]["format"] == "binary"
     assert (fields["age"]["minimum"], fields["age"]["maximum"]) == (30, 100)

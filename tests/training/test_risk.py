@@ -22,6 +22,7 @@ from training.risk.risk_model import (
     load_risk_model,
     save_risk_model,
 )
+from training.risk.simulated_outcomes import DRAWN_STAGES
 
 CONFIG = replace(DEFAULT_RISK, components=2, replicas=12)
 MAN = Covariates(age=66, psa=8.0, t_stage="T2a", primary=3, secondary=4)
@@ -41,7 +42,7 @@ def registry(
         Covariates(
             age=float(rng.uniform(50, 80)),
             psa=float(np.exp(rng.normal(2, 0.6))),
-            t_stage=T_STAGES[rng.integers(6)],
+            t_stage=DRAWN_STAGES[rng.integers(6)],
             primary=int(rng.integers(3, 6)),
             secondary=int(rng.integers(3, 6)),
         )
@@ -151,7 +152,7 @@ def test_values_outside_the_training_range_are_flagged(model: RiskModel) -> None
 
 def test_the_percentile_is_among_men_of_the_same_nccn_group(model: RiskModel) -> None:
     embeddings, men, *_ = registry(0)
-    group = [k for k, man in enumerate(men) if man.nccn_group == "high"]
+    group = [k for k, man in enumerate(men) if man.nccn.tier == "high"]
     scores = np.array([model.predict(embeddings[k], men[k]).score for k in group])
     middle = group[int(np.argsort(scores)[len(group) // 2])]
     assert model.predict(embeddings[middle], men[middle]).percentile == pytest.approx(50, abs=2)

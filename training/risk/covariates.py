@@ -14,19 +14,36 @@ import numpy as np
 import numpy.typing as npt
 
 from training.errors import CovariateError
+from training.risk.nccn import NccnGroup, nccn_group
 from training.slide.gleason import GleasonScore
 
-T_STAGES: Final = ("T1c", "T2a", "T2b", "T2c", "T3a", "T3b")
-"""Clinical T stages of localised cancer found by needle biopsy, AJCC 7th edition, in order."""
+STAGE_STEPS: Final = {
+    "T1": 0.0,
+    "T1a": 0.0,
+    "T1b": 0.0,
+    "T1c": 0.0,
+    "T2": 2.0,
+    "T2a": 1.0,
+    "T2b": 2.0,
+    "T2c": 3.0,
+    "T3": 4.5,
+    "T3a": 4.0,
+    "T3b": 5.0,
+    "T4": 6.0,
+}
+"""Clinical T stages of AJCC's 7th and 8th edition, and how far each is from T1c. T1a and T1b, found
+by resection, count as T1c; a stage without its letter is the middle of its letters."""
+T_STAGES: Final = tuple(STAGE_STEPS)
 
 NCCN_GROUPS: Final = ("low", "intermediate", "high")
 
+MAX_CORES: Final = 100
 AGE_RANGE: Final = (30.0, 100.0)
 PSA_RANGE: Final = (0.05, 5000.0)
 
 ENCODED: Final = ("age", "psa", "t_stage", "gleason_primary", "gleason_secondary")
-"""Columns of `Covariates.encode`: per 10 years, per doubling, per step of T_STAGES, and twice per
-pattern above 3."""
+"""Columns of `Covariates.encode`: per 10 years, per doubling, per step of STAGE_STEPS, and
+twice per pattern above 3."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +56,8 @@ class Covariates:
         t_stage: one of T_STAGES.
         primary: primary Gleason pattern, 3 to 5.
         secondary: secondary Gleason pattern, 3 to 5.
+        positive_cores: biopsy cores with cancer; None if not known.
+        total_cores: biopsy cores taken; None if not known.
 
     Raises:
         CovariateError: names the field, the value and what it may be.
@@ -49,6 +68,8 @@ class Covariates:
     t_stage: str
     primary: int
     secondary: int
+    positive_cores: int | None = None
+    total_cores: int | None = None
 
     def __post_init__(self) -> None:
         for name, value, (low, high), unit in (
@@ -71,6 +92,8 @@ class Covariates:
                     name, pattern, "give a Gleason pattern 3, 4 or 5; risk is for men with cancer"
                 )
 
+        require_cores(self.positive_cores, self.total_cores)
+
     @property
     def gleason(self) -> GleasonScore:
         """The Gleason score."""
@@ -78,24 +101,40 @@ class Covariates:
 
     def encode(self) -> npt.NDArray[np.float64]:
         """[5] as ENCODED names them, in its units."""
-        stage = T_STAGES.index(self.t_stage)
+        stage = STAGE_STEPS[self.t_stage]
         return np.array(
             [self.age / 10.0, math.log2(self.psa), stage, self.primary - 3, self.secondary - 3],
             np.float64,
         )
 
     @property
-    def nccn_group(self) -> str:
-        """NCCN risk group of localised prostate cancer from T stage, PSA and grade group.
+    def nccn(self) -> NccnGroup:
+        """NCCN risk group, with what led to it."""
+        positive = None
+        if self.positive_cores is not None and self.total_cores is not None:
+            positive = self.positive_cores / self.total_cores
+        return nccn_group(
+            t_stage=self.t_stage,
+            psa=self.psa,
+            grade_group=self.gleason.grade_group,
+            primary=self.primary,
+            positive=positive,
+        )
 
-        Low: T1-T2a, grade group 1 and PSA below 10. High (very high included): T3, grade group 4-5
-            or PSA above 20. Intermediate: the
-        rest. Favourable and unfavourable intermediate cannot be distinguished: that needs the share
-        of positive cores; very low neither.
-        """
-        group = self.gleason.grade_group
-        if self.t_stage.startswith("T3") or group >= 4 or self.psa > 20:
-            return "high"
-        if self.t_stage in ("T1c", "T2a") and group == 1 and self.psa < 10:
-            return "low"
-        return "intermediate"
+
+def require_cores(positive: int | None, total: int | None) -> None:
+    """Refuse numbers of biopsy cores that no biopsy has.
+
+    Raises:
+        CovariateError: one without the other, no core at all, or more positive ones than cores.
+    """
+    if (positive is None) != (total is None):
+        raise CovariateError(
+            "positive_cores", positive, "give positive_cores and total_cores, or neither"
+        )
+    if positive is None or total is None:
+        return
+    if not 1 <= total <= MAX_CORES:
+        raise CovariateError("total_cores", total, f"give a number of cores, 1 to {MAX_CORES}")
+    if not 0 <= positive <= total:
+        raise CovariateError("positive_cores", positive, f"give 0 to {total}, the total of cores")

@@ -22,6 +22,7 @@ from training.cards import Card, load_model, require_entries, save_model
 from training.errors import InsufficientData, SpecMismatch
 from training.limits import require_range
 from training.risk.covariates import ENCODED, NCCN_GROUPS, Covariates
+from training.risk.nccn import NccnGroup
 from training.risk.survival import YEARS, Booleans, CoxFit, Floats, fit_cox
 from training.threads import threads_for
 
@@ -71,7 +72,7 @@ class Risk:
         ten_year: the same within 10 years.
         curve: cumulative incidence from 0 to 10 years.
         score: log hazard against the training cohort's average patient.
-        nccn_group: low, intermediate or high.
+        nccn: NCCN risk group, with what led to it.
         percentile: share in percent of the cohort's patients of the same NCCN group with a lower
             score; None if it had too few.
         contributions: log hazard that each of image, age, psa, t_stage and gleason adds against the
@@ -86,7 +87,7 @@ class Risk:
     ten_year: Interval
     curve: RiskCurve
     score: float
-    nccn_group: str
+    nccn: NccnGroup
     percentile: float | None
     contributions: dict[str, float]
     outside_training_range: list[str]
@@ -196,8 +197,8 @@ class RiskModel:
             ten_year=curve.at(10.0),
             curve=curve,
             score=score,
-            nccn_group=covariates.nccn_group,
-            percentile=self._percentile(score, covariates.nccn_group),
+            nccn=covariates.nccn,
+            percentile=self._percentile(score, covariates.nccn.tier),
             contributions=_contributions(parts[0]),
             outside_training_range=self._outside(columns[: len(self.image_components)], encoded),
             simulated_outcomes=bool(self.card["simulated_outcomes"]),
@@ -300,7 +301,7 @@ def fit_risk_model(
     columns = raw / scale
     fits = _fits(columns, time, event, config, np.random.default_rng(seed))
     scores = fits[0].log_hazard(columns)
-    groups = np.array([one.nccn_group for one in covariates])
+    groups = np.array([one.nccn.tier for one in covariates])
     return RiskModel(
         image_centre=centre,
         image_components=components,

@@ -22,11 +22,13 @@ import numpy.typing as npt
 
 from pipelines.annotations import PATTERNS, UNLABELLED
 from training.errors import InsufficientData
-from training.risk.covariates import ENCODED, T_STAGES, Covariates
+from training.risk.covariates import ENCODED, Covariates
 from training.slide.gleason import GleasonScore
 
 Floats = npt.NDArray[np.float64]
 
+DRAWN_STAGES = ("T1c", "T2a", "T2b", "T2c", "T3a", "T3b")
+"""Of cancer that a needle biopsy found."""
 HIGH_GRADE = (PATTERNS.index("gleason_4"), PATTERNS.index("gleason_5"))
 
 
@@ -48,7 +50,7 @@ class Hazards:
             PSA 8, T1c, 3+3, no pattern 4 or 5.
         age: log hazard ratio per 10 years.
         psa: per doubling.
-        t_stage: per step of T_STAGES.
+        t_stage: per step of DRAWN_STAGES.
         gleason_primary: per pattern above 3.
         gleason_secondary: per pattern above 3. With the primary: 3+4 has 1.2, 4+3 1.35, 4+4 1.65
             and 5+5 2.7 times the hazard of 3+3, before the image counts.
@@ -201,9 +203,10 @@ def _draw_covariates(score: GleasonScore, random: np.random.Generator) -> Covari
     age = np.clip(random.normal(66.0 + 0.8 * group, 6.5), 45.0, 85.0)
     psa = np.clip(np.exp(random.normal(np.log(6.0) + 0.18 * (group - 1), 0.55)), 0.8, 120.0)
     odds = np.exp(
-        -np.array([0.0, 0.9, 1.4, 1.6, 2.6, 3.4]) + 0.18 * (group - 1) * np.arange(len(T_STAGES))
+        -np.array([0.0, 0.9, 1.4, 1.6, 2.6, 3.4])
+        + 0.18 * (group - 1) * np.arange(len(DRAWN_STAGES))
     )
-    stage = T_STAGES[random.choice(len(T_STAGES), p=odds / odds.sum())]
+    stage = DRAWN_STAGES[random.choice(len(DRAWN_STAGES), p=odds / odds.sum())]
     return Covariates(
         age=round(float(age), 1),
         psa=round(float(psa), 1),
