@@ -77,14 +77,27 @@ def probe(
     tiles: Annotated[
         str,
         typer.Option(
-            help="Folder with one folder of labelled tiles per class.", callback=path_or_uri
+            help="Folder with one folder of labelled tiles per class, or with the unpacked "
+            "archive of --dataset.",
+            callback=path_or_uri,
         ),
     ],
     out: Out,
     encoder: Encoders = [DEFAULT_ENCODER],  # noqa: B006 - typer copies it
+    dataset: Annotated[
+        str | None,
+        typer.Option(
+            help="The tiles are this published set: bach, breakhis, crc, gleason_arvaniti, mhist "
+            "or pcam. Its official split takes the place of folds.",
+        ),
+    ] = None,
     tile_mpp: Annotated[
-        float, typer.Option(help="Micrometres per pixel of the tiles.", callback=positive)
-    ] = 0.23,
+        float | None,
+        typer.Option(
+            help="Micrometres per pixel of the tiles. Default: the published set's, or 0.23.",
+            callback=positive,
+        ),
+    ] = None,
     folds: Folds = 5,
     shifts: Annotated[
         bool, typer.Option("--shifts", help="Embed tiles under other stains and scales too.")
@@ -107,6 +120,7 @@ def probe(
             tiles=tiles,
             encoders=tuple(encoder),
             out=out,
+            dataset=dataset,
             tile_mpp=tile_mpp,
             folds=folds,
             shifts=shifts,

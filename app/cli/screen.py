@@ -164,7 +164,7 @@ def print_probe(report: ProbeReport) -> None:
     from training.evaluation.page import verdict
 
     console = Console()
-    title = "Balanced accuracy over folds (95 % interval), best first"
+    title = "Balanced accuracy (95 % interval), best first"
     table = Table(title=title, title_justify="left")
     shifts = list(report.rows[0].shifts)
     for column in ("", "linear probe", "kNN", *shifts, ""):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
-from training.evaluation.tiles import read_tile
+from training.evaluation.tiles import TileSource, read_tile
 from training.pictures import png
 
 if TYPE_CHECKING:
@@ -107,7 +106,7 @@ def neighbours_figure(
     features: NDArray[np.float32],
     labels: NDArray[np.int64],
     classes: Sequence[str],
-    paths: Sequence[Path],
+    tiles: Sequence[TileSource],
 ) -> bytes:
     """PNG: tiles of each class, and the nearest others by cosine; a red frame is another class."""
     standard = StandardScaler().fit_transform(features)
@@ -126,7 +125,7 @@ def neighbours_figure(
         order = np.argsort(-(standard @ standard[query]), kind="stable")
         shown = [query, *(int(k) for k in order if k != query)][: count + 1]
         for panel, k in zip(axes, shown, strict=True):
-            panel.imshow(read_tile(paths[k])[::3, ::3])
+            panel.imshow(read_tile(tiles[k])[::3, ::3])
             panel.set_xticks([])
             panel.set_yticks([])
             right = labels[k] == labels[query]

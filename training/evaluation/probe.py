@@ -1,7 +1,8 @@
 """OPEN FIRST. What encoders know of labelled tissue, side by side: `acinus probe`.
 
     probe(config)
-      find_tiles         a class is a folder of tiles; groups.csv says which belong together
+      find_tiles         a class is a folder of tiles; groups.csv says which belong together;
+                         or dataset_tiles, a published set with its official split
       subjects           the encoders, each one's architecture with random weights, colour + LBP
       embed              one pass over the tiles: each subject's features, also of shifted tiles
       score              linear probe, nearest neighbours, few examples: same folds for all
@@ -18,7 +19,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -32,6 +32,7 @@ from training.encoder.encoder import load_encoder, random_like
 from training.encoder.lite0 import EFFICIENTNET_LITE0
 from training.errors import InsufficientData
 from training.evaluation.baselines import COLOUR_AND_TEXTURE, colour_and_texture
+from training.evaluation.datasets import dataset, dataset_tiles
 from training.evaluation.figures import few_shot_figure, neighbours_figure, scores_figure, spread
 from training.evaluation.page import write_page
 from training.evaluation.scores import (
@@ -49,7 +50,14 @@ from training.evaluation.scores import (
     score_of,
 )
 from training.evaluation.subjects import CLEAN, SHIFTS, Subject, features_of
-from training.evaluation.tiles import UNREADABLE, TileFolder, find_tiles, read_tile, tile_name
+from training.evaluation.tiles import (
+    UNREADABLE,
+    TileFolder,
+    TileSource,
+    find_tiles,
+    read_tile,
+    tile_name,
+)
 from training.limits import MAX_SEED, require_range
 
 UNGROUPED: Final = (
@@ -58,6 +66,8 @@ UNGROUPED: Final = (
     "same tissue, it has seen these tiles without their labels."
 )
 GROUPED: Final = "Tiles of one group (groups.csv) are never on both sides of a split."
+TILE_MPP: Final = 0.23
+"""Micrometres per pixel of a scanner at 40x, unless something else is known."""
 SURE: Final = 0.95
 """An encoder beats a baseline if it scores higher in this share of bootstrap samples."""
 
@@ -67,10 +77,13 @@ class ProbeConfig:
     """What to score.
 
     Attributes:
-        tiles: local folder with one folder of tiles a class.
+        tiles: local folder with one folder of tiles a class; or with the unpacked archive of
+            `dataset`.
         encoders: names, folders or URIs.
         out: folder or URI that report, page and picture are written to.
-        tile_mpp: micrometres per pixel of the tiles, which image files do not carry.
+        dataset: name of a published set; its official split takes the place of folds.
+        tile_mpp: micrometres per pixel of the tiles, which image files do not carry; None for the
+            published set's, or TILE_MPP.
         folds: of the stratified cross-validation.
         repeats: times the cross-validation is repeated with other folds.
         neighbours: of kNN; fewer where the tiles to learn from are fewer.
@@ -85,7 +98,8 @@ class ProbeConfig:
     tiles: str
     out: str
     encoders: tuple[str, ...] = (EFFICIENTNET_LITE0,)
-    tile_mpp: float = 0.23
+    dataset: str | None = None
+    tile_mpp: float | None = None
     folds: int = 5
     repeats: int = 2
     neighbours: int = 20
@@ -96,12 +110,19 @@ class ProbeConfig:
     def __post_init__(self) -> None:
         if not self.encoders or len(set(self.encoders)) < len(self.encoders):
             raise ValueError(f"encoders are {self.encoders}; give each of one or more once")
-        require_range("tile_mpp", self.tile_mpp, *PLAUSIBLE_MPP, unit="micrometres per pixel")
+        require_range("tile_mpp", self.mpp, *PLAUSIBLE_MPP, unit="micrometres per pixel")
         require_range("folds", self.folds, 2)
         require_range("repeats", self.repeats, 1)
         require_range("neighbours", self.neighbours, 1)
         require_range("penalty", self.penalty, 1e-6)
         require_range("seed", self.seed, 0, MAX_SEED - self.repeats)
+
+    @property
+    def mpp(self) -> float:
+        """Micrometres per pixel of the tiles."""
+        if self.tile_mpp is not None:
+            return self.tile_mpp
+        return TILE_MPP if self.dataset is None else dataset(self.dataset).mpp
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,10 +210,10 @@ def probe(
             folds.
     """
     subjects = _subjects(config)
-    tiles = find_tiles(config.tiles)
+    tiles = _tiles(config)
     features, kept, failed = _embed(tiles, subjects, config, on_tile)
     labels = np.array(tiles.labels, np.int64)[kept]
-    require_enough(labels, tiles, config, failed)
+    _require_enough(labels, tiles, kept, config, failed)
     folds = _folds(labels, tiles, kept, config)
     named = {
         subject.name: predictions(features[subject.name][CLEAN], folds, _head(subject, config))
@@ -215,7 +236,7 @@ def probe(
         picture=storage.join(config.out, "probe.png"),
         failed=failed,
         ignored=tiles.ignored,
-        caveat=UNGROUPED if tiles.groups is None else GROUPED,
+        caveat=_caveat(folds, tiles, config),
     )
     paths = [tiles.paths[k] for k in kept]
     _write(report, config, features[best.name][CLEAN], labels, paths)
@@ -236,6 +257,24 @@ def _subjects(config: ProbeConfig) -> list[Subject]:
             subjects.append(Subject(name=name, embed=random.embed, spec=random.spec))
     plain = Subject(name=COLOUR_AND_TEXTURE, embed=colour_and_texture, spec=subjects[0].spec)
     return [*subjects, plain]
+
+
+def _tiles(config: ProbeConfig) -> TileFolder:
+    if config.dataset is None:
+        return find_tiles(config.tiles)
+    return dataset_tiles(dataset(config.dataset), config.tiles)
+
+
+def _caveat(folds: Folds, tiles: TileFolder, config: ProbeConfig) -> str:
+    """How far to trust the scores."""
+    if config.dataset is None:
+        return UNGROUPED if tiles.groups is None else GROUPED
+    row = dataset(config.dataset)
+    return (
+        f"{row.title} (licence: {row.licence}), official split: learnt from "
+        f"{len(folds.learnable)} tiles, tested on {len(folds.tested)} of the {row.tested} part. "
+        f"{row.apart}"
+    )
 
 
 def _embed(
@@ -264,7 +303,7 @@ def _embed(
         for subject in subjects:
             for shift in shifts:
                 found[subject.name][shift].append(
-                    features_of(tile, subject, mpp=config.tile_mpp, shift=shift)
+                    features_of(tile, subject, mpp=config.mpp, shift=shift)
                 )
     arrays = {
         name: {shift: np.array(rows, np.float32) for shift, rows in each.items()}
@@ -278,10 +317,16 @@ def _folds(labels: Labels, tiles: TileFolder, kept: list[int], config: ProbeConf
     if tiles.groups is not None:
         groups = np.array(tiles.groups)[kept]
         units = np.unique(groups, return_inverse=True)[1]
-        if (count := len(np.unique(units))) < config.folds:
-            raise InsufficientData(
-                f"{tiles.folder} has tiles of {count} groups; {config.folds} folds need that many"
-            )
+    if tiles.train is not None:
+        train = np.array(tiles.train)[kept]
+        return Folds(
+            labels=labels, units=units, count=1, repeats=1, seed=config.seed, official=train
+        )
+    count = len(np.unique(units))
+    if count < config.folds:
+        raise InsufficientData(
+            f"{tiles.folder} has tiles of {count} groups; {config.folds} folds need that many"
+        )
     return Folds(
         labels=labels, units=units, count=config.folds, repeats=config.repeats, seed=config.seed
     )
@@ -324,9 +369,17 @@ def _row(
             for shift, shifted in features.items()
             if shift != CLEAN
         },
-        confusion=confusion_matrix(np.tile(folds.labels, config.repeats), ours.ravel()).tolist(),
+        confusion=_confusion(ours, folds),
         not_better_than=[name for name, beats in beaten.items() if not beats],
     )
+
+
+def _confusion(predicted: Labels, folds: Folds) -> list[list[int]]:
+    """Rows are truth; sums over the repeats of predictions [repeats, N]."""
+    named = predicted[:, folds.tested]
+    truth = np.broadcast_to(folds.labels[folds.tested], named.shape)
+    counts: list[list[int]] = confusion_matrix(truth.ravel(), named.ravel()).tolist()
+    return counts
 
 
 def _learnt_from(folds: Folds) -> int:
@@ -339,23 +392,31 @@ def _cosine(first: Features, second: Features) -> float:
     return float(np.mean((first * second).sum(axis=1) / np.maximum(norms, 1e-12)))
 
 
-def require_enough(
-    labels: Labels, tiles: TileFolder, config: ProbeConfig, failed: Sequence[str] = ()
+def _require_enough(
+    labels: Labels, tiles: TileFolder, kept: list[int], config: ProbeConfig, failed: Sequence[str]
 ) -> None:
-    """Refuse tiles that can't be cross-validated.
-
-    Raises:
-        InsufficientData: see `probe`; names the tiles of each class and those that failed.
-    """
-    counts = np.bincount(labels, minlength=len(tiles.classes)).tolist()
-    named = zip(tiles.classes, counts, strict=True)
-    found = ", ".join(f"{name} {count}" for name, count in named) or "none"
+    """Refuse tiles that can't be divided; names those of each class and those that failed."""
+    parts = {"": np.ones(len(labels), bool)}
+    needed = f"two classes of at least {config.folds} tiles, one for each fold"
+    least = {"": config.folds}
+    if tiles.train is not None:
+        learnt = np.array(tiles.train, bool)[kept]
+        parts = {"to learn from: ": learnt, "to test on: ": ~learnt}
+        needed = "two tiles of each class to learn from and one to test on"
+        least = dict(zip(parts, (2, 1), strict=True))
+    counts = {
+        part: np.bincount(labels[inside], minlength=len(tiles.classes)).tolist()
+        for part, inside in parts.items()
+    }
+    if len(tiles.classes) >= 2 and all(min(counts[part]) >= least[part] for part in parts):
+        return
+    found = "; ".join(
+        part
+        + (", ".join(f"{name} {n}" for name, n in zip(tiles.classes, each, strict=True)) or "none")
+        for part, each in counts.items()
+    )
     found += "".join(f"; {sentence}" for sentence in failed)
-    if len(counts) < 2 or min(counts) < config.folds:
-        raise InsufficientData(
-            f"{tiles.folder} has these tiles: {found}; "
-            f"needed are two classes of at least {config.folds} tiles, one for each fold"
-        )
+    raise InsufficientData(f"{tiles.folder} has these tiles: {found}; needed are {needed}")
 
 
 def _write(
@@ -363,7 +424,7 @@ def _write(
     config: ProbeConfig,
     features: Features,
     labels: Labels,
-    paths: Sequence[Path],
+    paths: Sequence[TileSource],
 ) -> None:
     """The report as JSON, HTML and PNG; features [N, D] are the best encoder's."""
     best = next(row.name for row in report.rows if row.encoder == report.best)

@@ -63,6 +63,8 @@ class Folds:
         count: folds of a cross-validation.
         repeats: cross-validations with other folds.
         seed: of the folds and of the bootstrap.
+        official: whether each tile is learnt from, bool [N], the others being tested on; None
+            cross-validates. `count` and `repeats` are 1 with it.
     """
 
     labels: Labels
@@ -70,9 +72,26 @@ class Folds:
     count: int
     repeats: int
     seed: int
+    official: NDArray[np.bool_] | None = None
+
+    @property
+    def learnable(self) -> Labels:
+        """Tiles that a fold learns from."""
+        learnt = np.ones(len(self.labels), bool) if self.official is None else self.official
+        return np.flatnonzero(learnt)
+
+    @property
+    def tested(self) -> Labels:
+        """Tiles that a fold tests on."""
+        if self.official is None:
+            return np.arange(len(self.labels))
+        return np.flatnonzero(~self.official)
 
     def splits(self) -> Iterator[tuple[int, Labels, Labels]]:
         """(repeat, train, test)."""
+        if self.official is not None:
+            yield 0, self.learnable, self.tested
+            return
         grouped = len(np.unique(self.units)) < len(self.units)
         kind = StratifiedGroupKFold if grouped else StratifiedKFold
         for repeat in range(self.repeats):
@@ -82,9 +101,10 @@ class Folds:
                 yield repeat, train, test
 
     def draws(self) -> Iterator[Labels]:
-        """Tiles of each bootstrap sample: units drawn with replacement."""
+        """Tested tiles of each bootstrap sample: units drawn with replacement."""
         random = np.random.default_rng(self.seed)
-        order = np.argsort(self.units, kind="stable")
+        tested = self.tested
+        order = tested[np.argsort(self.units[tested], kind="stable")]
         parts = np.split(order, np.flatnonzero(np.diff(self.units[order])) + 1)
         for _ in range(DRAWS):
             chosen = random.integers(len(parts), size=len(parts))
@@ -114,7 +134,7 @@ def forest(seed: int) -> Model:
 def predictions(
     features: Features, folds: Folds, model: Model, tested: Features | None = None
 ) -> Labels:
-    """What each tile is named by a model that has not seen it, [repeats, N].
+    """What each tested tile is named by a model that has not seen it, [repeats, N].
 
     Args:
         features: [N, D] that the model learns from.
@@ -162,7 +182,8 @@ def few_shots(features: Features, folds: Folds, model: Model) -> dict[int, float
         by number of tiles, as far as the smallest class has twice as many.
     """
     random = np.random.default_rng(folds.seed)
-    classes = [np.flatnonzero(folds.labels == label) for label in np.unique(folds.labels)]
+    learnable, tested = folds.learnable, np.isin(np.arange(len(folds.labels)), folds.tested)
+    classes = [learnable[folds.labels[learnable] == label] for label in np.unique(folds.labels)]
     found = {}
     for shots in SHOTS:
         if 2 * shots > min(map(len, classes)):
@@ -170,7 +191,7 @@ def few_shots(features: Features, folds: Folds, model: Model) -> dict[int, float
         scores = []
         for _ in range(SHOT_DRAWS):
             train = np.concatenate([random.permutation(members)[:shots] for members in classes])
-            test = ~np.isin(folds.units, folds.units[train])
+            test = tested & ~np.isin(folds.units, folds.units[train])
             if len(np.unique(folds.labels[test])) < len(classes):
                 continue  # the other tiles are of the same groups
             fitted = model().fit(features[train], folds.labels[train])

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import h5py
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -27,24 +28,38 @@ Tile = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, kw_only=True)
+class Hdf5Tile:
+    """A tile that is one of many in the array `x`, uint8 [N, h, w, 3], of an HDF5 file."""
+
+    file: Path
+    index: int
+
+
+TileSource = Path | Hdf5Tile
+
+
+@dataclass(frozen=True, kw_only=True)
 class TileFolder:
-    """A folder with one folder of tiles for each class, in a fixed order.
+    """Labelled tiles of a folder, in a fixed order.
 
     Attributes:
         folder: as it was given.
         paths: of the tiles.
         labels: index into `classes` of each tile.
-        classes: names of the folders that hold tiles.
-        groups: of each tile, None where `groups.csv` is missing.
+        classes: their names.
+        groups: of each tile, None where they are not known.
         ignored: hidden files with a tile's suffix.
+        train: whether each tile is learnt from, and tested on else; None where nobody has divided
+            them.
     """
 
     folder: str
-    paths: list[Path]
+    paths: list[TileSource]
     labels: list[int]
     classes: list[str]
     groups: list[str] | None
     ignored: list[str]
+    train: list[bool] | None = None
 
 
 def find_tiles(folder: str) -> TileFolder:
@@ -71,7 +86,7 @@ def find_tiles(folder: str) -> TileFolder:
             paths += found
     return TileFolder(
         folder=folder,
-        paths=paths,
+        paths=[*paths],
         labels=labels,
         classes=classes,
         groups=_read_groups(root, paths),
@@ -98,14 +113,19 @@ def _read_groups(root: Path, paths: list[Path]) -> list[str] | None:
     return [groups[tile_name(path)] for path in paths]
 
 
-def tile_name(path: Path) -> str:
-    """Class and file."""
-    return f"{path.parent.name}/{path.name}"
+def tile_name(tile: TileSource) -> str:
+    """Class and file, or file and position."""
+    if isinstance(tile, Hdf5Tile):
+        return f"{tile.file.name}[{tile.index}]"
+    return f"{tile.parent.name}/{tile.name}"
 
 
-def read_tile(path: Path) -> Tile:
+def read_tile(tile: TileSource) -> Tile:
     """The pixels of a tile, uint8 [h, w, 3]; raises UNREADABLE."""
-    with Image.open(path) as image:
+    if isinstance(tile, Hdf5Tile):
+        with h5py.File(tile.file) as file:
+            return np.asarray(file["x"][tile.index])
+    with Image.open(tile) as image:
         return np.asarray(image.convert("RGB"))
 
 
