@@ -66,9 +66,12 @@ def crc(root: Path) -> None:
         _image(root / f"CRC-VAL-HE-7K/{name}/{name}-TCGA-AAA.tif")
 
 
+GLEASON_CORES = ("ZT111_4_A_1_12", "ZT111_4_A_1_13", "ZT76_39_A_1_1")
+
+
 def gleason_arvaniti(root: Path) -> None:
     for label in range(4):
-        for core in ("ZT111_4_A_1_12", "ZT76_39_A_1_1"):
+        for core in GLEASON_CORES if label < 2 else GLEASON_CORES[1:]:
             place = root / "train_validation_patches_750" / core
             _image(place / f"{core}_patch_{label}_class_{label}.jpg")
         core = "ZT80_38_A_1_1"
@@ -118,7 +121,7 @@ def _lookalike(name: str, root: Path) -> TileFolder:
         ("bach", 268, 132, None),
         ("breakhis", 8, 8, 8),
         ("crc", 27, 9, None),
-        ("gleason_arvaniti", 4, 4, 2),
+        ("gleason_arvaniti", 6, 4, 3),
         ("mhist", 16, 8, None),
         ("pcam", 8, 4, None),
     ],
@@ -157,12 +160,11 @@ def test_labels_are_those_of_the_arrays_and_arrays_of_cores(tmp_path: Path) -> N
     assert _lookalike("pcam", tmp_path / "pcam").labels == [0, 1] * 6
     (tmp_path / "gleason").mkdir()
     gleason = _lookalike("gleason_arvaniti", tmp_path / "gleason")
-    assert gleason.labels == [0, 1, 2, 3] * 2
-    assert gleason.train == [True] * 4 + [False] * 4
-    assert {Path(tile_name(tile)).parent.name for tile in gleason.paths} == {
-        "ZT111_4_A_1_12",
-        "ZT76_39_A_1_1",
-    }
+    assert gleason.labels == [0, 1, *range(4), *range(4)]
+    assert gleason.train == [True] * 6 + [False] * 4
+    cores = [Path(tile_name(tile)).parent.name for tile in gleason.paths]
+    assert gleason.groups == cores
+    assert set(cores) == set(GLEASON_CORES)
 
 
 def test_the_split_of_bach_is_that_of_eva(tmp_path: Path) -> None:
@@ -355,6 +357,7 @@ def test_a_published_set_is_probed_on_its_official_split(
 
 def test_a_part_without_a_class_is_refused(encoder: str, tmp_path: Path) -> None:
     with pytest.raises(
-        InsufficientData, match=r"to learn from: benign 1, .*to test on: benign 1, .*two tiles"
+        InsufficientData,
+        match=r"to learn from: benign 2, .*gleason_5 1; to test on: benign 1, .*two tiles",
     ):
         _probe("gleason_arvaniti", encoder, tmp_path)
