@@ -29,6 +29,7 @@ def build() -> typer.Typer:
         cohorts.prepare,
         encoders.encoders,
         encoders.embed,
+        encoders.save_encoder,
         models.pretrain,
         models.probe,
         models.fit_slide,

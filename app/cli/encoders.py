@@ -1,4 +1,6 @@
-"""`acinus encoders` and `embed`: which encoders there are, and embeddings to take elsewhere."""
+"""`acinus encoders`, `save-encoder` and `embed`: which encoders there are, a folder with one, and
+embeddings to take elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +12,7 @@ from app.cli.boundary import usage
 from app.cli.options import (
     DEFAULT_ENCODER,
     Encoder,
+    Out,
     Ray,
     on_ray,
     path_or_uri,
@@ -98,3 +101,17 @@ def embed(
     screen.print_notes([], report.failed)
     if report.failed:
         raise typer.Exit(1)
+
+
+def save_encoder(out: Out, encoder: Encoder = DEFAULT_ENCODER) -> None:
+    """Write an encoder as a folder of its own, as a model set needs it.
+
+    What was fitted with it by name belongs to the folder too: both have the same hash.
+    """
+    from app.cli import screen
+    from training.encoder.encoder import encoder_terms, load_encoder
+    from training.encoder.encoder import save_encoder as save
+
+    screen.print_terms(encoder_terms(encoder))
+    loaded = load_encoder(encoder, precision="f32")
+    screen.print_facts("Encoder", {"name": loaded.name, "folder": out, "hash": save(out, loaded)})

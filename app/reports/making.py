@@ -11,6 +11,7 @@ from app.reports import schemas
 from app.reports.findings import AnalysedSlide, Findings, ModelSetFacts
 from app.reports.schemas import Report
 from pipelines.grid import PatchSpec
+from training.slide.reading import read_grade
 
 
 def make_report(
@@ -25,6 +26,10 @@ def make_report(
     """What the models found, as a report."""
     grading, prediction = findings.grading, findings.slide
     spec = facts.spec
+    area = _patch_area_mm2(slide, spec)
+    reading = read_grade(
+        areas=grading.grade_group, slide_model=prediction.grade_group, tissue_mm2=area
+    )
     return Report(
         simulated_outcomes=facts.simulated_outcomes,
         analysis_id=analysis_id,
@@ -36,9 +41,10 @@ def make_report(
             height_px=slide.height,
             mpp=slide.mpp,
             patches=slide.n_patches,
-            patch_area_mm2=_patch_area_mm2(slide, spec),
+            patch_area_mm2=area,
         ),
         clinical=clinical,
+        reading=schemas.Reading(grade_group=reading.grade_group, reason=reading.reason),
         grading=schemas.Grading(
             **grading.shares,
             tumour_extent=min(grading.tumour_extent, 1.0),

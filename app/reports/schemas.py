@@ -55,6 +55,14 @@ class Grading(Part):
     percent_pattern_5: float | None
 
 
+class Reading(Part):
+    """Which grade to read: the pattern areas', the slide model checking it; or none."""
+
+    grade_group: Annotated[int, Field(ge=0, le=5)] | None
+    """None where the two are too far apart, or the tissue is too little."""
+    reason: str
+
+
 class SlideModelPrediction(Part):
     """What the slide model says on its own, by attention over all patches: checks the grading."""
 
@@ -134,6 +142,8 @@ class Report(Part):
     created_at: datetime
     specimen: Specimen
     clinical: ClinicalVariables
+    reading: Reading | None = None
+    """None in reports of versions that gave none."""
     grading: Grading
     slide_model: SlideModelPrediction
     risk: Risk | None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.markup import escape
 from rich.table import Table
 
-from app.reports.schemas import NOTICE, SIMULATED, Estimate, Grading, Report, Risk
+from app.reports.schemas import NOTICE, SIMULATED, Estimate, Grading, Reading, Report, Risk
 
 
 def risk_table(report: Report) -> Table:
@@ -16,6 +16,8 @@ def risk_table(report: Report) -> Table:
         show_header=False,
         title_justify="left",
     )
+    if report.reading is not None:
+        table.add_row("Grade to read", _reading(report.reading))
     table.add_row("Gleason, grade group", _grade(report.grading))
     table.add_row("Share of area", _shares(report.grading))
     table.add_row("Slide model", _slide_model(report))
@@ -25,6 +27,13 @@ def risk_table(report: Report) -> Table:
         for name, value in _risk_rows(report.risk):
             table.add_row(name, value)
     return table
+
+
+def _reading(reading: Reading) -> str:
+    if reading.grade_group is None:
+        return f"[red]none[/red]: {escape(reading.reason)}"
+    group = f"grade group {reading.grade_group}" if reading.grade_group else "benign"
+    return f"{group}: {escape(reading.reason)}"
 
 
 def _grade(grading: Grading) -> str:

@@ -14,6 +14,7 @@ from app.cli.boundary import run
 from pipelines.cohort_shards import load_shards
 from tests.support.hand_made import SPEC, make_encoder
 from training.encoder.catalogue import catalogue
+from training.encoder.encoder import load_encoder
 from training.encoder.lite0 import EFFICIENTNET_LITE0
 from training.encoder.published import PUBLISHED
 
@@ -74,3 +75,12 @@ def test_an_encoder_without_a_folder_after_its_name_is_a_mistake(
 ) -> None:
     assert _acinus("fit-slide", "--data", str(tmp_path), "--out", "x", "--encoder", "uni=") == 2
     assert "--encoder" in capsys.readouterr().err
+
+
+def test_a_saved_encoder_has_the_hash_that_it_has_by_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _acinus("save-encoder", "--out", str(tmp_path / "encoder")) == 0
+    by_name = load_encoder(EFFICIENTNET_LITE0, precision="f32")
+    assert by_name.hash[:20] in capsys.readouterr().out.replace("\n", "")
+    assert load_encoder(str(tmp_path / "encoder"), precision="f32").hash == by_name.hash

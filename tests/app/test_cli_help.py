@@ -14,6 +14,9 @@ from app.cli.boundary import run
 COMMANDS = (
     "synth",
     "prepare",
+    "encoders",
+    "embed",
+    "save-encoder",
     "pretrain",
     "probe",
     "fit-slide",

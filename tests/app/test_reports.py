@@ -56,6 +56,7 @@ def example(**changes: Any) -> Report:
             patch_area_mm2=17.97,
         ),
         clinical=ClinicalVariables(age=67, psa=8.4, t_stage="T2a"),
+        reading=schemas.Reading(grade_group=2, reason="By the pattern areas."),
         grading=schemas.Grading(
             benign=0.48,
             gleason_3=0.31,

@@ -62,7 +62,7 @@ def vit_small() -> Recipe:
 
 
 def context() -> Recipe:
-    """Continue from EfficientNet-Lite0 on patches of 376 px at 0.5 um, half an hour on 2 CPU cores.
+    """Continue from EfficientNet-Lite0 on patches of about 380 px at 0.5 um: minutes on 2 cores.
 
     `experiments.md` has what it gains, and what was tried without gain.
     """
@@ -71,9 +71,9 @@ def context() -> Recipe:
         method=ContextConfig(view=View(size=224, scale=(0.22, 0.52), count=1, aspect=1.1)),
         network=lite0.NETWORK,
         pooling=lite0.CONFIG.pooling,
-        steps=500,
-        patches_per_step=32,
-        learning_rate=Cosine(start=2e-4, end=1e-6, warmup=0.1),
+        steps=120,
+        patches_per_step=16,
+        learning_rate=Cosine(start=2e-5, end=1e-6, warmup=0.1),
         weight_decay=Cosine(start=0.01, end=0.01),
         group=2,
     )
