@@ -288,8 +288,8 @@ def test_hidden_files_are_ignored(tmp_path: Path) -> None:
 def test_unknown_sets_and_sets_of_slides_are_refused() -> None:
     with pytest.raises(ValueError, match="dataset 'x' is not known; choose one of bach, breakhis"):
         ProbeConfig(tiles="a", out="b", dataset="x")
-    for name in ("panda_small", "camelyon16_small"):
-        with pytest.raises(ValueError, match=r"whole slides .* `acinus prepare`"):
+    for name, remedy in (("panda_small", "fit-slide"), ("camelyon16_small", "embed")):
+        with pytest.raises(ValueError, match=rf"whole slides .* `acinus prepare` .*{remedy}"):
             ProbeConfig(tiles="a", out="b", dataset=name)
 
 

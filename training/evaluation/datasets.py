@@ -320,9 +320,10 @@ DATASETS: Final = {
         ),
     )
 }  # fmt: skip
-PREPARED: Final = (
-    "write its slides into a manifest (slide, case, split, label), then run `acinus prepare` and "
-    "`acinus fit-slide`"
-)
-SLIDES: Final = {"panda_small": PREPARED, "camelyon16_small": PREPARED}
+SLIDES: Final = {
+    "panda_small": "write its slides and their gleason_score into a manifest (slide, split, "
+    "label), then run `acinus prepare` and `acinus fit-slide`",
+    "camelyon16_small": "`acinus fit-slide` grades prostates and can't learn its labels, but "
+    "`acinus prepare` and `acinus embed --format trident` give its embeddings to other tools",
+}
 """What to do with sets of slides."""
