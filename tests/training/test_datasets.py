@@ -347,6 +347,7 @@ def test_a_published_set_is_probed_on_its_official_split(
     assert report.tiles == [3 * tested // 2] * 2
     assert f"official split: learnt from {2 * tested} tiles, tested on {tested}" in report.caveat
     assert DATASETS[name].licence in report.caveat
+    assert report.dataset == name
     for row in report.rows:
         assert np.sum(row.confusion) == tested
         assert len(row.linear.folds) == 1

@@ -43,8 +43,7 @@ def scores_figure(report: ProbeReport) -> bytes:
     bars.legend(loc="lower right", frameon=False)
     best = next(row for row in report.rows if row.encoder is not None)
     _confusion(matrix, best, report.classes)
-    kind = "grouped folds" if report.groups else "optimistic: split without patient ids"
-    figure.suptitle(f"{sum(report.tiles)} tiles, same folds; {kind}")
+    figure.suptitle(f"{sum(report.tiles)} tiles, {_division(report)}")
     return png(figure)
 
 
@@ -60,6 +59,13 @@ def _confusion(axes: Axes, row: ProbeRow, classes: Sequence[str]) -> None:
     axes.set_xlabel("predicted")
     axes.set_ylabel("truth")
     axes.set_title(f"{row.name}, linear probe", fontsize=10)
+
+
+def _division(report: ProbeReport) -> str:
+    if report.dataset is not None:
+        return f"official split of {report.dataset}"
+    kind = "grouped folds" if report.groups else "optimistic: split without patient ids"
+    return f"same folds; {kind}"
 
 
 def few_shot_figure(report: ProbeReport) -> bytes:

@@ -176,6 +176,7 @@ class ProbeReport:
         tiles: number of tiles per class.
         groups: number of groups; None where they are not known.
         chance: balanced accuracy of guessing.
+        dataset: name of the published set, None for other tiles.
         page, picture: URIs of the HTML page and of the PNG.
         failed: a sentence for each tile that could not be read; it is in no score.
         ignored: hidden files with a tile's suffix, such as the `._` files of macOS; no tiles.
@@ -188,6 +189,7 @@ class ProbeReport:
     tiles: list[int]
     groups: int | None
     chance: float
+    dataset: str | None
     page: str
     picture: str
     failed: list[str]
@@ -232,6 +234,7 @@ def probe(
         tiles=np.bincount(labels).tolist(),
         groups=None if tiles.groups is None else len(np.unique(folds.units)),
         chance=1.0 / len(tiles.classes),
+        dataset=config.dataset,
         page=storage.join(config.out, "probe.html"),
         picture=storage.join(config.out, "probe.png"),
         failed=failed,
