@@ -103,6 +103,7 @@ def _risk(findings: Findings) -> schemas.Risk | None:
         nccn_edition=risk.nccn.edition,
         percentile=risk.percentile,
         contributions=risk.contributions,
+        no_effect=risk.no_effect,
         outside_training_range=risk.outside_training_range,
         gleason_from=findings.gleason_from,
     )

@@ -107,6 +107,8 @@ class Risk(Part):
     contributions: dict[str, float]
     """Log hazard that image, age, PSA, T stage and Gleason add, compared with the average patient.
     They sum to `score`."""
+    no_effect: list[str] = []
+    """Contributions whose 95 % interval holds 0: their direction is not to be read."""
     outside_training_range: list[str]
     gleason_from: Literal["pathologist", "image"]
 

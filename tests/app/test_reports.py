@@ -39,6 +39,7 @@ def example(**changes: Any) -> Report:
         nccn_group="intermediate",
         percentile=63.2,
         contributions={"image": 0.31, "age": -0.05, "psa": 0.12, "t_stage": -0.21, "gleason": 0.24},
+        no_effect=["age"],
         outside_training_range=["psa"],
         gleason_from="image",
     )

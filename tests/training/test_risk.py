@@ -121,6 +121,15 @@ def test_the_interval_holds_the_true_risk_of_new_patients(model: RiskModel) -> N
     assert np.corrcoef([risk.estimate for risk in found], true)[0, 1] > 0.93
 
 
+def test_a_contribution_differs_from_none_only_where_outcomes_show_it(model: RiskModel) -> None:
+    embeddings, men, time, event, _ = registry(0)
+    order = np.random.default_rng(3).permutation(len(men))
+    chance = fit_risk_model(embeddings, men, time[order], event[order], card=CARD, config=CONFIG)
+    far = model.image_centre + np.linspace(1, 2, 6)
+    assert "image" not in model.predict(far, MAN).no_effect
+    assert "image" in chance.predict(far, MAN).no_effect
+
+
 def test_each_contribution_says_what_its_variable_does(model: RiskModel) -> None:
     embedding = model.image_centre
     base = model.predict(embedding, MAN)

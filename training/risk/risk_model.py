@@ -77,6 +77,7 @@ class Risk:
             score; None if it had too few.
         contributions: log hazard that each of image, age, psa, t_stage and gleason adds against the
             average patient; sums to score.
+        no_effect: contributions whose 95 % interval holds 0: their direction is not to be read.
         outside_training_range: what the model has not seen the like of: names of clinical
             variables, or image.
         simulated_outcomes: whether the cohort's outcomes were drawn by a generator; such a report
@@ -90,6 +91,7 @@ class Risk:
     nccn: NccnGroup
     percentile: float | None
     contributions: dict[str, float]
+    no_effect: list[str]
     outside_training_range: list[str]
     simulated_outcomes: bool
 
@@ -200,6 +202,7 @@ class RiskModel:
             nccn=covariates.nccn,
             percentile=self._percentile(score, covariates.nccn.tier),
             contributions=_contributions(parts[0]),
+            no_effect=_no_effect(parts),
             outside_training_range=self._outside(columns[: len(self.image_components)], encoded),
             simulated_outcomes=bool(self.card["simulated_outcomes"]),
         )
@@ -244,6 +247,16 @@ def _contributions(parts: Floats) -> dict[str, float]:
     for name, part in zip(ENCODED, clinical, strict=True):
         totals[NAMES[name]] += float(part)
     return totals
+
+
+def _no_effect(parts: Floats) -> list[str]:
+    """Names of the contributions that the replicas' spread (rows 1..) does not tell from 0."""
+    replicas = [_contributions(row) for row in parts[1:]]
+    return [
+        name
+        for name, value in _contributions(parts[0]).items()
+        if abs(value) <= 1.96 * np.std([replica[name] for replica in replicas], ddof=1)
+    ]
 
 
 def _curve(baselines: Floats, log_hazards: Floats) -> RiskCurve:
