@@ -84,6 +84,11 @@ class PatchSpec:
             "stain", self.stain, self.stain in STAINS, f"one of {', '.join(STAINS[1:])}, or empty"
         )
 
+    @property
+    def side_um(self) -> float:
+        """Side of a patch in micrometres."""
+        return self.size * self.mpp
+
     @cached_property
     def hash(self) -> str:
         """16 hex digits that differ where any field differs."""

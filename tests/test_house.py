@@ -23,7 +23,9 @@ ROOMS = [
     "cluster",
     "pipelines",
     "training/encoder",
+    "training/evaluation",
     "training/pretrain",
+    "training/registry",
     "training/risk",
     "training/slide",
 ]

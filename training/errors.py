@@ -8,7 +8,13 @@ value and the remedy.
     ├── SpecMismatch      models not made for each other: another PatchSpec, encoder or slide model
     ├── RunError          a run that cannot start or continue: other data or recipe, too few CPUs
     ├── InsufficientData  a cohort that cannot be learnt from: too few slides, patterns or patients
-    └── CovariateError    a clinical variable that no patient can have
+    ├── CovariateError    a clinical variable that no patient can have
+    └── RegistryError
+        ├── RegistryDamaged   a log with a gap, or an entry that is not one
+        ├── VersionNotFound   no such version, or several that begin so
+        ├── RegistryChanged   somebody else was faster
+        └── PromotionRefused  a version that can't go into production
+            └── NotReproducible   not shown to say the same of the same tissue
 
 Slides that cannot be read are `pipelines.slides.errors`.
 """
@@ -62,3 +68,27 @@ class CovariateError(TrainingError, ValueError):
 
     def __str__(self) -> str:
         return f"{self.field} {self.value!r} is not usable; {self.remedy}"
+
+
+class RegistryError(TrainingError):
+    """Base of the registry's errors."""
+
+
+class RegistryDamaged(RegistryError):  # noqa: N818
+    """A log with a gap, or with an entry that is not one."""
+
+
+class VersionNotFound(RegistryError):  # noqa: N818
+    """There is no such version."""
+
+
+class RegistryChanged(RegistryError):  # noqa: N818
+    """Somebody else changed what is in production meanwhile."""
+
+
+class PromotionRefused(RegistryError):  # noqa: N818
+    """A version that can't go into production, or back."""
+
+
+class NotReproducible(PromotionRefused):
+    """A version that was not shown to say the same of the same tissue."""

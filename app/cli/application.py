@@ -7,7 +7,7 @@ from typing import NoReturn
 
 import typer
 
-from app.cli import boundary, cohorts, encoders, models, service
+from app.cli import boundary, cohorts, encoders, models, registry, service
 
 
 def build() -> typer.Typer:
@@ -38,6 +38,15 @@ def build() -> typer.Typer:
         service.serve,
     ):
         app.command()(boundary.guarded(command))
+    versions = typer.Typer(
+        name="models",
+        help="Versions of model sets in a registry.",
+        no_args_is_help=True,
+        rich_markup_mode=None,
+    )
+    for name, change in registry.COMMANDS.items():
+        versions.command(name)(boundary.guarded(change))
+    app.add_typer(versions)
     return app
 
 

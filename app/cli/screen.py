@@ -29,6 +29,8 @@ if TYPE_CHECKING:  # what one command prints must not load the libraries of the 
     from pipelines.prepare import PrepareReport
     from training.encoder.catalogue import Entry
     from training.evaluation.probe import ProbeReport
+    from training.registry.registry import Entry as VersionEntry
+    from training.registry.reproducibility import Reproducibility
     from training.risk.fit_risk import FitRiskReport
     from training.slide.fit_slide import FitSlideReport
 
@@ -180,6 +182,60 @@ def print_probe(report: ProbeReport) -> None:
     _print_text(console, f"page: {report.page}")
     ignored = [f"{name} is a hidden file and not scored" for name in report.ignored]
     print_notes(ignored, report.failed)
+
+
+def print_versions(entries: Sequence[VersionEntry]) -> None:
+    """Versions of a registry, in the order in which they were added."""
+    from training.registry.version import SHORT
+
+    table = Table(title="Versions", title_justify="left")
+    for column in ("version", "stage", "encoder", "lowest ICC", "added by", "when"):
+        table.add_column(column)
+    for entry in entries:
+        record, added = entry.reproducibility, entry.changes[0]
+        icc = "not measured" if record is None else f"{record['lowest_icc'] or 1.0:.3f}"
+        encoder = entry.version.facts["models"]["encoder"]["name"]
+        table.add_row(
+            entry.version.hash[:SHORT],
+            entry.stage,
+            escape(str(encoder)),
+            icc,
+            escape(added.by),
+            added.when[:16],
+        )
+    Console().print(table)
+
+
+def print_version(entry: VersionEntry, folder: str) -> None:
+    """A version's facts and history."""
+    facts = entry.version.facts
+    rows: dict[str, object] = {
+        "version": entry.version.hash,
+        "stage": entry.stage,
+        "folder": folder,
+        **{name: f"{one['name']} {one['hash'][:12]}" for name, one in facts["models"].items()},
+        "licence": ", ".join(f"{name}: {one}" for name, one in facts["licence"].items()),
+        "patches": f"{facts['spec']['size']} px at {facts['spec']['mpp']:g} um",
+        "simulated outcomes": facts["simulated_outcomes"],
+    }
+    record = entry.reproducibility
+    rows["lowest ICC"] = (
+        "not measured" if record is None else f"{record['lowest_icc']} ({record['lowest_of']})"
+    )
+    rows["history"] = "\n".join(
+        f"{one.when[:16]} {one.action} by {one.by}" for one in entry.changes
+    )
+    print_facts("Research use only; not a diagnosis", rows)
+
+
+def print_reproducibility(found: Reproducibility) -> None:
+    """Intraclass correlations by measure."""
+    rows: dict[str, object] = {
+        measure: "alike on all slides" if icc is None else f"ICC {icc:.3f}"
+        for measure, icc in found.icc.items()
+    }
+    title = f"Reproducibility on {found.slides} slides: {', '.join(found.conditions)}"
+    print_facts(title, rows)
 
 
 def print_slide_model(report: FitSlideReport) -> None:

@@ -172,10 +172,13 @@ def test_prepare_of_one_slide_loads_neither_torch_nor_ray(
 OPTION = re.compile(r"--[a-z][a-z-]*")
 
 
-def options_of(command: str) -> set[str]:
-    """The options that a command has, from typer."""
-    commands: dict[str, object] = getattr(get_command(build()), "commands")  # noqa: B009
-    parameters: Sequence[object] = getattr(commands[command], "params")  # noqa: B009
+def options_of(*names: str) -> set[str]:
+    """The options that a command has, from typer; its group's name comes first if it has one."""
+    command: object = get_command(build())
+    for name in names:
+        commands: dict[str, object] = getattr(command, "commands")  # noqa: B009
+        command = commands[name]
+    parameters: Sequence[object] = getattr(command, "params")  # noqa: B009
     return {option for parameter in parameters for option in getattr(parameter, "opts", ())}
 
 

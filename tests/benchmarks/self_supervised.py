@@ -182,23 +182,30 @@ def draw(curves: list[dict[str, tuple[float, float]]]) -> bytes:
     return png(figure)
 
 
+def real_tiles() -> tuple[str, list[Patches], NDArray[np.int64]]:
+    """The folder of the real tiles, the tiles at 0.5 um, and their classes; of each class first the
+    demo's training part, then the rest, both in the order of their names.
+    """
+    data = shared_data()
+    if data is None:
+        raise SystemExit("this benchmark needs the real tiles: set ACINUS_SHARED_DATA")
+    folder = str(data / "tiles" / "gleason_arvaniti")
+    config = SynthConfig(out="unused", tiles=folder)
+    tiles, labels = [], []
+    for pool in (tile_pool(config, split) for split in ("train", "test")):
+        for label, pattern in enumerate(pool):
+            tiles += [resampled(tile, mpp=TILE_MPP, wanted=0.5) for tile in pool[pattern]]
+            labels += [label] * len(pool[pattern])
+    return folder, tiles, np.array(labels)
+
+
 def main() -> None:
     """Run the benchmark."""
     given = harness.arguments(__doc__ or "")
     torch.set_num_threads(1)
-    folder = shared_data()
-    if folder is None:
-        raise SystemExit("this benchmark needs the real tiles: set ACINUS_SHARED_DATA")
-    tiles_folder = str(folder / "tiles" / "gleason_arvaniti")
-    config = SynthConfig(out="unused", tiles=tiles_folder)
-    pools = [tile_pool(config, split) for split in ("train", "test")]
-    tiles, labels = [], []
-    for pool in pools:
-        for label, pattern in enumerate(pool):
-            tiles += [resampled(tile, mpp=TILE_MPP, wanted=0.5) for tile in pool[pattern]]
-            labels += [label] * len(pool[pattern])
+    _, tiles, labels = real_tiles()
     splits, steps, every = (1, 20, 10) if given.quick else (3, 120, 40)
-    make = partial(make_split, tiles, np.array(labels))
+    make = partial(make_split, tiles, labels)
     curves = [curve(make(number=number), steps=steps, every=every) for number in range(splits)]
     (FOLDER / "curve.png").write_bytes(draw(curves))
     rows = []

@@ -175,7 +175,7 @@ def test_other_tools_read_what_was_embedded(
             assert coords.dtype == np.int64
             assert attributes["patch_size"] == 32
             assert attributes["target_magnification"] == 10
-            assert attributes["patch_size_level0"] == round(32 / row["mpp"])
+            assert abs(attributes["patch_size_level0"] - 32 / row["mpp"]) < 1  # as it is read
             assert attributes["level0_width"] == row["width"]
             assert attributes["overlap"] == 0
         else:

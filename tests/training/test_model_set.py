@@ -21,7 +21,11 @@ from training.slide.slide_model import AttentionConfig, SlideModel, fit_attentio
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> ModelSet:
-    folder = tmp_path_factory.mktemp("set")
+    return fitted(tmp_path_factory.mktemp("set"))
+
+
+def fitted(folder: Path) -> ModelSet:
+    """A tiny set on random embeddings."""
     rng = np.random.default_rng(0)
     encoder = load_encoder(make_encoder(folder / ENCODER))
     bags = [rng.normal(size=(20, encoder.dimension)).astype(np.float32) for _ in range(3)]

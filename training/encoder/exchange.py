@@ -63,7 +63,7 @@ def write_features(uri: str, bag: Bag, row: dict[str, Any], encoder: Encoder, fo
 
 
 def _trident(file: h5py.File, name: str, bag: Bag, row: dict[str, Any], encoder: Encoder) -> None:
-    side = encoder.spec.size * encoder.spec.mpp
+    side = encoder.spec.side_um
     target = _magnification(encoder.spec.mpp)
     features = file.create_dataset("features", data=bag.embeddings)
     features.attrs.update({"name": name, "savetodir": "", "encoder": encoder.name})
@@ -71,7 +71,7 @@ def _trident(file: h5py.File, name: str, bag: Bag, row: dict[str, Any], encoder:
     coords.attrs.update(
         {
             "patch_size": round(side * target / 10),
-            "patch_size_level0": round(side / row["mpp"]),
+            "patch_size_level0": round(bag.patch_side),
             "level0_magnification": _magnification(row["mpp"]),
             "target_magnification": target,
             "overlap": round(encoder.spec.overlap * encoder.spec.mpp * target / 10),
@@ -92,7 +92,7 @@ def _stamp(file: h5py.File, bag: Bag, row: dict[str, Any], encoder: Encoder) -> 
             "stamp_version": STAMP_VERSION,
             "extractor": encoder.name,
             "unit": "um",
-            "tile_size_um": float(encoder.spec.size * encoder.spec.mpp),
+            "tile_size_um": float(encoder.spec.side_um),
             "tile_size_px": encoder.spec.size,
             "code_hash": encoder.hash[:8],
             "feat_type": "tile",
