@@ -218,7 +218,7 @@ def fit_models(config: DemoConfig) -> Stage:
                 data=config.cohort,
                 encoder=encoder,
                 out=slide_model,
-                stain_views=1,  # two take another 15 s and gain nothing on slides of one laboratory
+                stain_views=1,  # slides of one laboratory gain nothing from more
                 seed=config.seed,
             )
         )
