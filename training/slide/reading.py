@@ -2,7 +2,8 @@
 
 The areas follow the pathologist's rules and show where each pattern is, so theirs is the grade to
 read. The slide model, which learnt grades from slide labels alone, checks it. Where the two are
-more than one group apart, one of them is wrong and nothing here knows which: the reading abstains.
+more than one group apart, or differ on whether there is cancer at all, one of them is wrong and
+nothing here knows which: the reading abstains. Both limits are chosen, not measured.
 So it does on less tissue than a biopsy core has, where a few patches decide.
 """
 
@@ -12,8 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 MAX_DIFFERENCE: Final = 1
-"""Grade groups: pathologists who read the same biopsy often differ by one (Allsbrook et al., Hum
-Pathol 2001;32:74)."""
+"""Grade groups of cancer."""
 MIN_TISSUE_MM2: Final = 0.5
 """Tissue in mm²: about a millimetre of an 18-gauge core."""
 
@@ -45,7 +45,7 @@ def read_grade(*, areas: int, slide_model: int, tissue_mm2: float) -> Reading:
             reason=f"Only {tissue_mm2:.2f} mm² of tissue: {MIN_TISSUE_MM2:g} mm² are needed; a "
             "pathologist has to grade this slide.",
         )
-    if abs(areas - slide_model) > MAX_DIFFERENCE:
+    if (areas == 0) != (slide_model == 0) or abs(areas - slide_model) > MAX_DIFFERENCE:
         return Reading(
             grade_group=None,
             reason=f"The pattern areas give {_named(areas)}, the slide model "
