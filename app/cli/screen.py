@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rich.console import Console
 from rich.markup import escape
@@ -193,7 +193,7 @@ def print_versions(entries: Sequence[VersionEntry]) -> None:
         table.add_column(column)
     for entry in entries:
         record, added = entry.reproducibility, entry.changes[0]
-        icc = "not measured" if record is None else f"{record['lowest_icc'] or 1.0:.3f}"
+        icc = _icc(record)
         encoder = entry.version.facts["models"]["encoder"]["name"]
         table.add_row(
             entry.version.hash[:SHORT],
@@ -204,6 +204,15 @@ def print_versions(entries: Sequence[VersionEntry]) -> None:
             added.when[:16],
         )
     Console().print(table)
+
+
+def _icc(record: Mapping[str, Any] | None) -> str:
+    """The lowest intraclass correlation of a version's record."""
+    if record is None:
+        return "not measured"
+    if record["lowest_icc"] is None:
+        return "alike on all slides"
+    return f"{record['lowest_icc']:.3f} ({record['lowest_of']})"
 
 
 def print_version(entry: VersionEntry, folder: str) -> None:
@@ -219,9 +228,7 @@ def print_version(entry: VersionEntry, folder: str) -> None:
         "simulated outcomes": facts["simulated_outcomes"],
     }
     record = entry.reproducibility
-    rows["lowest ICC"] = (
-        "not measured" if record is None else f"{record['lowest_icc']} ({record['lowest_of']})"
-    )
+    rows["lowest ICC"] = _icc(record)
     rows["history"] = "\n".join(
         f"{one.when[:16]} {one.action} by {one.by}" for one in entry.changes
     )

@@ -72,6 +72,9 @@ def test_only_a_reproducible_version_goes_into_production(registry: Registry, fi
     registry.reproduce(version, {"lowest_icc": MIN_ICC - 0.01, "lowest_of": "risk"}, by="ada")
     with pytest.raises(NotReproducible, match=r"correlation of 0\.940 \(risk\) where 0\.95"):
         registry.promote(version, by="ada")
+    registry.reproduce(version, {"lowest_icc": None, "lowest_of": ""}, by="ada")
+    with pytest.raises(NotReproducible, match="the same of every slide"):
+        registry.promote(version, by="ada")
     with pytest.raises(VersionNotFound, match="no version in production"):
         registry.production()
     registry.reproduce(version, GOOD, by="ada")

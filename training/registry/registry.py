@@ -252,7 +252,12 @@ class Registry:
             raise NotReproducible(
                 f"version {short} has no record of its reproducibility; measure it first"
             )
-        if not (record["lowest_icc"] is None or record["lowest_icc"] >= MIN_ICC):
+        if record["lowest_icc"] is None:
+            raise NotReproducible(
+                f"version {short} says the same of every slide that it was measured on; measure "
+                "it on slides that differ"
+            )
+        if record["lowest_icc"] < MIN_ICC:
             raise NotReproducible(
                 f"version {short} reaches an intraclass correlation of {record['lowest_icc']:.3f} "
                 f"({record['lowest_of']}) where {MIN_ICC} is needed; "
