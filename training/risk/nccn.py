@@ -21,6 +21,7 @@ possible), T3 as T3a. Such a group says so.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 from typing import Final, Literal
 
 EDITION: Final = "NCCN Guidelines, Prostate Cancer, version 2.2020"
@@ -58,6 +59,50 @@ class NccnGroup:
         if self.name in ("high", "very high"):
             return "high"
         return "low" if self.name == "low" else "intermediate"
+
+
+GROUPS: Final[tuple[NccnName, ...]] = (
+    "low",
+    "favourable intermediate",
+    "unfavourable intermediate",
+    "high",
+    "very high",
+)
+"""From the lowest; "intermediate" is one of two of these."""
+
+_STAGES: Final = {
+    "T2": ("T2a", "T2b", "T2c"),
+    "T3": ("T3a", "T3b"),
+    None: ("T1c", "T2b", "T3a", "T3b"),
+}
+_GRADES: Final = ((1, 3), (2, 3), (3, 4), (4, 4), (5, 4), (5, 5))
+"""Grade group and primary pattern."""
+
+
+def possible_groups(
+    *,
+    t_stage: str | None,
+    psa: float | None,
+    grade_group: int | None,
+    primary: int | None,
+    positive: float | None,
+) -> tuple[NccnName, ...]:
+    """The groups of GROUPS that a man may belong to, from the lowest, whatever is missing of him.
+
+    Arguments as for `nccn_group`; None and a stage without its letter stand for every value.
+    """
+    stages = _STAGES.get(t_stage, (str(t_stage),))
+    grades = _GRADES if grade_group is None or primary is None else ((grade_group, primary),)
+    shares = (0.0, 1.0) if positive is None else (positive,)
+    found = {
+        nccn_group(
+            t_stage=stage, psa=level, grade_group=group, primary=pattern, positive=share
+        ).name
+        for stage, level, (group, pattern), share in product(
+            stages, (5.0, 15.0, 25.0) if psa is None else (psa,), grades, shares
+        )
+    }
+    return tuple(name for name in GROUPS if name in found)
 
 
 def nccn_group(
