@@ -53,8 +53,9 @@ class Settings(BaseSettings):
     )
     models: str = Field(
         default_factory=lambda values: storage.as_uri(values["data_root"] / "models"),
-        description="Path or URI of the model set that analyses use: "
-        "encoder, slide model and risk model.",
+        description="Path or URI of the models that analyses use: a registry, whose production "
+        "new analyses take as soon as it is promoted; or the folder of one model set with encoder, "
+        "slide model and risk model.",
     )
     organisation_id: str = Field(
         default="local",

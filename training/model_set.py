@@ -73,12 +73,17 @@ class ModelSet:
 
 
 def load_model_set(
-    uri: str, *, device: str = "cpu", precision: PrecisionChoice = "auto"
+    uri: str,
+    *,
+    encoder: str | None = None,
+    device: str = "cpu",
+    precision: PrecisionChoice = "auto",
 ) -> ModelSet:
     """The models in the folders ENCODER, SLIDE_MODEL and RISK_MODEL below `uri`.
 
     Args:
         uri: folder or URI of the set.
+        encoder: of `load_encoder`, for a set without ENCODER.
         device: of the encoder; the other two run on the CPU.
         precision: of the encoder, see `load_encoder`.
 
@@ -88,7 +93,9 @@ def load_model_set(
         SpecMismatch: they do not belong together.
     """
     return ModelSet(
-        encoder=load_encoder(storage.join(uri, ENCODER), device=device, precision=precision),
+        encoder=load_encoder(
+            encoder or storage.join(uri, ENCODER), device=device, precision=precision
+        ),
         slide_model=load_slide_model(storage.join(uri, SLIDE_MODEL)),
         risk_model=load_risk_model(storage.join(uri, RISK_MODEL)),
     )

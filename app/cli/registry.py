@@ -8,7 +8,7 @@ from typing import Annotated, Final
 
 import typer
 
-from app.cli.options import path_or_uri, positive
+from app.cli.options import encoder_name_if_given, path_or_uri, positive
 
 RegistryUri = Annotated[
     str,
@@ -32,13 +32,20 @@ def add(
         ),
     ],
     registry: RegistryUri,
+    encoder: Annotated[
+        str | None,
+        typer.Option(
+            help="Encoder of a set without one: a name, NAME=FOLDER, or a folder.",
+            callback=encoder_name_if_given,
+        ),
+    ] = None,
     by: By = None,
 ) -> None:
     """Copy a model set into the registry, under the hash of its content: a candidate."""
     from app.cli import screen
     from training.registry.registry import Registry
 
-    version = Registry(registry).add(models, by=_who(by))
+    version = Registry(registry).add(models, by=_who(by), encoder=encoder)
     screen.print_facts(
         "Version", {"version": version, "stage": Registry(registry).entry(version).stage}
     )

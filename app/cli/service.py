@@ -23,7 +23,8 @@ def analyse(
     models: Annotated[
         str,
         typer.Option(
-            help="Model set: folder with encoder, slide_model and risk_model.", callback=path_or_uri
+            help="Registry, or folder with encoder, slide_model and risk_model.",
+            callback=path_or_uri,
         ),
     ],
     out: Out,
@@ -80,7 +81,10 @@ def analyse(
 def serve(
     models: Annotated[
         str | None,
-        typer.Option(help="Model set; ACINUS_MODELS if missing.", callback=path_or_uri_if_given),
+        typer.Option(
+            help="Registry or folder of a model set; ACINUS_MODELS if missing.",
+            callback=path_or_uri_if_given,
+        ),
     ] = None,
     port: Annotated[int | None, typer.Option(help="Port; ACINUS_PORT if missing.")] = None,
 ) -> None:

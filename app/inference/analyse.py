@@ -39,7 +39,7 @@ def analyse(
     Args:
         slide: path or URI.
         clinical: of the patient; may be empty, then the report has no risk.
-        models: URI of a model set, or models that are open already.
+        models: URI of a registry or a model set, or models that are open already.
         root: where embeddings and the report's files go.
         mpp: micrometres per pixel, for a slide whose metadata have none.
         organisation: first folder of every key.

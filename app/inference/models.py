@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from typing import Literal, Protocol, Self
+from collections.abc import Callable
+from typing import Final, Generic, Literal, Protocol, Self, TypeVar
 
 import pyarrow as pa
 
@@ -19,23 +20,63 @@ from pipelines.patches import fetch_shards
 from training.cards import Card
 from training.encoder.embed import embed_fetched, load_bag, require_patches
 from training.encoder.encoder import Encoder
-from training.model_set import ModelSet, load_model_set
+from training.model_set import ModelSet
+from training.registry.source import ModelSource, open_source
 from training.risk.covariates import Covariates
 from training.slide import gleason
 from training.slide.neighbours import Neighbours
 
+T = TypeVar("T")
+
+MAX_HELD: Final = 2
+"""Versions in memory at a time: the one in production, and the one before it, with which analyses
+under way go on."""
+
 
 class Models(Protocol):
-    """The models of one model set."""
+    """The models of each version that an analysis under way needs."""
 
-    async def facts(self) -> ModelSetFacts:
-        """Names, hashes and PatchSpec."""
+    async def facts(self, version: str | None = None) -> ModelSetFacts:
+        """Names, hashes and PatchSpec; without a version, of the one in production.
 
-    async def embed(self, shards: pa.Table, root: str) -> None:
+        Raises:
+            VersionNotFound: there is no such version, or none in production.
+        """
+
+    async def embed(self, version: str, shards: pa.Table, root: str) -> None:
         """Embed these shards and write each to its address below `root`."""
 
-    async def read(self, shards: pa.Table, root: str, clinical: ClinicalVariables) -> Findings:
-        """Read a slide whose shards are all embedded."""
+    async def read(
+        self, facts: ModelSetFacts, shards: pa.Table, root: str, clinical: ClinicalVariables
+    ) -> Findings:
+        """Read a slide whose shards are all embedded by the models that `facts` identify."""
+
+
+class Held(Generic[T]):
+    """What was loaded of a model set, by version: the last MAX_HELD that were loaded.
+
+    A version is loaded when the first analysis asks for it, while others go on with theirs.
+    """
+
+    def __init__(self, load: Callable[[str], T]) -> None:
+        self._load = load
+        self._held: dict[str, T] = {}
+        self._loading = threading.Lock()
+
+    async def get(self, version: str) -> T:
+        """Of this version; loaded once, in a thread."""
+        return await asyncio.to_thread(self.get_now, version)
+
+    def get_now(self, version: str) -> T:
+        """Of this version."""
+        if (found := self._held.get(version)) is not None:  # while another is being loaded, too
+            return found
+        with self._loading:
+            if (found := self._held.get(version)) is None:
+                found = self._held[version] = self._load(version)
+            while len(self._held) > MAX_HELD:
+                del self._held[next(iter(self._held))]
+        return found
 
 
 class EncoderModel:
@@ -65,10 +106,10 @@ class EncoderModel:
 class SlideRiskModel:
     """Slide model and risk model in this process."""
 
-    def __init__(self, models: ModelSet) -> None:
+    def __init__(self, version: str, models: ModelSet) -> None:
         self._slide_model = models.slide_model
         self._risk_model = models.risk_model
-        self.facts = facts_of(models)
+        self.facts = facts_of(version, models)
 
     def read(
         self, shards: pa.Table, root: str, clinical: ClinicalVariables, encoder_key: str
@@ -128,16 +169,17 @@ def covariates_of(
     return covariates, source, None
 
 
-def facts_of(models: ModelSet) -> ModelSetFacts:
+def facts_of(version: str, models: ModelSet) -> ModelSetFacts:
     """What identifies a model set."""
 
     def named(card: Card, name: str, digest: str) -> schemas.ModelFacts:
-        version = card.get("versions", {}).get("acinus", "")
+        software = card.get("versions", {}).get("acinus", "")
         return schemas.ModelFacts(
-            name=str(card.get("name", name)), hash=digest, version=str(version)
+            name=str(card.get("name", name)), hash=digest, version=str(software)
         )
 
     return ModelSetFacts(
+        version=version,
         spec=models.spec,
         encoder=named(models.encoder.card, "encoder", models.encoder.hash),
         slide_model=named(
@@ -156,29 +198,39 @@ def facts_of(models: ModelSet) -> ModelSetFacts:
 class InProcessModels:
     """All models in this process: what `acinus analyse` uses."""
 
-    def __init__(self, models: ModelSet) -> None:
-        self._encoder = EncoderModel(models.encoder)
-        self._slide_risk = SlideRiskModel(models)
+    def __init__(self, source: ModelSource) -> None:
+        def load(version: str) -> tuple[EncoderModel, SlideRiskModel]:
+            models = source.load(version)
+            return EncoderModel(models.encoder), SlideRiskModel(version, models)
+
+        self._source = source
+        self._held = Held(load)
 
     @classmethod
     def load(cls, uri: str) -> Self:
-        """The model set at a URI.
+        """The model set at a URI, or what the registry there has in production.
 
         Raises:
             TrainingError: there is none, or its parts do not fit together.
         """
-        return cls(load_model_set(uri))
+        models = cls(open_source(uri))
+        models._held.get_now(models._source.production())
+        return models
 
-    async def facts(self) -> ModelSetFacts:
+    async def facts(self, version: str | None = None) -> ModelSetFacts:
         """See `Models`."""
-        return self._slide_risk.facts
+        if version is None:
+            version = await asyncio.to_thread(self._source.production)
+        return (await self._held.get(version))[1].facts
 
-    async def embed(self, shards: pa.Table, root: str) -> None:
+    async def embed(self, version: str, shards: pa.Table, root: str) -> None:
         """See `Models`."""
-        await self._encoder.embed(shards, root)
+        encoder, _ = await self._held.get(version)
+        await encoder.embed(shards, root)
 
-    async def read(self, shards: pa.Table, root: str, clinical: ClinicalVariables) -> Findings:
+    async def read(
+        self, facts: ModelSetFacts, shards: pa.Table, root: str, clinical: ClinicalVariables
+    ) -> Findings:
         """See `Models`."""
-        return await asyncio.to_thread(
-            self._slide_risk.read, shards, root, clinical, self._encoder.key
-        )
+        _, slide_risk = await self._held.get(facts.version)
+        return await asyncio.to_thread(slide_risk.read, shards, root, clinical, facts.encoder_key)

@@ -8,7 +8,8 @@
 `run_stages` runs them, whoever runs a stage: the case workflow as durable steps against Ray Serve
 (`app.workflow.case_workflow`), `analyse` in this process (`app.inference.analyse`). Each stage
 reads what it needs from the store and may be repeated: all files belong to the analysis, and
-embeddings have addresses made of content, so nothing is computed or counted twice. This module
+embeddings have addresses made of content, so nothing is computed or counted twice. `index` takes
+the model set that is in production then; the other stages go on with that version. This module
 knows neither HTTP nor database.
 """
 
@@ -17,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import io
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol, TypeVar
@@ -41,6 +43,7 @@ from pipelines.index import IndexedSlide, index_files, index_slide
 from pipelines.shards import SCHEMA, shards_of
 from pipelines.slides.opening import open_slide
 from training.encoder.embed import missing_shards
+from training.errors import VersionNotFound
 
 T = TypeVar("T")
 
@@ -155,7 +158,7 @@ def _index(source: SlideSource, files: AnalysisFiles, facts: ModelSetFacts) -> A
         patch_side=first.patch_side,
         n_patches=record.n_patches,
         n_shards=len(indexed.shards),
-        spec_hash=facts.spec.hash,
+        version=facts.version,
         encoder_key=facts.encoder_key,
     )
 
@@ -185,7 +188,7 @@ async def embed(work: Work, slide: AnalysedSlide) -> None:
     async def one(row: int) -> None:
         nonlocal done
         async with gate:
-            await work.models.embed(missing.slice(row, 1), root)
+            await work.models.embed(facts.version, missing.slice(row, 1), root)
         async with counting:
             done += 1
             await asyncio.to_thread(work.on_shards, done, len(shards))
@@ -204,7 +207,7 @@ async def predict(work: Work, slide: AnalysedSlide) -> None:
     facts = await _facts_for(work, slide)
     shards = await asyncio.to_thread(shard_table, work.files, slide)
     clinical = await asyncio.to_thread(work.clinical)
-    findings = await work.models.read(shards, work.files.root, clinical)
+    findings = await work.models.read(facts, shards, work.files.root, clinical)
     made = make_report(
         work.files.analysis_id,
         facts,
@@ -262,14 +265,15 @@ def _draw(files: AnalysisFiles, slide: AnalysedSlide) -> AnalysisResult:
 
 
 async def _facts_for(work: Work, slide: AnalysedSlide) -> ModelSetFacts:
-    """What identifies the models.
+    """What identifies the models that the analysis started with, whatever was promoted since.
 
     Raises:
-        ModelSetUnusable: they are not those that the slide was indexed with.
+        ModelSetUnusable: they are not there any more, or compute in another precision.
     """
-    facts = await work.models.facts()
-    if (facts.spec.hash, facts.encoder_key) != (slide.spec_hash, slide.encoder_key):
-        raise ModelSetUnusable(
-            "The models were exchanged while this analysis was running; send the slide again."
-        )
-    return facts
+    with suppress(VersionNotFound):
+        facts = await work.models.facts(slide.version)
+        if facts.encoder_key == slide.encoder_key:
+            return facts
+    raise ModelSetUnusable(
+        "The models were exchanged while this analysis was running; send the slide again."
+    )

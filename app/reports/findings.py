@@ -28,7 +28,7 @@ class AnalysedSlide:
         patch_side: side of a patch in level-0 pixels, as its pixels are read.
         n_patches: in all shards.
         n_shards: rows of the shard table.
-        spec_hash: of the PatchSpec it was indexed with.
+        version: of the model set that the analysis started with.
         encoder_key: of the encoder that was running then, see `ModelSetFacts`.
     """
 
@@ -40,7 +40,7 @@ class AnalysedSlide:
     patch_side: float
     n_patches: int
     n_shards: int
-    spec_hash: str
+    version: str
     encoder_key: str
 
 
@@ -49,12 +49,14 @@ class ModelSetFacts:
     """What identifies a model set.
 
     Attributes:
+        version: its name in a registry, which is the hash of all its files.
         spec: how slides are cut for it.
         encoder, slide_model, risk_model: name, version and hash.
         simulated_outcomes: whether the risk model was fitted on outcomes that a generator drew.
         encoder_key: names the embeddings of the encoder that is running, with its precision.
     """
 
+    version: str
     spec: PatchSpec
     encoder: schemas.ModelFacts
     slide_model: schemas.ModelFacts

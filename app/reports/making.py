@@ -64,6 +64,7 @@ def make_report(
         risk=_risk(findings),
         risk_absent_because=findings.risk_absent_because,
         provenance=schemas.Provenance(
+            model_version=facts.version,
             encoder=facts.encoder,
             slide_model=facts.slide_model,
             risk_model=facts.risk_model,

@@ -124,6 +124,8 @@ class ModelFacts(Part):
 class Provenance(Part):
     """What made this report: enough to make it again."""
 
+    model_version: str = ""
+    """The model set, by its name in the registry; empty in reports of versions that gave none."""
     encoder: ModelFacts
     slide_model: ModelFacts
     risk_model: ModelFacts

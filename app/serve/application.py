@@ -33,8 +33,8 @@ from app.serve import deployments
 from app.serve.ingress import IngressDeployment, listen
 from app.settings import Settings
 from pipelines.ray_session import ensure_ray, on_cluster
-from training.model_set import load_model_set
 from training.precision import precision_for
+from training.registry.source import open_source
 
 APPLICATION = "acinus"
 
@@ -97,7 +97,8 @@ def run(settings: Settings, *, on_ready: Callable[[str], None] = print) -> None:
     """
     if not on_cluster():
         listen(settings.host, settings.port).close()
-    load_model_set(settings.models)
+    source = open_source(settings.models)
+    source.load(source.production())
     upgrade_to_head(settings.database_url)
     with _ray():
         stopping = _stop_signal()

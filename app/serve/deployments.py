@@ -4,6 +4,9 @@
     Encoder        embeds shards: rows of the shard table in, embeddings to their content address
     SlideRisk      reads a slide: bag of embeddings -> patterns, grade, risk
 
+Both hold the versions that analyses ask for: a promotion in the registry is noticed by the next
+analysis, and those under way go on with the version that they started with.
+
 Wrappers only: each method is one call of a function that is tested without Ray. Torch runs in
 threads, never on the event loop. Plain classes here; `app.serve.build` says how many of each there
 are and what they may use.
@@ -22,14 +25,12 @@ from ray.serve.handle import DeploymentHandle
 
 from app import log
 from app.cases.schemas import ClinicalVariables
-from app.inference.models import EncoderModel, SlideRiskModel
+from app.inference.models import EncoderModel, Held, SlideRiskModel
 from app.reports.findings import Findings, ModelSetFacts
 from app.settings import Settings
 from app.workflow.executor import CaseExecutor
-from pipelines import storage
-from training.encoder.encoder import load_encoder
-from training.model_set import ENCODER, load_model_set
 from training.precision import PrecisionChoice
+from training.registry.source import open_source
 
 
 class EncoderDeployment:
@@ -42,35 +43,45 @@ class EncoderDeployment:
         log.configure()
         torch.set_num_threads(settings.torch_threads)
         device = "cuda" if settings.encoder_gpus else "cpu"
-        uri = storage.join(settings.models, ENCODER)
-        self._model = EncoderModel(load_encoder(uri, device=device, precision=precision))
+        source = open_source(settings.models)
 
-    async def key(self) -> str:
-        """Names its embeddings in their addresses."""
-        return self._model.key
+        def load(version: str) -> EncoderModel:
+            return EncoderModel(source.load(version, device=device, precision=precision).encoder)
 
-    async def embed(self, shards: pa.Table, root: str) -> None:
+        self._held = Held(load)
+        self._held.get_now(source.production())
+
+    async def key(self, version: str) -> str:
+        """Names the embeddings of a version's encoder in their addresses."""
+        return (await self._held.get(version)).key
+
+    async def embed(self, version: str, shards: pa.Table, root: str) -> None:
         """Embed these shards and write each to its address below `root`."""
-        await self._model.embed(shards, root)
+        await (await self._held.get(version)).embed(shards, root)
 
 
 class SlideRiskDeployment:
-    """Slide model and risk model."""
+    """Slide model and risk model; which version is in production."""
 
     def __init__(self, settings: Settings) -> None:
         log.configure()
         torch.set_num_threads(settings.torch_threads)
-        self._model = SlideRiskModel(load_model_set(settings.models))
+        self._source = source = open_source(settings.models)
+        self._held = Held(lambda version: SlideRiskModel(version, source.load(version)))
+        self._held.get_now(source.production())
 
-    async def facts(self) -> ModelSetFacts:
-        """Names, hashes and PatchSpec of the model set."""
-        return self._model.facts
+    async def facts(self, version: str | None) -> ModelSetFacts:
+        """Names, hashes and PatchSpec of a version; None is the one in production."""
+        if version is None:
+            version = await asyncio.to_thread(self._source.production)
+        return (await self._held.get(version)).facts
 
     async def read(
-        self, shards: pa.Table, root: str, clinical: ClinicalVariables, encoder_key: str
+        self, facts: ModelSetFacts, shards: pa.Table, root: str, clinical: ClinicalVariables
     ) -> Findings:
-        """Read a slide whose shards are all embedded by the encoder of that key."""
-        return await asyncio.to_thread(self._model.read, shards, root, clinical, encoder_key)
+        """Read a slide whose shards are all embedded by the encoder of these facts."""
+        model = await self._held.get(facts.version)
+        return await asyncio.to_thread(model.read, shards, root, clinical, facts.encoder_key)
 
 
 class ServedModels:
@@ -90,19 +101,24 @@ class ServedModels:
         self._slide_risk = slide_risk
         self._loop = loop
 
-    async def facts(self) -> ModelSetFacts:
+    async def facts(self, version: str | None = None) -> ModelSetFacts:
         """See `Models`."""
-        facts: ModelSetFacts = await self._call(self._slide_risk, "facts")
-        return replace(facts, encoder_key=await self._call(self._encoder, "key"))
+        facts: ModelSetFacts = await self._call(self._slide_risk, "facts", version)
+        key = await self._call(self._encoder, "key", facts.version)
+        return replace(facts, encoder_key=key)
 
-    async def embed(self, shards: pa.Table, root: str) -> None:
+    async def embed(self, version: str, shards: pa.Table, root: str) -> None:
         """See `Models`."""
-        await self._call(self._encoder, "embed", shards, root)
+        await self._call(self._encoder, "embed", version, shards, root)
 
-    async def read(self, shards: pa.Table, root: str, clinical: ClinicalVariables) -> Findings:
+    async def read(
+        self, facts: ModelSetFacts, shards: pa.Table, root: str, clinical: ClinicalVariables
+    ) -> Findings:
         """See `Models`."""
-        key = await self._call(self._encoder, "key")
-        return await self._call(self._slide_risk, "read", shards, root, clinical, key)
+        findings: Findings = await self._call(
+            self._slide_risk, "read", facts, shards, root, clinical
+        )
+        return findings
 
     async def _call(self, deployment: DeploymentHandle, method: str, *args: Any) -> Any:
         """One request on the replica's loop; errors come back as the deployment raised them."""

@@ -15,7 +15,7 @@ APPLICATION: Final = "acinus"
 QUEUE: Final = "cases"
 CLASS: Final = "CaseWorkflow"
 WORKFLOW: Final = "analyse_case"
-VERSION: Final = "2"
+VERSION: Final = "3"
 """Of the sequence of steps and of what they hand on: change it with them. A workflow only ever
 resumes under the version that it started with."""
 

@@ -11,16 +11,14 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import boto3
 import httpx
 import pytest
 import uvicorn
 from fastapi import FastAPI
-from moto.server import ThreadedMotoServer
 
 from app.api.application import create_app
 from app.settings import Settings
-from pipelines import storage
+from tests.support.s3 import s3_bucket
 
 
 @pytest.fixture
@@ -72,24 +70,10 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
-    """URI of a prefix in an S3 of this process; other processes that are started reach it too."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    for name, value in {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_REGION": "us-east-1",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }.items():
-        monkeypatch.setenv(name, value)
-    storage.forget_stores()
-    boto3.client("s3").create_bucket(Bucket="slides")
-    yield f"s3://slides/{tmp_path.name}"  # moto keeps its objects from test to test
-    storage.forget_stores()
-    server.stop()
+def bucket() -> Iterator[str]:
+    """URI of an empty bucket in an S3 of this process."""
+    with s3_bucket() as uri:
+        yield uri
 
 
 @pytest.fixture

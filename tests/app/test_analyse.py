@@ -29,6 +29,7 @@ from app.inference.stages import (
 from app.reports.schemas import Report
 from pipelines import storage
 from pipelines.slides.errors import BrokenSlide, NoTissue, SlideError
+from tests.support.model_set import make_registry
 from tests.support.shared_data import needs_shared_data, shared_data
 from training.slide.gleason import grade
 
@@ -100,6 +101,7 @@ def test_a_report_says_what_the_models_say(
         facts.slide_model,
         facts.risk_model,
     )
+    assert made_by.model_version == facts.version
 
 
 def test_analysing_again_computes_nothing_and_gives_the_same_report(
@@ -159,24 +161,53 @@ def test_analyses_of_one_slide_with_different_mpp_do_not_mix(
     assert alone.report.grading == first.report.grading
 
 
-@pytest.mark.parametrize("differing", ["spec_hash", "encoder_key"])
+@pytest.mark.parametrize("differing", ["version", "encoder_key"])
 def test_models_that_were_exchanged_after_indexing_are_refused(
     differing: str, models: InProcessModels, generated_slide: Path, tmp_path: Path
 ) -> None:
     """Another encoder may cut slides alike; its embeddings are not there, and would not fit."""
-    work = Work(
-        models=models,
-        files=AnalysisFiles(root=storage.as_uri(tmp_path), organisation="a", analysis_id="one"),
-        in_flight=1,
-        clinical=lambda: CLINICAL,
-        on_shards=lambda _done, _total: None,
-        on_result=lambda _result: None,
-    )
+    work = work_of(models, tmp_path, [])
     indexed = asyncio.run(index(work, SlideSource(uri=generated_slide.as_uri(), slide_id="s")))
     before = replace(indexed, **{differing: "another"})
     for stage in (embed, predict):
         with pytest.raises(ModelSetUnusable, match="exchanged"):
             asyncio.run(stage(work, before))
+
+
+def work_of(models: InProcessModels, folder: Path, results: list[AnalysisResult]) -> Work:
+    return Work(
+        models=models,
+        files=AnalysisFiles(root=storage.as_uri(folder), organisation="a", analysis_id="one"),
+        in_flight=1,
+        clinical=lambda: CLINICAL,
+        on_shards=lambda _done, _total: None,
+        on_result=results.append,
+    )
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_an_analysis_ends_with_the_version_that_it_started_with(
+    restarted: bool, model_set: str, generated_slide: Path, tmp_path: Path
+) -> None:
+    """Also where another process takes it up after a promotion; both have the same encoder."""
+    registry, first, benign = make_registry(model_set, str(tmp_path))
+    models = InProcessModels.load(registry.uri)
+    results: list[AnalysisResult] = []
+    source = SlideSource(uri=generated_slide.as_uri(), slide_id="s")
+    indexed = asyncio.run(index(work_of(models, tmp_path, results), source))
+    registry.promote(benign, by="test")
+    if restarted:
+        models = InProcessModels.load(registry.uri)
+    for stage in (embed, predict, report):
+        asyncio.run(stage(work_of(models, tmp_path, results), indexed))
+    for promoted in (benign, first):
+        results.append(analyse(str(generated_slide), CLINICAL, models, str(tmp_path)))
+        if promoted == benign:
+            registry.rollback(by="test")
+    made = [result.report for result in results]
+    assert [one.provenance.model_version for one in made] == [first, benign, first]
+    assert [one.grading.benign > 0.99 for one in made] == [False, True, False]
+    assert made[0].provenance.encoder == made[1].provenance.encoder
 
 
 def test_a_lost_shard_is_computed_again(

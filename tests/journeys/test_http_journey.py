@@ -18,15 +18,25 @@ import pytest
 from PIL import Image
 
 from app.reports.schemas import NOTICE, SIMULATED, Report
+from tests.support.model_set import make_registry
 from tests.support.service import Service, running
+from training.registry.registry import Registry
 
 CLINICAL = {"age": "66", "psa": "7.2", "t_stage": "T2a"}
 PATIENCE_S = 240.0
 
 
 @pytest.fixture(scope="module")
-def service(model_set: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    with running(tmp_path_factory.mktemp("service"), model_set) as service:
+def versions(model_set: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Registry, str, str]:
+    """A registry, the version in production, and one that finds only benign tissue."""
+    return make_registry(model_set, str(tmp_path_factory.mktemp("models")))
+
+
+@pytest.fixture(scope="module")
+def service(
+    versions: tuple[Registry, str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Service]:
+    with running(tmp_path_factory.mktemp("service"), versions[0].uri) as service:
         yield service
 
 
@@ -170,14 +180,52 @@ def test_cases_survive_the_death_of_the_executor(
     assert len({item["id"] for item in listed}) == len(listed)
 
 
-def test_a_restart_continues_the_analyses_that_were_running(
-    service: Service, client: httpx.Client, model_set: str, generated_slide: Path
+def indexed(client: httpx.Client, accepted: dict[str, Any]) -> bool:
+    state = client.get(accepted["links"]["analysis"]).raise_for_status().json()
+    return state["step"] in {"embed", "predict", "report"} or state["status"] == "done"
+
+
+def test_promotion_and_rollback_lose_and_mix_no_analysis(
+    client: httpx.Client, versions: tuple[Registry, str, str], generated_slide: Path
 ) -> None:
-    """The last test: it stops the service that the others use."""
+    """Each report is of one version, and says which; what is sent later has the newer one."""
+    registry, first, benign = versions
+    cases = []
+    for change in (
+        lambda: registry.promote(benign, by="test"),
+        lambda: registry.rollback(by="test"),
+        lambda: None,
+    ):
+        cases.append([send(client, generated_slide, psa=str(5 + k)) for k in range(3)])
+        while not indexed(client, cases[-1][0]):
+            time.sleep(0.02)
+        change()
+    states = [[finished(client, case)[-1] for case in sent] for sent in cases]
+    assert {state["status"] for sent in states for state in sent} == {"done"}
+    reports = [[Report.model_validate(state["result"]) for state in sent] for sent in states]
+    for report in (one for sent in reports for one in sent):
+        version = report.provenance.model_version
+        assert version in {first, benign}
+        assert (report.grading.benign > 0.99) == (version == benign)
+    assert reports[0][0].provenance.model_version == first, "it was under way"
+    assert benign in {one.provenance.model_version for one in reports[1]}
+    last = finished(client, send(client, generated_slide))[-1]["result"]
+    assert last["provenance"]["model_version"] == first
+
+
+def test_a_restart_continues_the_analyses_that_were_running(
+    service: Service,
+    client: httpx.Client,
+    versions: tuple[Registry, str, str],
+    generated_slide: Path,
+) -> None:
+    """The last test: it stops the service that the others use. Meanwhile a version is promoted."""
+    registry, _, benign = versions
     cases = [send(client, generated_slide) for _ in range(3)]
     assert service.stop() == 0
+    registry.promote(benign, by="test")
     with (
-        running(service.data_root, model_set) as again,
+        running(service.data_root, registry.uri) as again,
         httpx.Client(base_url=again.address, timeout=30) as later,
     ):
         assert [finished(later, case)[-1]["status"] for case in cases] == ["done"] * 3

@@ -7,11 +7,10 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from pipelines import storage
+from tests.support import s3
 from tests.support.formats import write_slide
 
 
@@ -19,29 +18,8 @@ from tests.support.formats import write_slide
 def s3_bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """URI of an empty bucket on a real HTTP endpoint; copies of what can't be read in place go to a
     folder of the test."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    _, port = server.get_host_and_port()
-    endpoint = f"http://127.0.0.1:{port}"
-    settings = {
-        "AWS_ENDPOINT_URL": endpoint,
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_REGION": "eu-central-1",
-        "AWS_DEFAULT_REGION": "eu-central-1",
-        "ACINUS_STAGING": str(tmp_path_factory.mktemp("staging")),
-    }
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in settings.items():
-            patch.setenv(name, value)
-        storage.forget_stores()
-        bucket = f"slides-{uuid.uuid4().hex}"
-        boto3.client("s3", endpoint_url=endpoint).create_bucket(
-            Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": "eu-central-1"}
-        )
-        yield f"s3://{bucket}"
-    storage.forget_stores()
-    server.stop()
+    with s3.s3_bucket(ACINUS_STAGING=str(tmp_path_factory.mktemp("staging"))) as bucket:
+        yield bucket
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,8 @@ that it says it through every real path is the point.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from pipelines import storage
@@ -23,6 +25,7 @@ from training.encoder.embed import embed_shards, load_bag
 from training.encoder.encoder import load_encoder, random_encoder, save_encoder
 from training.encoder.vit import ViTConfig
 from training.model_set import ENCODER, RISK_MODEL, SLIDE_MODEL, load_model_set
+from training.registry.registry import Registry
 from training.risk.covariates import T_STAGES, Covariates
 from training.risk.risk_model import RiskModelConfig, fit_risk_model, save_risk_model
 from training.slide.gleason import grade_group
@@ -100,3 +103,33 @@ def make_model_set(manifest: str, out: str) -> str:
     save_risk_model(storage.join(out, RISK_MODEL), risk_model)
     load_model_set(out)
     return storage.as_uri(out)
+
+
+def make_benign_model_set(models: str, out: str) -> str:
+    """A set with the same encoder whose slide model finds nothing but benign tissue."""
+    found = load_model_set(models, precision="f32")
+    save_encoder(storage.join(out, ENCODER), found.encoder)
+    head = found.slide_model.head
+    benign = replace(head, weight=0 * head.weight, bias=np.array([50, 0, 0, 0], np.float32))
+    slide_model = save_slide_model(
+        storage.join(out, SLIDE_MODEL), replace(found.slide_model, head=benign)
+    )
+    risk = found.risk_model
+    card = {**risk.card, "slide_model_hash": slide_model.hash}
+    save_risk_model(storage.join(out, RISK_MODEL), replace(risk, card=card))
+    return storage.as_uri(out)
+
+
+def make_registry(models: str, folder: str) -> tuple[Registry, str, str]:
+    """A registry with that set, which is in production, and one that finds only benign tissue.
+
+    Returns:
+        Registry, and the two versions.
+    """
+    registry = Registry(f"{folder}/registry")
+    both = (models, make_benign_model_set(models, f"{folder}/benign"))
+    first, benign = (registry.add(each, by="test") for each in both)
+    for version in (first, benign):
+        registry.reproduce(version, {"lowest_icc": 0.99, "lowest_of": "risk"}, by="test")
+    registry.promote(first, by="test")
+    return registry, first, benign

@@ -24,15 +24,15 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> ModelSet:
     return fitted(tmp_path_factory.mktemp("set"))
 
 
-def fitted(folder: Path) -> ModelSet:
-    """A tiny set on random embeddings."""
+def fitted(folder: Path, encoder_name: str | None = None) -> ModelSet:
+    """A tiny set on random embeddings; a named encoder is not in its folder."""
     rng = np.random.default_rng(0)
-    encoder = load_encoder(make_encoder(folder / ENCODER))
+    encoder = load_encoder(encoder_name or make_encoder(folder / ENCODER))
     bags = [rng.normal(size=(20, encoder.dimension)).astype(np.float32) for _ in range(3)]
     slide_model = SlideModel(
         head=fit_pattern_head(np.concatenate(bags), np.arange(60) % 4),
         attention=fit_attention(bags, [0, 1, 2], AttentionConfig(hidden=4, attention=2, epochs=2)),
-        card={"encoder_hash": encoder.hash, "spec": SPEC.to_dict()},
+        card={"encoder_hash": encoder.hash, "spec": encoder.spec.to_dict()},
     )
     slide_model = save_slide_model(str(folder / SLIDE_MODEL), slide_model)
     men = [
@@ -55,7 +55,7 @@ def fitted(folder: Path) -> ModelSet:
         config=RiskModelConfig(replicas=2),
     )
     save_risk_model(str(folder / RISK_MODEL), risk_model)
-    return load_model_set(str(folder))
+    return load_model_set(str(folder), encoder=encoder_name)
 
 
 def written(

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -11,7 +14,10 @@ import numpy as np
 import pytest
 
 from pipelines import storage
+from tests.support.s3 import s3_bucket
 from tests.training.test_model_set import fitted, written
+from training.encoder.encoder import load_encoder, save_encoder
+from training.encoder.lite0 import EFFICIENTNET_LITE0
 from training.errors import (
     BrokenModel,
     InsufficientData,
@@ -24,6 +30,7 @@ from training.errors import (
 from training.model_set import ModelSet
 from training.registry.registry import MIN_ICC, Registry
 from training.registry.reproducibility import CHANGES, agreement, measure
+from training.registry.source import open_source
 
 GOOD = {"lowest_icc": 0.97, "lowest_of": "risk"}
 
@@ -133,6 +140,59 @@ def test_a_set_that_does_not_fit_together_leaves_no_version(
     assert not (tmp_path / "registry").exists()
 
 
+def test_a_version_has_the_encoder_that_its_models_were_fitted_with_by_name(
+    registry: Registry, tmp_path: Path
+) -> None:
+    models = tmp_path / "named"
+    fitted(models, EFFICIENTNET_LITE0)
+    with pytest.raises(ModelNotFound, match="encoder"):
+        registry.add(str(models), by="ada")
+    version = registry.add(str(models), by="ada", encoder=EFFICIENTNET_LITE0)
+    by_name = load_encoder(EFFICIENTNET_LITE0)
+    assert registry.load(version).encoder.hash == by_name.hash
+    assert registry.entry(version).version.facts["licence"]["encoder"] == "Apache-2.0"
+    save_encoder(str(models / "encoder"), load_encoder(EFFICIENTNET_LITE0, precision="f32"))
+    assert registry.add(str(models), by="ada") == version, "the same content has the same name"
+
+
+DYING = """
+import os, signal, sys
+from pipelines import storage
+from training.registry.registry import Registry
+
+write, left = storage.write_once, int(sys.argv[3])
+
+def dying(uri, data):
+    global left
+    if not left:
+        os.kill(os.getpid(), signal.SIGKILL)
+    left -= 1
+    return write(uri, data)
+
+storage.write_once = dying
+Registry(sys.argv[1]).add(sys.argv[2], by="ada")
+"""
+
+
+@pytest.mark.parametrize(("store", "writes"), [("disk", 3), ("s3", 7)])
+def test_a_killed_add_leaves_no_version_and_a_repeat_succeeds(
+    store: str, writes: int, first: str, tmp_path: Path
+) -> None:
+    """Killed amid the files, and when everything but the log is written."""
+    with s3_bucket() as bucket:
+        uri = str(tmp_path / "registry") if store == "disk" else f"{bucket}/registry"
+        arguments = [sys.executable, "-c", DYING, uri, first, str(writes)]
+        done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+        assert done.returncode == -signal.SIGKILL, done.stderr
+        registry = Registry(uri)
+        assert len(storage.list_uris(registry.uri)) == writes
+        assert registry.entries() == []
+        version = registry.add(first, by="ada")
+        assert [entry.version.hash for entry in registry.entries()] == [version]
+        assert len(registry.entry(version).version.files) == 6
+        assert registry.load(version).encoder.hash
+
+
 def test_changes_at_the_same_moment_are_all_kept_in_one_order(
     registry: Registry, first: str
 ) -> None:
@@ -149,6 +209,44 @@ def test_changes_at_the_same_moment_are_all_kept_in_one_order(
     changes = registry.history().changes
     assert [change.number for change in changes] == list(range(1, 8))
     assert {change.by for change in changes[1:]} == {"0", "1", "2", "3", "4", "5"}
+
+
+def test_a_registry_is_read_by_several_threads(registry: Registry, first: str) -> None:
+    version = registry.add(first, by="ada")
+    for _ in range(20):
+        registry.reproduce(version, GOOD, by="ada")
+    fresh, counts = Registry(registry.uri), []
+    threads = [
+        threading.Thread(target=lambda: counts.append(len(fresh.history().changes)))
+        for _ in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert counts == [21] * 8
+    assert len(fresh.history().changes) == 21
+
+
+def test_models_are_taken_from_production_or_from_a_folder(registry: Registry, first: str) -> None:
+    version = registry.add(first, by="ada")
+    served = open_source(registry.uri)
+    with pytest.raises(VersionNotFound, match="no version in production; promote one"):
+        served.production()
+    registry.reproduce(version, GOOD, by="ada")
+    registry.promote(version, by="ada")
+    assert served.production() == version
+    folder = open_source(first)
+    assert folder.production() == version, "a folder is named as a registry would name it"
+    assert folder.load(version).risk_model.hash == served.load(version).risk_model.hash
+
+
+def test_a_folder_that_was_exchanged_is_another_version(first: str, second: str) -> None:
+    folder = open_source(first)
+    version = folder.production()
+    shutil.copytree(second, first, dirs_exist_ok=True)
+    with pytest.raises(VersionNotFound, match="keep model sets that are exchanged in a registry"):
+        folder.load(version)
 
 
 def test_a_log_with_a_gap_is_refused(registry: Registry, first: str, tmp_path: Path) -> None:

@@ -118,16 +118,17 @@ class Log:
             RegistryDamaged: an entry is missing or is not one.
             StorageError: the store cannot be read.
         """
-        known = len(self._read.changes)
+        known = self._read.changes  # another thread may exchange it meanwhile
         names = [uri.rpartition("/")[2] for uri in storage.list_uris(self._folder)]
-        if names != [_name(number) for number in range(1, len(names) + 1)] or len(names) < known:
+        numbered = [_name(number) for number in range(1, len(names) + 1)]
+        if names != numbered or len(names) < len(known):
             raise RegistryDamaged(
                 f"the log {self._folder} has {len(names)} entries that are not numbered from 1 "
                 "without a gap; restore the missing ones from a copy"
             )
-        fresh = tuple(self._entry(number) for number in range(known + 1, len(names) + 1))
-        self._read = History(changes=self._read.changes + fresh)
-        return self._read
+        fresh = tuple(self._entry(number) for number in range(len(known) + 1, len(names) + 1))
+        self._read = found = History(changes=known + fresh)
+        return found
 
     def append(
         self, action: Action, by: str, version_of: Callable[[History], str], **record: Any

@@ -6,7 +6,7 @@
       promote(version)       into production, if it is reproducible
       rollback()             the version before into production again
       retire(version)        never into production again
-      production, load       what serving asks for
+      production, load       what serving asks for                  (`source.py`)
 
 Below the URI, on disk or in S3:
 
@@ -19,11 +19,14 @@ This room knows neither HTTP nor database.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 from pipelines import storage
+from training.encoder.encoder import load_encoder, save_encoder
 from training.errors import (
     NotReproducible,
     PromotionRefused,
@@ -34,13 +37,11 @@ from training.model_set import ModelSet, load_model_set
 from training.precision import PrecisionChoice
 from training.registry.history import Change, History, Log, Stage
 from training.registry.version import (
-    MODELS,
     SHORT,
     VERSION,
     Version,
-    digest_of,
-    facts_of,
-    model_files,
+    set_files,
+    version_of,
 )
 
 VERSIONS: Final = "versions"
@@ -143,7 +144,7 @@ class Registry:
         Version.read(folder, version).verify(folder)
         return load_model_set(folder, device=device, precision=precision)
 
-    def add(self, models: str, *, by: str) -> str:
+    def add(self, models: str, *, by: str, encoder: str | None = None) -> str:
         """Copy a model set into the registry; returns the version.
 
         Adding it again changes nothing, except that a retired version is a candidate again.
@@ -151,29 +152,28 @@ class Registry:
         Args:
             models: folder or URI of a model set.
             by: who adds it.
+            encoder: of `load_encoder`, for a set without one: it is saved with the version.
 
         Raises:
             TrainingError: the set cannot be used; nothing is written.
             StorageError: it cannot be read or copied; there is no version then.
         """
-        loaded = load_model_set(models)
-        sources = {
-            f"{model}/{name}": uri
-            for model in MODELS
-            for name, uri in model_files(storage.join(models, model)).items()
-        }
-        files = {path: digest_of(uri) for path, uri in sources.items()}
-        version = Version.of(files, facts_of(loaded))
-        history = self.history()
-        if version.hash in history.versions and history.withdrawn(version.hash) is None:
-            return version.hash
+        with _encoder_folder(encoder) as folder:
+            files = set_files(models, folder)
+            version = version_of(files, load_model_set(models, encoder=folder))
+            history = self.history()
+            if version.hash in history.versions and history.withdrawn(version.hash) is None:
+                return version.hash
+            self._write(version, files)
+        self._log.append("add", by, lambda _history: version.hash)
+        return version.hash
+
+    def _write(self, version: Version, files: Mapping[str, str]) -> None:
         folder = self.folder(version.hash)
-        for path, uri in sources.items():
+        for path, uri in files.items():
             storage.write_once(storage.join(folder, *path.split("/")), storage.read_bytes(uri))
         storage.write_once(storage.join(folder, VERSION), version.to_bytes())
         version.verify(folder)
-        self._log.append("add", by, lambda _history: version.hash)
-        return version.hash
 
     def reproduce(self, version: str, record: Mapping[str, Any], *, by: str) -> Change:
         """Keep a record of how reproducible a version is."""
@@ -263,3 +263,14 @@ class Registry:
                 f"({record['lowest_of']}) where {MIN_ICC} is needed; "
                 "find out what its results depend on, and add a better model set"
             )
+
+
+@contextmanager
+def _encoder_folder(encoder: str | None) -> Iterator[str | None]:
+    """A folder with the encoder, whatever names it; None for None."""
+    if encoder is None:
+        yield None
+        return
+    with TemporaryDirectory(prefix="acinus-encoder-") as folder:
+        save_encoder(folder, load_encoder(encoder, precision="f32"))
+        yield folder

@@ -81,6 +81,33 @@ class Version:
                 raise BrokenModel(_differs(what, found, digest))
 
 
+def version_of(files: Mapping[str, str], models: ModelSet) -> Version:
+    """The version that the files of a model set are.
+
+    Args:
+        files: of `set_files`.
+        models: loaded from there.
+    """
+    return Version.of({path: digest_of(uri) for path, uri in files.items()}, facts_of(models))
+
+
+def set_files(models: str, encoder: str | None = None) -> dict[str, str]:
+    """URIs of what a version takes of a model set, by their path below the version.
+
+    Args:
+        models: folder of the set.
+        encoder: folder of the encoder, for a set without one.
+    """
+    folders = {model: storage.join(models, model) for model in MODELS}
+    if encoder is not None:
+        folders[ENCODER] = encoder
+    return {
+        f"{model}/{name}": uri
+        for model, folder in folders.items()
+        for name, uri in model_files(folder).items()
+    }
+
+
 def model_files(uri: str) -> dict[str, str]:
     """URIs of what a version takes of one model's folder, by name: weights, card, report, pictures.
 
