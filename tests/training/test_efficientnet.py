@@ -24,6 +24,15 @@ def test_folded_and_plain_networks_agree_on_any_size(height: int, width: int) ->
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
+def test_the_embedding_is_the_middle_blocks_alone() -> None:
+    encoder = load_encoder("efficientnet_lite0", precision="f32")
+    images = np.random.default_rng(0).integers(0, 256, (2, 224, 224, 3), np.uint8)
+    with torch.inference_mode():
+        expected = embed(published_weights(), torch.from_numpy(images))[:, : 112 + 192]
+    assert encoder.dimension == 304
+    np.testing.assert_allclose(encoder.embed(images), expected, rtol=1e-4, atol=1e-4)
+
+
 def test_borders_are_padded_with_what_normalises_to_zero() -> None:
     grey = torch.full((1, 64, 64, 3), 127, dtype=torch.uint8)
     network = load_network().eval()
