@@ -260,6 +260,15 @@ def print_slide_model(report: FitSlideReport) -> None:
     slides = report.slide_score
     if slides is not None and slides.attention_kappa is not None:
         rows["slides, quadratic kappa"] = f"{slides.attention_kappa:.3f} on {slides.slides} slides"
+    for name, found in (
+        ("patches", report.patch_calibration),
+        ("grade groups", report.group_calibration),
+    ):
+        if found is not None:
+            rows[f"{name}, calibration error"] = (
+                f"{found.error_before:.3f}, calibrated {found.error_after:.3f} "
+                f"(temperature {found.temperature:.2f})"
+            )
     rows["pictures"] = "\n".join(report.figures)
     print_facts("Slide model", rows)
     partly_used = [str(use) for use in report.annotations if not use.complete]

@@ -99,6 +99,17 @@ def test_the_model_card_says_what_it_depends_on(
     assert "/nowhere" not in text
 
 
+def test_the_card_says_how_probabilities_were_calibrated(report: FitSlideReport) -> None:
+    model = load_slide_model(report.model)
+    assert report.patch_calibration is not None
+    assert report.group_calibration is not None
+    assert model.patch_temperature == report.patch_calibration.temperature
+    assert model.group_temperature == report.group_calibration.temperature
+    stated = model.card["calibration"]
+    assert stated["patches"]["answers"] == 9 * 96
+    assert stated["grade_groups"]["error_after"] == report.group_calibration.error_after
+
+
 def test_the_saved_model_grades_a_slide_it_knows(
     config: FitSlideConfig, report: FitSlideReport
 ) -> None:
@@ -124,10 +135,11 @@ def test_report_and_pictures_are_written_next_to_the_model(
     assert stored["model_hash"] == report.model_hash
     assert [Path(uri).name for uri in report.figures] == [
         "confusion.png",
+        "reliability.png",
         "grades.png",
         "attention.png",
     ]
-    for name in ("confusion.png", "grades.png", "attention.png"):
+    for name in ("confusion.png", "reliability.png", "grades.png", "attention.png"):
         picture = np.asarray(
             Image.open(io.BytesIO(Path(config.out, name).read_bytes())).convert("L")
         )

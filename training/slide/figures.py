@@ -4,7 +4,7 @@ attention is.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from pipelines.annotations import PATTERNS, UNLABELLED
 from training.pictures import png
+from training.slide.calibration import Calibration
 from training.slide.gleason import GRADE_GROUPS
 from training.slide.labelled_slides import LabelledSlide
 from training.slide.slide_model import SlidePrediction
@@ -50,6 +51,39 @@ def confusion_figure(confusion: npt.NDArray[np.integer], balanced_accuracy: floa
     axes.set_ylabel("annotated")
     axes.set_title(f"Patches of held-out slides: balanced accuracy {balanced_accuracy:.2f}")
     figure.colorbar(image, ax=axes, label="share of the annotated", shrink=0.8)
+    return png(figure)
+
+
+def reliability_figure(calibrations: Mapping[str, Calibration]) -> bytes:
+    """PNG: accuracy against confidence of held-out answers, before and after calibration."""
+    figure = Figure(figsize=(5.2 * len(calibrations), 4.8), layout="constrained")
+    panels = figure.subplots(1, len(calibrations), squeeze=False)[0]
+    for axes, (title, found) in zip(panels, calibrations.items(), strict=True):
+        axes.plot([0, 1], [0, 1], color="#7f7f7f", linestyle="--", linewidth=1)
+        for name, bins, error, colour in (
+            ("before", found.before, found.error_before, "#d95f02"),
+            ("after", found.after, found.error_after, "#1f5f99"),
+        ):
+            shown = [k for k, share in enumerate(bins.weight) if share > 0]
+            axes.plot(
+                [bins.confidence[k] for k in shown],
+                [bins.accuracy[k] for k in shown],
+                color=colour,
+                label=f"{name}: calibration error {error:.3f}",
+            )
+            axes.scatter(
+                [bins.confidence[k] for k in shown],
+                [bins.accuracy[k] for k in shown],
+                s=[15 + 400 * bins.weight[k] for k in shown],
+                color=colour,
+                alpha=0.7,
+            )
+        axes.set_xlim(0, 1.03)
+        axes.set_ylim(-0.03, 1.03)
+        axes.set_xlabel("probability of the most probable answer")
+        axes.set_ylabel("share that was right")
+        axes.set_title(f"{title}: {found.answers:,} held out, temperature {found.temperature:.2f}")
+        axes.legend(loc="lower right")
     return png(figure)
 
 

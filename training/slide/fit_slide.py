@@ -28,7 +28,13 @@ from training.cards import Card, versions
 from training.encoder.encoder import Encoder, load_encoder
 from training.limits import MAX_SEED, require_range
 from training.precision import device_here
-from training.slide.figures import attention_figure, confusion_figure, grades_figure
+from training.slide.calibration import Calibration
+from training.slide.figures import (
+    attention_figure,
+    confusion_figure,
+    grades_figure,
+    reliability_figure,
+)
 from training.slide.gleason import GradingRules
 from training.slide.held_out import (
     FitConfig,
@@ -114,6 +120,8 @@ class FitSlideReport:
         held_out: slide by slide.
         rules: what counts as a pattern.
         surroundings: share of the neighbours' mean in a patch's probabilities.
+        patch_calibration: of the patches' probabilities, on held-out slides.
+        group_calibration: of the attention model's grade groups, likewise.
         read: what embedding the slides took: requests and bytes.
         failed: the slides that could not be used.
         without_label: file names, by slide id, of slides that the manifest gives no label.
@@ -131,6 +139,8 @@ class FitSlideReport:
     held_out: list[HeldOutSlide]
     rules: GradingRules
     surroundings: float
+    patch_calibration: Calibration | None
+    group_calibration: Calibration | None
     read: ReadCounts
     failed: list[FailedSlide]
     without_label: dict[str, str]
@@ -187,6 +197,8 @@ def fit_slide(
         confusion=held_out.error_rates,
         rules=held_out.rules,
         surroundings=held_out.surroundings,
+        patch_temperature=_temperature(held_out.patch_calibration),
+        group_temperature=_temperature(held_out.group_calibration),
         card=card,
     )
     saved = save_slide_model(config.out, model)
@@ -200,6 +212,8 @@ def fit_slide(
         held_out=held_out.slides,
         rules=held_out.rules,
         surroundings=held_out.surroundings,
+        patch_calibration=held_out.patch_calibration,
+        group_calibration=held_out.group_calibration,
         read=cohort.read,
         failed=cohort.failed,
         without_label=cohort.without_label,
@@ -239,7 +253,18 @@ def _card(
             "patch": None if patch is None else asdict(patch),
             "slide": None if slide is None else asdict(slide),
         },
+        "calibration": {
+            name: None if found is None else asdict(found)
+            for name, found in (
+                ("patches", held_out.patch_calibration),
+                ("grade_groups", held_out.group_calibration),
+            )
+        },
     }
+
+
+def _temperature(found: Calibration | None) -> float:
+    return 1.0 if found is None else found.temperature
 
 
 def _draw(out: str, slides: Sequence[LabelledSlide], held_out: HeldOut) -> list[str]:
@@ -248,6 +273,13 @@ def _draw(out: str, slides: Sequence[LabelledSlide], held_out: HeldOut) -> list[
     if (score := held_out.patch_score) is not None:
         pictures["confusion.png"] = confusion_figure(
             np.array(score.confusion), score.balanced_accuracy
+        )
+    if held_out.patch_calibration is not None and held_out.group_calibration is not None:
+        pictures["reliability.png"] = reliability_figure(
+            {
+                "Patterns of patches": held_out.patch_calibration,
+                "Grade groups of slides": held_out.group_calibration,
+            }
         )
     if held_out.slides:
         pictures["grades.png"] = grades_figure(

@@ -13,6 +13,14 @@ from sklearn.metrics import roc_auc_score
 
 from pipelines.annotations import PATTERNS, UNLABELLED
 from training.errors import InsufficientData
+from training.slide.calibration import (
+    Answers,
+    Calibration,
+    calibrate,
+    class_weights,
+    tempered,
+    tempered_groups,
+)
 from training.slide.gleason import (
     DEFAULT_RULES,
     GradingRules,
@@ -131,6 +139,9 @@ class HeldOut:
         rules: what counts as a pattern, chosen on these slides.
         surroundings: share of the neighbours' mean in a patch's probabilities, chosen on these
             slides.
+        patch_calibration: of the patterns of patches, read with their neighbours; every pattern
+            counts the same. None where no cross-validation was possible.
+        group_calibration: of the attention model's grade groups, likewise.
         patch_score: None where no cross-validation was possible.
         slide_score: likewise.
         remarks: what a reader should know of the metrics; without names.
@@ -141,6 +152,8 @@ class HeldOut:
     error_rates: npt.NDArray[np.float64]
     rules: GradingRules
     surroundings: float
+    patch_calibration: Calibration | None
+    group_calibration: Calibration | None
     patch_score: PatchScore | None
     slide_score: SlideScore | None
     remarks: list[str]
@@ -159,6 +172,9 @@ def evaluate(slides: Sequence[LabelledSlide], config: FitConfig, *, folds: int) 
     """
     predictions, remarks = cross_validate(slides, config, folds=folds)
     surroundings, predictions = choose_surroundings(slides, predictions)
+    fold_of = {k: f for f, fold in enumerate(folds_by_case(slides, folds)) for k in fold}
+    patches, predictions = calibrate_patches(slides, predictions, fold_of)
+    groups, predictions = calibrate_groups(slides, predictions, fold_of)
     counts = _counts(slides, predictions)
     shares = held_out_shares(predictions, counts)
     rules = DEFAULT_RULES
@@ -171,6 +187,8 @@ def evaluate(slides: Sequence[LabelledSlide], config: FitConfig, *, folds: int) 
         error_rates=error_rates(counts.values()),
         rules=rules,
         surroundings=surroundings,
+        patch_calibration=patches,
+        group_calibration=groups,
         patch_score=score_patches(counts.values()),
         slide_score=score_slides(found),
         remarks=remarks,
@@ -196,6 +214,52 @@ def choose_surroundings(
         if score is not None and score.balanced_accuracy > best:
             best, chosen, kept = score.balanced_accuracy, share, mixed
     return chosen, kept
+
+
+def calibrate_patches(
+    slides: Sequence[LabelledSlide],
+    predictions: Mapping[int, SlidePrediction],
+    fold_of: Mapping[int, int],
+) -> tuple[Calibration | None, dict[int, SlidePrediction]]:
+    """Temperature of the patches' probabilities, and the predictions under it."""
+    known = {k: slides[k].patterns != UNLABELLED for k in predictions}
+    if not any(labelled.any() for labelled in known.values()):
+        return None, dict(predictions)
+    truth = np.concatenate([slides[k].patterns[labelled] for k, labelled in known.items()])
+    answers = Answers(
+        probabilities=np.concatenate(
+            [predictions[k].patch_probabilities[labelled] for k, labelled in known.items()]
+        ),
+        truth=truth,
+        fold=np.concatenate([np.full(labelled.sum(), fold_of[k]) for k, labelled in known.items()]),
+        weights=class_weights(truth),
+        slides=len(predictions),
+    )
+    found = calibrate(answers, tempered)
+    return found, {
+        k: replace(each, patch_probabilities=tempered(each.patch_probabilities, found.temperature))
+        for k, each in predictions.items()
+    }
+
+
+def calibrate_groups(
+    slides: Sequence[LabelledSlide],
+    predictions: Mapping[int, SlidePrediction],
+    fold_of: Mapping[int, int],
+) -> tuple[Calibration | None, dict[int, SlidePrediction]]:
+    """Temperature of the attention model's grade groups, and the predictions under it."""
+    if not predictions:
+        return None, {}
+    truth = np.array([slides[k].grade_group for k in predictions])
+    answers = Answers(
+        probabilities=np.stack([each.grade_group_probabilities for each in predictions.values()]),
+        truth=truth,
+        fold=np.array([fold_of[k] for k in predictions]),
+        weights=class_weights(truth),
+        slides=len(predictions),
+    )
+    found = calibrate(answers, tempered_groups)
+    return found, {k: each.with_groups(found.temperature) for k, each in predictions.items()}
 
 
 def _counts(

@@ -28,6 +28,7 @@ from pipelines.annotations import PATTERNS
 from training.cards import Card, load_model, require_entries, save_model
 from training.errors import InsufficientData, SpecMismatch
 from training.limits import require_range
+from training.slide.calibration import tempered, tempered_groups
 from training.slide.gleason import (
     DEFAULT_RULES,
     GRADE_GROUPS,
@@ -69,6 +70,13 @@ class SlidePrediction:
         between the ends.
         """
         return int((self.grade_group_probabilities.cumsum() < 0.5).sum())
+
+    def with_groups(self, temperature: float) -> SlidePrediction:
+        """The same with grade groups at a temperature."""
+        groups = tempered_groups(self.grade_group_probabilities, temperature)
+        return replace(
+            self, grade_group_probabilities=groups, cancer_probability=float(1.0 - groups[0])
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,6 +249,8 @@ class SlideModel:
             are corrected by it.
         rules: what counts as present where areas are graded, chosen on held-out slides.
         surroundings: share of the neighbours' mean in a patch's probabilities, likewise.
+        patch_temperature: of the patches' probabilities, after the neighbours; likewise.
+        group_temperature: of the attention model's grade groups, likewise.
         card: see `training.cards`: encoder_hash, spec, seed, versions, data, metrics; hash once it
             is saved.
     """
@@ -250,6 +260,8 @@ class SlideModel:
     confusion: npt.NDArray[np.float64] = field(default_factory=lambda: np.eye(len(PATTERNS)))
     rules: GradingRules = DEFAULT_RULES
     surroundings: float = 0.0
+    patch_temperature: float = 1.0
+    group_temperature: float = 1.0
     card: Card
 
     @property
@@ -294,13 +306,14 @@ class SlideModel:
         probabilities = self.head.probabilities(embeddings)
         if neighbours is not None:
             probabilities = neighbours.mixed(probabilities, self.surroundings)
-        return SlidePrediction(
-            patch_probabilities=probabilities,
+        found = SlidePrediction(
+            patch_probabilities=tempered(probabilities, self.patch_temperature),
             attention=attention.numpy(),
             embedding=embedding.numpy(),
             grade_group_probabilities=groups,
             cancer_probability=float(1.0 - groups[0]),
         )
+        return found.with_groups(self.group_temperature)
 
     def grade(self, prediction: SlidePrediction) -> Grading:
         """The grade by the areas of the patches' patterns, corrected for the head's errors, under
@@ -327,6 +340,7 @@ def save_slide_model(uri: str, model: SlideModel) -> SlideModel:
         "kind": KIND,
         "grading_rules": asdict(model.rules),
         "surroundings": model.surroundings,
+        "temperatures": {"patches": model.patch_temperature, "groups": model.group_temperature},
     }
     return replace(model, card={**card, "hash": save_model(uri, arrays, card)})
 
@@ -350,11 +364,14 @@ def load_slide_model(uri: str) -> SlideModel:
     hidden, dimension = state["project.weight"].shape
     attention = GatedAttention(dimension, hidden, state["gate.weight"].shape[0])
     attention.load_state_dict(state)
+    temperatures = card.get("temperatures", {})
     return SlideModel(
         head=head,
         attention=attention.eval(),
         confusion=confusion,
         rules=rules,
         surroundings=float(card.get("surroundings", 0.0)),
+        patch_temperature=float(temperatures.get("patches", 1.0)),
+        group_temperature=float(temperatures.get("groups", 1.0)),
         card=card,
     )
