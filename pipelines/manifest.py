@@ -27,7 +27,7 @@ from typing import overload
 from pipelines import storage
 from pipelines.annotations import check_annotations
 from pipelines.discovery import PassedOver, discover, is_pattern, passed_over_summary
-from pipelines.manifest_table import SPREADSHEETS, SUFFIXES, Row, Table, read_table
+from pipelines.manifest_table import SPREADSHEETS, SUFFIXES, Row, Table, read_table, together
 from pipelines.slides.errors import ManifestError
 from pipelines.slides.resolution import PLAUSIBLE_MPP, is_plausible
 from pipelines.splits import SplitShares
@@ -35,8 +35,6 @@ from pipelines.splits import SplitShares
 ORIGINS = ("bounds", "slide")
 """What coordinates of annotations are relative to (`AnnotationFrame`); the default first."""
 COLUMNS = ("slide", "mpp", "case", "split", "label", "annotation", "annotation_origin")
-MAX_REPORTED = 10
-"""Unusable rows that one error names; it counts the others."""
 MAX_CHECKS = 16
 """Annotations that are looked up at once: a store takes 10 to 100 ms to answer each."""
 
@@ -156,7 +154,7 @@ def _read_table(manifest: str, shares: SplitShares | None) -> Manifest:
     problems += [*_wrong_annotations(rows), *_repeats(rows), *_shared_annotations(rows)]
     problems += _leaks(rows)
     if problems:
-        raise _together(name, problems)
+        raise together(name, problems)
     if not rows:
         raise ManifestError(name, "lists no slide", "add rows")
     own = [_with_case(manifest, row) for row in _one_spelling(rows)]
@@ -270,19 +268,6 @@ def _number(text: str) -> float | None:
         return float(text.replace(",", ".") if text.count(",") == 1 else text)
     except ValueError:
         return None
-
-
-def _together(manifest: str, problems: Sequence[ManifestError]) -> ManifestError:
-    if len(problems) == 1:
-        return problems[0]
-    reported = [
-        f"\n  {problem.slide} {problem.cause}; {problem.remedy}"
-        for problem in problems[:MAX_REPORTED]
-    ]
-    hidden = len(problems) - MAX_REPORTED
-    more = f"\n  and {hidden} more" if hidden > 0 else ""
-    cause = f"has {len(problems)} mistakes:{''.join(reported)}{more}\n"
-    return ManifestError(manifest, cause, "correct these lines")
 
 
 def _repeats(rows: Sequence[ManifestRow]) -> Iterator[ManifestError]:

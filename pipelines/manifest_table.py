@@ -1,4 +1,4 @@
-"""The cells of a manifest, as people's tables have them: CSV of any spreadsheet, or Parquet.
+"""The cells of a table, as people have them: CSV of any spreadsheet, or Parquet.
 
 CSV is UTF-8 or UTF-16 with a byte-order mark, with commas, semicolons or tabs, and line ends of any
 system. Column names may be in capitals; columns without name or cell are left out. What other
@@ -23,6 +23,8 @@ import pyarrow.parquet
 from pipelines import storage
 from pipelines.slides.errors import ManifestError
 
+MAX_REPORTED = 10
+"""Unusable rows that one error names; it counts the others."""
 SUFFIXES = (".csv", ".tsv", ".txt", ".parquet")
 """Of manifests."""
 SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
@@ -90,12 +92,13 @@ class Table:
     problems: list[ManifestError] = field(default_factory=list)
 
 
-def read_table(uri: str, known: Sequence[str]) -> Table:
+def read_table(uri: str, known: Sequence[str], *, literal: Sequence[str] = ()) -> Table:
     """Read a table.
 
     Args:
         uri: of the file.
         known: columns that it may have; it must have the first.
+        literal: columns in which the words of NOTHING are values, such as the event `none`.
 
     Raises:
         ManifestError: the file can't be read, or has other columns.
@@ -104,19 +107,19 @@ def read_table(uri: str, known: Sequence[str]) -> Table:
     try:
         data = storage.read_bytes(uri)
     except storage.ObjectNotFound:
-        raise ManifestError(name, "is not there", "check the path of the manifest") from None
+        raise ManifestError(name, "is not there", "check its path") from None
     except storage.StorageError as error:  # its text holds the path
         raise ManifestError(name, error.reason, error.remedy) from None
     problems: list[ManifestError] = []
     lines = _parquet_lines(name, data) if uri.lower().endswith(".parquet") else None
     lines = lines or _csv_lines(name, data, problems)
     line, header = next(lines, (1, []))
-    columns = tuple(_text(cell).lower() for cell in header)
+    columns = tuple(_or_nothing(_text(cell)).lower() for cell in header)
     _check_columns(name, line, columns, known)
     table = Table(columns=tuple(filter(None, columns)), problems=problems)
     for line, cells in lines:
         try:
-            table.rows.append(Row(line=line, cells=_named(name, line, columns, cells)))
+            table.rows.append(Row(line=line, cells=_named(name, line, columns, cells, literal)))
         except ManifestError as error:
             problems.append(error)
     return table
@@ -135,7 +138,23 @@ def _check_columns(table: str, line: int, columns: Sequence[str], known: Sequenc
         raise ManifestError(table, f"has {' and '.join(wrong)} in line {line}", remedy)
 
 
-def _named(name: str, line: int, columns: Sequence[str], cells: Sequence[Any]) -> dict[str, str]:
+def together(name: str, problems: Sequence[ManifestError]) -> ManifestError:
+    """One error of all that is wrong with a table."""
+    if len(problems) == 1:
+        return problems[0]
+    reported = [
+        f"\n  {problem.slide} {problem.cause}; {problem.remedy}"
+        for problem in problems[:MAX_REPORTED]
+    ]
+    hidden = len(problems) - MAX_REPORTED
+    more = f"\n  and {hidden} more" if hidden > 0 else ""
+    cause = f"has {len(problems)} mistakes:{''.join(reported)}{more}\n"
+    return ManifestError(name, cause, "correct these lines")
+
+
+def _named(
+    name: str, line: int, columns: Sequence[str], cells: Sequence[Any], literal: Sequence[str]
+) -> dict[str, str]:
     """Cells by column.
 
     Raises:
@@ -149,7 +168,10 @@ def _named(name: str, line: int, columns: Sequence[str], cells: Sequence[Any]) -
         cause = f"has {len(texts)} cells in line {line} for {len(columns)} columns"
         remedy = "quote cells that hold the separator, and leave none out"
         raise ManifestError(name, cause, remedy)
-    named = dict(zip(columns, texts, strict=True))
+    named = {
+        column: text if column in literal else _or_nothing(text)
+        for column, text in zip(columns, texts, strict=True)
+    }
     if any(text and not column for column, text in zip(columns, texts, strict=True)):
         cause = f"has a cell in line {line} whose column has no name"
         raise ManifestError(name, cause, "name the column, or delete it")
@@ -161,7 +183,7 @@ def _named(name: str, line: int, columns: Sequence[str], cells: Sequence[Any]) -
             raise ManifestError(name, cause, remedy)
     if any(ord(letter) < 32 for text in named.values() for letter in text):
         cause = f"has a line break within a cell in line {line}"
-        raise ManifestError(name, cause, "put each slide on one line")
+        raise ManifestError(name, cause, "put each row on one line")
     return named
 
 
@@ -170,7 +192,10 @@ def _text(value: Any) -> str:
     if value is None or value != value:  # noqa: PLR0124 - NaN alone differs from itself
         return ""
     whole = isinstance(value, float) and value.is_integer()
-    text = _stripped(str(int(value) if whole else value))
+    return _stripped(str(int(value) if whole else value))
+
+
+def _or_nothing(text: str) -> str:
     return "" if text.casefold() in NOTHING else text
 
 

@@ -9,6 +9,7 @@ value and the remedy.
     ├── RunError          a run that cannot start or continue: other data or recipe, too few CPUs
     ├── InsufficientData  a cohort that cannot be learnt from: too few slides, patterns or patients
     ├── CovariateError    a clinical variable that no patient can have
+    ├── OutcomesError     a table of outcomes that can't be used as it is
     └── RegistryError
         ├── RegistryDamaged   a log with a gap, or an entry that is not one
         ├── VersionNotFound   no such version, or several that begin so
@@ -68,6 +69,10 @@ class CovariateError(TrainingError, ValueError):
 
     def __str__(self) -> str:
         return f"{self.field} {self.value!r} is not usable; {self.remedy}"
+
+
+class OutcomesError(TrainingError):
+    """A table of outcomes that can't be used; names its lines."""
 
 
 class RegistryError(TrainingError):

@@ -26,7 +26,8 @@ RISK_MODEL: Final = "risk_model"
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSet:
-    """Models that were made for each other; checked when made.
+    """Models that were made for each other; checked when made. A risk model without image goes with
+    any.
 
     Attributes:
         encoder: patches -> embeddings.
@@ -51,6 +52,8 @@ class ModelSet:
             "the slide model",
             "fit the slide model on this encoder",
         )
+        if not risk.needs_image:
+            return
         _same(
             "encoder",
             self.encoder.hash,

@@ -26,7 +26,6 @@ def build() -> typer.Typer:
     )
     for command in (
         cohorts.synth,
-        cohorts.manifest,
         cohorts.prepare,
         encoders.encoders,
         encoders.embed,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -19,6 +19,7 @@ from app.cli.options import (
     Split,
     on_ray,
     path_or_uri,
+    path_or_uri_if_given,
     positive,
 )
 
@@ -172,39 +173,93 @@ def fit_slide(
 
 
 def fit_risk(
-    data: Data,
-    slide_model: Annotated[
-        str,
-        typer.Option(help="Slide model: the --out of `acinus fit-slide`.", callback=path_or_uri),
-    ],
     out: Out,
+    outcomes: Annotated[
+        str | None,
+        typer.Option(
+            help="Table of outcomes, CSV or Parquet: case, time, event, and treatment, age, psa, "
+            "t_stage, gleason_primary, gleason_secondary, positive_cores, total_cores where known.",
+            callback=path_or_uri_if_given,
+        ),
+    ] = None,
+    simulate: Annotated[
+        bool, typer.Option("--simulate", help="Draw outcomes with known hazards instead.")
+    ] = False,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Prepared cohort: the --out of `acinus prepare`; its cases are joined to those of "
+            "the table.",
+            callback=path_or_uri_if_given,
+        ),
+    ] = None,
+    slide_model: Annotated[
+        str | None,
+        typer.Option(
+            help="Slide model: the --out of `acinus fit-slide`.", callback=path_or_uri_if_given
+        ),
+    ] = None,
+    clinical_only: Annotated[
+        bool, typer.Option("--clinical-only", help="Fit without slides.")
+    ] = False,
     encoder: Encoder = DEFAULT_ENCODER,
+    time_unit: Annotated[
+        Literal["years", "months", "days"], typer.Option(help="Unit of the table's time.")
+    ] = "years",
+    treatment: Annotated[
+        str, typer.Option(help="What the table's column treatment stands for.")
+    ] = "short-term ADT",
+    randomised: Annotated[
+        bool, typer.Option("--randomised", help="That treatment was assigned at random.")
+    ] = False,
+    folds: Folds = 5,
     patients: Annotated[int, typer.Option(help="Number of simulated patients.")] = 600,
-    split: Split = "train",
+    split: Annotated[
+        str | None,
+        typer.Option(help="Use only the slides of this split; with --simulate, train if missing."),
+    ] = None,
     seed: Seed = 0,
     ray: Ray = None,
 ) -> None:
-    """Fit the risk model on simulated outcomes with known hazards.
+    """Fit the risk model on outcomes of patients, or on simulated ones.
 
-    No open data set joins prostate slides with outcomes.
+    With a table of outcomes: competing risks of distant metastasis and death, from slides and
+    clinical variables, or from clinical variables alone. A blank clinical variable is missing, and
+    handled as such.
     """
     from app.cli import screen
     from training.encoder.encoder import encoder_terms
-    from training.risk.fit_risk import FitRiskConfig
+    from training.risk.fit_risk import FitRiskConfig, ImageSource, RealOutcomes, SimulatedOutcomes
     from training.risk.fit_risk import fit_risk as run
 
-    with usage():
-        config = FitRiskConfig(
-            data=data,
-            encoder=encoder,
-            slide_model=slide_model,
-            out=out,
-            patients=patients,
-            split=split,
-            seed=seed,
-            on_ray=on_ray(ray),
+    if (outcomes is None) != simulate:
+        raise typer.BadParameter("give --outcomes TABLE, or --simulate; one of the two")
+    if clinical_only != (data is None) or clinical_only != (slide_model is None):
+        raise typer.BadParameter(
+            "give --data and --slide-model, or --clinical-only for a model without slides"
         )
-    screen.print_terms(encoder_terms(encoder))
+    with usage():
+        image = None
+        if data is not None and slide_model is not None:
+            image = ImageSource(
+                data=data,
+                encoder=encoder,
+                slide_model=slide_model,
+                split=split or ("train" if simulate else None),
+                on_ray=on_ray(ray),
+            )
+        source: RealOutcomes | SimulatedOutcomes = SimulatedOutcomes(patients=patients)
+        if outcomes is not None:
+            source = RealOutcomes(
+                table=outcomes,
+                unit=time_unit,
+                treatment=treatment,
+                randomised=randomised,
+                folds=folds,
+            )
+        config = FitRiskConfig(out=out, outcomes=source, image=image, seed=seed)
+    if image is not None:
+        screen.print_terms(encoder_terms(encoder))
     with screen.progress("shards embedded") as show:
         report = run(config, on_shard=show)
     screen.print_risk_model(report)

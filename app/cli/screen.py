@@ -31,7 +31,10 @@ if TYPE_CHECKING:  # what one command prints must not load the libraries of the 
     from training.evaluation.probe import ProbeReport
     from training.registry.registry import Entry as VersionEntry
     from training.registry.reproducibility import Reproducibility
+    from training.risk.cross_validation import CrossValidatedScore
     from training.risk.fit_risk import FitRiskReport
+    from training.risk.prediction import Interval
+    from training.risk.simulated_patients import SimulatedScore
     from training.slide.fit_slide import FitSlideReport
 
 FAILURES_SHOWN = 5
@@ -276,21 +279,48 @@ def print_slide_model(report: FitSlideReport) -> None:
 
 
 def print_risk_model(report: FitRiskReport) -> None:
-    """A risk model, its concordance on held-out patients, and what was not used."""
-    score = report.score
+    """A risk model, how good it is on patients that it was not fitted on, and what was not used."""
+    events = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in report.events.items())
+    images = f", on {report.slides} slides or cases" if report.slides else ", without slides"
     rows: dict[str, object] = {
         "risk model": report.model,
         "hash": report.model_hash,
-        "outcomes": "SIMULATED",
-        "patients": f"{report.patients}, {report.events} events, on {report.slides} slides",
+        "outcomes": "SIMULATED" if report.simulated_outcomes else "of the table",
+        "patients": f"{report.patients} ({events}){images}",
     }
-    if score.concordance is not None and score.concordance_of_truth is not None:
-        rows["concordance, held out"] = (
-            f"{score.concordance:.3f} (true hazards: {score.concordance_of_truth:.3f})"
-        )
+    if report.missing:
+        rows["missing"] = ", ".join(f"{name} {share:.0%}" for name, share in report.missing.items())
+    rows |= _risk_score(report.score)
+    if report.interaction_p_value is not None:
+        found = "depends" if report.interaction_p_value < 0.05 else "is not shown to depend"
+        what = "the image" if report.slides else "the clinical variables"
+        rows["treatment"] = f"its effect {found} on {what} (p {report.interaction_p_value:.2g})"
     rows["pictures"] = "\n".join(report.figures)
-    print_facts("Risk model", rows)
+    print_facts("Risk model. Research use only; not a diagnosis", rows)
     print_notes(report.remarks, [str(slide) for slide in report.failed])
+
+
+def _risk_score(score: SimulatedScore | CrossValidatedScore) -> dict[str, object]:
+    """Simulated: one concordance beside the truth's. Real: with intervals, beside the clinical."""
+    rows: dict[str, object] = {}
+    if isinstance(score.concordance, float):
+        truth = getattr(score, "concordance_of_truth", None)
+        rows["concordance, held out"] = f"{score.concordance:.3f} (true hazards: {truth:.3f})"
+    elif score.concordance is not None:
+        rows["concordance, cross-validated"] = _with_interval(score.concordance)
+    if (without := score.concordance_without_image) is not None:
+        text = f"{without:.3f}" if isinstance(without, float) else _with_interval(without)
+        rows["the same without the image"] = text
+    if score.calibration_slope is not None:
+        rows["calibration slope"] = f"{score.calibration_slope:.2f}"
+    if (brier := getattr(score, "brier", None)) is not None:
+        average = getattr(score, "brier_of_average", None)
+        rows["Brier score at 5 years"] = f"{brier:.4f} (the average for all: {average:.4f})"
+    return rows
+
+
+def _with_interval(value: Interval) -> str:
+    return f"{value.estimate:.3f} ({value.lower:.3f} to {value.upper:.3f})"
 
 
 def print_analysis(result: AnalysisResult, table: Table) -> None:

@@ -44,7 +44,14 @@ from training.encoder.lite0 import EFFICIENTNET_LITE0
 from training.evaluation.probe import ProbeConfig, probe
 from training.model_set import ENCODER, RISK_MODEL, SLIDE_MODEL
 from training.pretrain.pretrain import PretrainConfig, pretrain
-from training.risk.fit_risk import FitRiskConfig, FitRiskReport, fit_risk
+from training.risk.fit_risk import (
+    FitRiskConfig,
+    FitRiskReport,
+    ImageSource,
+    SimulatedOutcomes,
+    fit_risk,
+)
+from training.risk.prediction import CAUSE_WORDS
 from training.slide.fit_slide import FitSlideConfig, FitSlideReport, fit_slide
 
 OnStep = Callable[[str], None]
@@ -224,11 +231,11 @@ def fit_models(config: DemoConfig) -> Stage:
         )
         risk = fit_risk(
             FitRiskConfig(
-                data=config.cohort,
-                encoder=encoder,
-                slide_model=slide_model,
+                outcomes=SimulatedOutcomes(patients=config.patients),
+                image=ImageSource(
+                    data=config.cohort, encoder=encoder, slide_model=slide_model, split="train"
+                ),
                 out=str(config.models / RISK_MODEL),
-                patients=config.patients,
                 seed=config.seed,
             )
         )
@@ -256,8 +263,9 @@ def _describe_fits(fitted: FitSlideReport, risk: FitRiskReport) -> str:
             f"; patches held out by case: balanced accuracy {score.balanced_accuracy:.2f} "
             f"(chance {score.chance:.2f}), optimistic, since training slides share tiles"
         )
-    text += f". Risk on {risk.patients} SIMULATED patients, {risk.events} events"
-    if risk.score.concordance is not None:
+    events = ", ".join(f"{count} {CAUSE_WORDS[name]}" for name, count in risk.events.items())
+    text += f". Risk on {risk.patients} SIMULATED patients ({events})"
+    if isinstance(risk.score.concordance, float):
         text += f"; concordance on held-out ones {risk.score.concordance:.2f}"
     return f"{text}."
 

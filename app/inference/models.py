@@ -187,7 +187,7 @@ def facts_of(version: str, models: ModelSet) -> ModelSetFacts:
         ),
         risk_model=named(
             models.risk_model.card,
-            "Cox model of image and clinical variables",
+            "competing hazards of image and clinical variables",
             models.risk_model.hash,
         ),
         simulated_outcomes=bool(models.risk_model.card["simulated_outcomes"]),

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from app.reports import schemas
 from pipelines.grid import PatchSpec
-from training.risk.risk_model import Risk
+from training.risk.prediction import RiskPrediction
 from training.slide.gleason import Grading
 from training.slide.slide_model import SlidePrediction
 
@@ -83,6 +83,6 @@ class Findings:
     y: npt.NDArray[np.int32]
     slide: SlidePrediction
     grading: Grading
-    risk: Risk | None
+    risk: RiskPrediction | None
     risk_absent_because: str | None
     gleason_from: Literal["pathologist", "image"]

@@ -13,7 +13,6 @@ from app.cli.boundary import run
 
 COMMANDS = (
     "synth",
-    "manifest",
     "prepare",
     "encoders",
     "embed",

@@ -57,13 +57,15 @@ PREPARE = "prepare {manifest} --out {out}"
 PRETRAIN = "pretrain --data {cohort} --out {out}"
 PROBE = "probe --tiles {tiles} --encoder {encoder} --out {out}"
 FIT_SLIDE = "fit-slide --data {cohort} --encoder {encoder} --out {out}"
-FIT_RISK = "fit-risk --data {cohort} --encoder {encoder} --slide-model {slide_model} --out {out}"
+FIT_RISK = (
+    "fit-risk --simulate --data {cohort} --encoder {encoder} --slide-model {slide_model} "
+    "--out {out}"
+)
 ANALYSE = "analyse {slide} --models {models} --out {out}"
 
 OF_USAGE = [
     usage("", "Usage: acinus"),
     usage("prepair", "prepair", "prepare"),
-    usage("manifest panda {empty} --out {out}", "panda_small, camelyon16_small"),
     usage("prepare", "manifest"),
     usage("prepare {manifest}", "--out"),
     usage(f"{PREPARE} --tissue 0.5", "--tissue"),
@@ -147,8 +149,6 @@ OF_USAGE = [
 OF_INPUT = [
     refused("synth --out {out} --tiles {missing}", "missing"),
     refused("synth --out {out} --tiles {empty}", "empty"),
-    refused("manifest panda_small {missing} --out {out}", "missing"),
-    refused("manifest camelyon16_small {empty} --out {out}", "training/normal"),
     refused("prepare {missing} --out {out}", "missing"),
     refused("prepare {missing}.csv --out {out}", "missing.csv"),
     refused("prepare {empty} --out {out}", "empty"),
@@ -180,11 +180,11 @@ OF_INPUT = [
     refused(f"{FIT_SLIDE} --split none", "none", "train"),
     refused(f"{FIT_SLIDE} --split test", "two different grade groups"),
     refused(
-        "fit-risk --data {cohort} --encoder {encoder} --slide-model {missing} --out {out}",
+        FIT_RISK.replace("{slide_model}", "{missing}"),
         "missing",
     ),
     refused(
-        "fit-risk --data {cohort} --encoder {encoder} --slide-model {encoder} --out {out}",
+        FIT_RISK.replace("{slide_model}", "{encoder}"),
         "encoder",
     ),
     refused(f"{FIT_RISK} --patients 1", "1"),
@@ -211,7 +211,7 @@ UNWRITABLE = [
     "prepare {manifest} --out {out} --size 64",
     "probe --tiles {tiles} --encoder {encoder} --out {out} --folds 2",
     "fit-slide --data {cohort} --encoder {encoder} --out {out}",
-    "fit-risk --data {cohort} --encoder {encoder} --slide-model {slide_model} --out {out}",
+    FIT_RISK,
     "analyse {slide} --models {models} --out {out}",
 ]
 

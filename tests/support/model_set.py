@@ -27,7 +27,8 @@ from training.encoder.vit import ViTConfig
 from training.model_set import ENCODER, RISK_MODEL, SLIDE_MODEL, load_model_set
 from training.registry.registry import Registry
 from training.risk.covariates import T_STAGES, Covariates
-from training.risk.risk_model import RiskModelConfig, fit_risk_model, save_risk_model
+from training.risk.fitting import Patients, RiskModelConfig, fit_risk_model
+from training.risk.risk_model import save_risk_model
 from training.slide.gleason import grade_group
 from training.slide.pattern_head import fit_pattern_head
 from training.slide.slide_model import AttentionConfig, SlideModel, fit_attention, save_slide_model
@@ -87,10 +88,12 @@ def make_model_set(manifest: str, out: str) -> str:
     hazard = np.array([0.02 * 2.0 ** (one.primary - 3) for one in patients])
     time = np.minimum(rng.exponential(1 / hazard), 12.0)
     risk_model = fit_risk_model(
-        slides[rng.integers(len(slides), size=PATIENTS)],
-        patients,
-        time,
-        time < 12.0,
+        Patients(
+            embeddings=slides[rng.integers(len(slides), size=PATIENTS)],
+            covariates=patients,
+            time=time,
+            cause=np.where(time < 12.0, 1, 0),
+        ),
         card={
             "name": "test risk model",
             "encoder_hash": encoder_hash,

@@ -10,8 +10,9 @@ import pytest
 from pipelines.annotations import UNLABELLED
 from training.errors import CovariateError, InsufficientData
 from training.risk.covariates import AGE_RANGE, NCCN_GROUPS, PSA_RANGE, T_STAGES, Covariates
+from training.risk.hazards import CauseFit, FollowUp, Prior, fit_cause
 from training.risk.simulated_outcomes import GradedSlide, Hazards, SimulatedCohort, simulate
-from training.risk.survival import fit_cox, observed_risk
+from training.risk.survival import Observed, observed_risk
 from training.slide.gleason import GleasonScore
 
 MIX = {
@@ -45,7 +46,8 @@ def cohort() -> SimulatedCohort:
 
 def test_risks_are_plausible_for_each_nccn_group(cohort: SimulatedCohort) -> None:
     """1, 3 and 10 % after 5 years, 3, 6 and 17 % after 10 (Tward et al., ASTRO 2022)."""
-    groups = np.array([one.nccn.tier for one in cohort.covariates])
+    found = [one.nccn for one in cohort.covariates]
+    groups = np.array([group.tier for group in found if group is not None])
     for years, published in ((5.0, (0.01, 0.03, 0.10)), (10.0, (0.03, 0.06, 0.17))):
         for group, expected in zip(NCCN_GROUPS, published, strict=True):
             assert cohort.true_risk(years)[groups == group].mean() == pytest.approx(
@@ -54,30 +56,41 @@ def test_risks_are_plausible_for_each_nccn_group(cohort: SimulatedCohort) -> Non
 
 
 def test_outcomes_follow_the_true_risk(cohort: SimulatedCohort) -> None:
-    true = cohort.true_risk(10.0)
-    for members in np.array_split(np.argsort(true), 4):
-        observed = observed_risk(cohort.time[members], cohort.event[members], 10.0)
+    true, untreated = cohort.true_risk(10.0), np.flatnonzero(~cohort.treated)
+    all_of_them = Observed(time=cohort.time, cause=cohort.cause)
+    for members in np.array_split(untreated[np.argsort(true[untreated])], 4):
+        observed = observed_risk(all_of_them.some(members), 10.0)
         spread = np.sqrt(observed * (1 - observed) / len(members))
         assert observed == pytest.approx(true[members].mean(), abs=4 * spread + 0.005)
 
 
 def test_known_hazards_are_recovered(cohort: SimulatedCohort) -> None:
     columns = np.column_stack([[one.encode() for one in cohort.covariates], cohort.image])
-    fit = fit_cox(columns, cohort.time, cohort.event, spread=10.0)
-    known = np.append(cohort.hazards.coefficients(), cohort.hazards.image)
+    untreated = ~cohort.treated
     spread = columns.std(axis=0)
-    np.testing.assert_allclose(fit.coefficients * spread, known * spread, atol=0.15)
-    assert fit.coefficients[-1] > 1.0  # the image adds to the clinical variables
+    scaled = (columns - columns.mean(axis=0)) / spread
+    fit = fitted(scaled[untreated], cohort.time[untreated], cohort.cause[untreated])
+    known = np.append(cohort.hazards.coefficients(), cohort.hazards.image)
+    np.testing.assert_allclose(fit.coefficients, known * spread, atol=0.2)
+    assert fit.coefficients[-1] > 0.3  # the image adds to the clinical variables
+
+
+def test_the_treatment_helps_as_stated(cohort: SimulatedCohort) -> None:
+    columns = np.column_stack([cohort.log_hazard, cohort.treated, cohort.treated * cohort.image])
+    fit = fitted(columns - columns.mean(axis=0), cohort.time, cohort.cause)
+    hazards = cohort.hazards
+    known = [1.0, hazards.treatment, hazards.treatment_image]
+    np.testing.assert_allclose(fit.coefficients, known, atol=0.3)
+
+
+def fitted(columns: np.ndarray, time: np.ndarray, cause: np.ndarray, of: int = 1) -> CauseFit:
+    return fit_cause(columns, FollowUp.of(time, cause), of, Prior.of(np.full(len(columns.T), 10.0)))
 
 
 def test_censoring_is_independent_of_risk(cohort: SimulatedCohort) -> None:
-    censored = ~cohort.event
-    fit = fit_cox(
-        np.column_stack([cohort.log_hazard / cohort.log_hazard.std()]),
-        cohort.time,
-        censored,
-        spread=10.0,
-    )
+    censored = cohort.cause == 0
+    score = (cohort.log_hazard - cohort.log_hazard.mean()) / cohort.log_hazard.std()
+    fit = fitted(score[:, None], cohort.time, censored.astype(int))
     assert abs(fit.coefficients[0]) < 0.05
     low, high = cohort.hazards.censoring
     assert cohort.time.max() <= high
@@ -111,13 +124,17 @@ def test_unlabelled_patches_are_not_drawn() -> None:
     assert min(bag.min() for bag in cohort.bags) >= 50
 
 
-def test_the_closed_form_is_that_of_its_docstring() -> None:
-    hazards = Hazards(shape=2.0, scale=10.0)
+def test_the_risk_is_that_of_the_docstring() -> None:
+    hazards = Hazards(shape=2.0, scale=10.0, other_shape=2.0, other_scale=20.0)
+    none = np.full(2, -40.0)
     np.testing.assert_allclose(
-        hazards.risk(np.array([0.0, np.log(2)]), 5.0), 1 - np.exp([-0.25, -0.5])
+        hazards.risk(np.array([0.0, np.log(2)]), none, 5.0), 1 - np.exp([-0.25, -0.5]), rtol=1e-5
     )
-    reference = Covariates(age=65, psa=8, t_stage="T1c", primary=3, secondary=3)
-    worse = Covariates(age=75, psa=16, t_stage="T2b", primary=4, secondary=5)
+    competing = hazards.risk(np.zeros(1), np.zeros(1), 5.0)  # a fifth of the events are deaths
+    np.testing.assert_allclose(competing, 0.8 * (1 - np.exp(-0.25 - 0.0625)), rtol=1e-5)
+    cores = {"positive_cores": 0, "total_cores": 12}
+    reference = Covariates(age=65, psa=8, t_stage="T1c", primary=3, secondary=3, **cores)
+    worse = Covariates(age=75, psa=16, t_stage="T2b", primary=4, secondary=5, **cores)
     found = hazards.log_hazard(np.array([reference.encode(), worse.encode()]), np.array([0.0, 0.5]))
     expected = (
         hazards.age
@@ -184,4 +201,14 @@ def test_the_ends_of_the_ranges_are_allowed() -> None:
     ],
 )
 def test_nccn_groups_by_their_definition(change: dict[str, object], group: str) -> None:
-    assert Covariates(**{**GOOD, **change}).nccn.tier == group  # type: ignore[arg-type]
+    found = Covariates(**{**GOOD, **change}).nccn  # type: ignore[arg-type]
+    assert found is not None
+    assert found.tier == group
+
+
+@pytest.mark.parametrize("field", ["age", "psa", "t_stage"])
+def test_what_is_missing_is_said_and_never_guessed(field: str) -> None:
+    man = Covariates(**{**GOOD, field: None})  # type: ignore[arg-type]
+    assert man.missing == (field, "positive_cores")
+    assert np.isnan(man.encode()).sum() == 2
+    assert (man.nccn is None) == (field != "age")

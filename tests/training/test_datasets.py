@@ -22,7 +22,6 @@ from training.errors import InsufficientData
 from training.evaluation.datasets import DATASETS, dataset, dataset_tiles
 from training.evaluation.probe import ProbeConfig, ProbeReport, probe
 from training.evaluation.scores import Folds, few_shots, forest, predictions, score_of
-from training.evaluation.slide_sets import SLIDE_SETS
 from training.evaluation.tiles import TileFolder, read_tile, tile_name
 
 RANDOM = np.random.default_rng(0)
@@ -289,8 +288,8 @@ def test_hidden_files_are_ignored(tmp_path: Path) -> None:
 def test_unknown_sets_and_sets_of_slides_are_refused() -> None:
     with pytest.raises(ValueError, match="dataset 'x' is not known; choose one of bach, breakhis"):
         ProbeConfig(tiles="a", out="b", dataset="x")
-    for name in SLIDE_SETS:
-        with pytest.raises(ValueError, match=f"whole slides .* `acinus manifest {name}`"):
+    for name, remedy in (("panda_small", "fit-slide"), ("camelyon16_small", "embed")):
+        with pytest.raises(ValueError, match=rf"whole slides .* `acinus prepare` .*{remedy}"):
             ProbeConfig(tiles="a", out="b", dataset=name)
 
 

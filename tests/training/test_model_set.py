@@ -14,7 +14,8 @@ from training.encoder.encoder import load_encoder
 from training.errors import BrokenModel, ModelNotFound, SpecMismatch
 from training.model_set import ENCODER, RISK_MODEL, SLIDE_MODEL, ModelSet, load_model_set
 from training.risk.covariates import T_STAGES, Covariates
-from training.risk.risk_model import RiskModelConfig, fit_risk_model, save_risk_model
+from training.risk.fitting import Patients, RiskModelConfig, fit_risk_model
+from training.risk.risk_model import save_risk_model
 from training.slide.pattern_head import fit_pattern_head
 from training.slide.slide_model import AttentionConfig, SlideModel, fit_attention, save_slide_model
 
@@ -47,10 +48,12 @@ def fitted(folder: Path, encoder_name: str | None = None) -> ModelSet:
         "simulated_outcomes": True,
     }
     risk_model = fit_risk_model(
-        rng.normal(size=(80, 8)),
-        men,
-        rng.uniform(1, 12, 80),
-        rng.random(80) < 0.5,
+        Patients(
+            embeddings=rng.normal(size=(80, 8)),
+            covariates=men,
+            time=rng.uniform(1, 12, 80),
+            cause=(rng.random(80) < 0.5).astype(np.int64),
+        ),
         card=card,
         config=RiskModelConfig(replicas=2),
     )

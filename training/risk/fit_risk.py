@@ -1,55 +1,114 @@
-"""OPEN FIRST. From cohort, encoder and slide model to a risk model: `acinus fit-risk`.
+"""OPEN FIRST. From cohort, encoder, slide model and outcomes to a risk model: `acinus fit-risk`.
 
     fit_risk(config)
-      load_labelled_slides       bags of the slides with cancer and annotated patterns
-      draw_patients              known hazards, and the slide embedding of each patient's biopsy
-      fit_risk_model             on the patients
-      score_risk                 on other patients: concordance, calibration, the true risk
+      read_outcomes, embed_cases    patients of a table, and the slide embedding of each case
+        or draw_patients            simulated ones, with known hazards
+      fit_risk_model                on the patients
+      cross_validate                on the same ones by folds: concordance, AUC, Brier, calibration
+        or score_on_simulated       on others: the same, and the true risk
       save_risk_model, report.json, picture
 
-Outcomes are simulated (`simulated_outcomes.py`). The metrics say whether the machinery recovers
-what is known to be there, and nothing about patients. Both groups of patients share slides, so the
-image is easier here than on new slides.
+Without outcomes of real patients they are simulated (`simulated_outcomes.py`), if that is asked
+for. Those metrics say whether the machinery recovers what is known to be there, and nothing about
+patients; the model says so in everything that it is used for.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
-from matplotlib.figure import Figure
 
 from pipelines import storage
-from pipelines.annotations import UNLABELLED
 from pipelines.read_counts import ReadCounts
 from training.cards import Card, versions
-from training.encoder.encoder import load_encoder
+from training.encoder.encoder import Encoder, load_encoder
 from training.errors import SpecMismatch
 from training.limits import MAX_SEED, require_range
-from training.pictures import png
 from training.precision import device_here
-from training.risk.risk_model import (
+from training.risk.case_embeddings import embed_cases
+from training.risk.cross_validation import CrossValidatedScore, cross_validate
+from training.risk.figures import cross_validated_figure, simulated_figure
+from training.risk.fitting import (
     DEFAULT_RISK,
-    RiskModel,
+    Patients,
     RiskModelConfig,
     fit_risk_model,
-    save_risk_model,
+    require_ten_years,
 )
-from training.risk.simulated_outcomes import GradedSlide, SimulatedCohort, simulate
-from training.risk.survival import CalibrationGroup, Floats, calibration, concordance
-from training.slide.labelled_slides import (
-    FailedSlide,
-    LabelledSlide,
-    Progress,
-    explained,
-    load_labelled_slides,
+from training.risk.outcomes import Outcome, TimeUnit, read_outcomes
+from training.risk.risk_model import RiskModel, save_risk_model
+from training.risk.simulated_outcomes import Hazards
+from training.risk.simulated_patients import (
+    SimulatedScore,
+    draw_patients,
+    score_on_simulated,
+    with_cancer,
 )
+from training.slide.labelled_slides import FailedSlide, Progress, explained, load_labelled_slides
 from training.slide.slide_model import SlideModel, load_slide_model
-from training.threads import threads_for
+
+SIMULATED_REMARK: Final = "Outcomes are simulated: these metrics say nothing about patients."
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSource:
+    """Where slide embeddings come from.
+
+    Attributes:
+        data: prepared cohort, the `out` of `prepare`.
+        encoder: name, folder or URI of the encoder.
+        slide_model: folder or URI of the slide model.
+        split: slides that are used; None for all.
+        on_ray: whether the cluster embeds, on GPUs where it has some, instead of this process.
+    """
+
+    data: str
+    encoder: str
+    slide_model: str
+    split: str | None = None
+    on_ray: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class RealOutcomes:
+    """Outcomes of real patients.
+
+    Attributes:
+        table: CSV or Parquet, see `outcomes.py`.
+        unit: of its column time.
+        treatment: what its column treatment stands for, in words.
+        randomised: whether that treatment was assigned at random.
+        folds: of the cross-validation.
+    """
+
+    table: str
+    unit: TimeUnit = "years"
+    treatment: str = "short-term ADT"
+    randomised: bool = False
+    folds: int = 5
+
+    def __post_init__(self) -> None:
+        require_range("folds", self.folds, 2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimulatedOutcomes:
+    """Outcomes that a generator draws.
+
+    Attributes:
+        patients: how many to fit on.
+        held_out: how many others to score on: enough for steady metrics, since they cost nothing.
+    """
+
+    patients: int = 600
+    held_out: int = 1500
+
+    def __post_init__(self) -> None:
+        require_range("patients", self.patients, 1)
+        require_range("held_out", self.held_out, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,64 +116,27 @@ class FitRiskConfig:
     """What to fit, and on what.
 
     Attributes:
-        data: prepared cohort, the `out` of `prepare`.
-        encoder: folder or URI of the encoder.
-        slide_model: folder or URI of the slide model.
         out: folder or URI that model, card, report and picture are written to.
-        split: slides that patients are drawn from; None for all.
-        on_ray: whether the cluster embeds, on GPUs where it has some, instead of this process.
-        patients: how many are simulated to fit on.
-        held_out: how many others are simulated to score on: enough for steady metrics, since they
-            cost nothing.
+        outcomes: real ones, or how to simulate some.
+        image: where slide embeddings come from; None for the clinical variables alone, which needs
+            real outcomes.
         model: how the risk model is fitted.
-        seed: of the cohort and of the bootstrap.
+        seed: of everything that is drawn.
 
     Raises:
         ValueError: a value that no fit can have; names the field, the value and its range.
     """
 
-    data: str
-    encoder: str
-    slide_model: str
     out: str
-    split: str | None = "train"
-    on_ray: bool = False
-    patients: int = 600
-    held_out: int = 1500
+    outcomes: RealOutcomes | SimulatedOutcomes
+    image: ImageSource | None = None
     model: RiskModelConfig = DEFAULT_RISK
     seed: int = 0
 
     def __post_init__(self) -> None:
-        require_range("patients", self.patients, 1)
-        require_range("held_out", self.held_out, 1)
         require_range("seed", self.seed, 0, MAX_SEED - 1)
-
-
-@dataclass(frozen=True, kw_only=True)
-class RiskScore:
-    """How good a risk model is on held-out simulated patients.
-
-    Attributes:
-        patients: how many.
-        events: distant metastases among them.
-        concordance: of the model; None without comparable pairs, as the two below.
-        concordance_without_image: of the same model without the slide embedding.
-        concordance_of_truth: of the true hazards: what no model can beat but by luck.
-        error_ten_years: mean absolute difference between predicted and true 10-year risk.
-        coverage_ten_years: share of patients whose 95 % interval of the 10-year risk holds the true
-            one. Below 95 % where the slide embedding does not show all that the hazard depends on:
-            the interval is of the model, and cannot know what it can't see.
-        calibration_ten_years: groups of patients from low to high predicted 10-year risk.
-    """
-
-    patients: int
-    events: int
-    concordance: float | None
-    concordance_without_image: float | None
-    concordance_of_truth: float | None
-    error_ten_years: float
-    coverage_ten_years: float
-    calibration_ten_years: list[CalibrationGroup]
+        if self.image is None and isinstance(self.outcomes, SimulatedOutcomes):
+            raise ValueError("outcomes are simulated on slides: give a cohort and a slide model")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,12 +146,15 @@ class FitRiskReport:
     Attributes:
         model: URI of the risk model.
         model_hash: names it.
-        simulated_outcomes: always true here.
-        slides: number of slides that patients were drawn from.
-        patients: simulated to fit on.
-        events: distant metastases among them.
-        score: on the held-out patients.
-        hazard_ratios: of the fitted model, per standard deviation of each column.
+        simulated_outcomes: whether a generator drew them.
+        slides: number of slides that simulated patients were drawn from, or of cases with slides.
+        patients: that the model was fitted on.
+        events: of each cause among them.
+        missing: share of patients without each clinical variable, of those that some lack.
+        score: on patients that it was not fitted on.
+        hazard_ratios: of the endpoint, per standard deviation of each column.
+        interaction_p_value: of the test that the treatment's effect does not depend on the image
+            or, without image, on the clinical variables; None without treatment.
         read: what embedding the slides took: requests and bytes.
         failed: the slides that could not be used.
         remarks: what a reader should know of the metrics.
@@ -141,9 +166,11 @@ class FitRiskReport:
     simulated_outcomes: bool
     slides: int
     patients: int
-    events: int
-    score: RiskScore
+    events: dict[str, int]
+    missing: dict[str, float]
+    score: SimulatedScore | CrossValidatedScore
     hazard_ratios: dict[str, float]
+    interaction_p_value: float | None
     read: ReadCounts
     failed: list[FailedSlide]
     remarks: list[str]
@@ -154,65 +181,196 @@ class FitRiskReport:
         return asdict(self) | {"failed": [slide.without_names() for slide in self.failed]}
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Fitted:
+    """What both ways of fitting bring to the report."""
+
+    model: RiskModel
+    patients: Patients
+    score: SimulatedScore | CrossValidatedScore
+    picture: bytes
+    slides: int
+    remarks: list[str]
+    data: dict[str, Any]
+    read: ReadCounts
+    failed: list[FailedSlide]
+
+
 def fit_risk(
     config: FitRiskConfig, *, on_shard: Progress = lambda _done, _total: None
 ) -> FitRiskReport:
-    """Fit a risk model on simulated outcomes and write it, with report and picture, to
-    `config.out`.
+    """Fit a risk model and write it, with report and picture, to `config.out`.
 
     Args:
         config: what to fit.
         on_shard: called with embedded shards and their total.
 
     Raises:
-        CohortError: nothing was prepared at `config.data`.
+        CohortError: nothing was prepared at the image's `data`.
         SpecMismatch: encoder, slide model and cohort do not belong together.
-        InsufficientData: there is not an annotated slide with cancer, or too few events; names the
-            slides that could not be used.
+        OutcomesError: the table of outcomes can't be used.
+        InsufficientData: too few cases, events or years; names the slides that could not be used.
     """
-    encoder = load_encoder(config.encoder, device=device_here())
-    slide_model = load_slide_model(config.slide_model)
+    models = None if config.image is None else _models(config.image)
+    if isinstance(config.outcomes, RealOutcomes):
+        fitted = _fit_real(config, config.outcomes, models, on_shard)
+    else:
+        assert models is not None
+        fitted = _fit_simulated(config, config.outcomes, models, on_shard)
+    return _write(config, fitted, models)
+
+
+_Models = tuple[ImageSource, Encoder, SlideModel]
+
+
+def _models(image: ImageSource) -> _Models:
+    encoder = load_encoder(image.encoder, device=device_here())
+    slide_model = load_slide_model(image.slide_model)
     if (fitted_on := slide_model.card["encoder_hash"]) != encoder.hash:
         remedy = "give the encoder that the slide model was fitted on"
         raise SpecMismatch(
             "encoder hash", f"given {encoder.hash}", f"slide model {fitted_on}", remedy
         )
+    return image, encoder, slide_model
+
+
+def _fit_real(
+    config: FitRiskConfig, outcomes: RealOutcomes, models: _Models | None, on_shard: Progress
+) -> _Fitted:
+    table = read_outcomes(outcomes.table, unit=outcomes.unit)
+    embeddings, remarks = np.empty((len(table), 0), np.float32), []
+    data: dict[str, Any] = {}
+    read, failed, slides = ReadCounts(), list[FailedSlide](), 0
+    if models is not None:
+        image, encoder, slide_model = models
+        found = embed_cases(
+            image.data,
+            encoder,
+            slide_model,
+            wanted={one.case for one in table},
+            split=image.split,
+            on_ray=image.encoder if image.on_ray else None,
+            on_shard=on_shard,
+        )
+        own = {case: k for k, case in enumerate(found.cases)}
+        if without := len(table) - len(own):
+            remarks.append(f"{without} of {len(table)} cases with an outcome have no usable slides")
+        table = [one for one in table if one.case in own]
+        embeddings = found.embeddings[[own[one.case] for one in table]]
+        data, read, failed, slides = found.data, found.read, found.failed, len(own)
+    patients = _patients(table, embeddings, outcomes)
+    require_ten_years(patients)
+    if patients.treated is not None and not outcomes.randomised:
+        remarks.append(
+            "The treatment was not assigned at random: its benefit may be that of the patients who "
+            "were chosen for it."
+        )
+    score = cross_validate(patients, config.model, folds=outcomes.folds, seed=config.seed)
+    model = fit_risk_model(
+        patients, card={"simulated_outcomes": False}, config=config.model, seed=config.seed
+    )
+    return _Fitted(
+        model=model,
+        patients=patients,
+        score=score,
+        picture=cross_validated_figure(model, score),
+        slides=slides,
+        remarks=remarks,
+        data=data,
+        read=read,
+        failed=failed,
+    )
+
+
+def _patients(
+    table: list[Outcome], embeddings: np.ndarray[Any, Any], outcomes: RealOutcomes
+) -> Patients:
+    """Those of the table. A treatment that all or none had is nobody's benefit."""
+    treated = [one.treated for one in table]
+    compared = None not in treated and len(set(treated)) == 2
+    return Patients(
+        covariates=[one.covariates for one in table],
+        time=np.array([one.years for one in table]),
+        cause=np.array([one.cause for one in table]),
+        embeddings=embeddings,
+        treated=np.array(treated, bool) if compared else None,
+        treatment=outcomes.treatment if compared else "",
+        randomised=outcomes.randomised and compared,
+    )
+
+
+def _fit_simulated(
+    config: FitRiskConfig, outcomes: SimulatedOutcomes, models: _Models, on_shard: Progress
+) -> _Fitted:
+    image, encoder, slide_model = models
     cohort = load_labelled_slides(
-        config.data,
+        image.data,
         encoder,
-        split=config.split,
-        on_ray=config.encoder if config.on_ray else None,
+        split=image.split,
+        on_ray=image.encoder if image.on_ray else None,
         on_shard=on_shard,
     )
     slides = with_cancer(cohort.slides)
+    card: Card = {"simulated_outcomes": True}
     with explained(cohort):
-        patients = draw_patients(slides, slide_model, config.patients, seed=config.seed)
-        others = draw_patients(slides, slide_model, config.held_out, seed=config.seed + 1)
-        model = _fit(patients, config)
-        without_image = replace(config.model, components=0, replicas=2)
-        blind = _fit(patients, replace(config, model=without_image))
-    score = score_risk(model, blind, others)
-    remarks = _remarks(len(slides)) + cohort.annotation_remarks + model.card["fit_remarks"]
-    card = _card(config, slide_model, patients) | {
-        "data": cohort.data,
-        "metrics": asdict(score),
-        "remarks": remarks,
+        drawn = draw_patients(slides, slide_model, outcomes.patients, seed=config.seed)
+        others = draw_patients(slides, slide_model, outcomes.held_out, seed=config.seed + 1)
+        patients = drawn.patients
+        require_ten_years(patients)
+        model = fit_risk_model(patients, card=card, config=config.model, seed=config.seed)
+        blind = fit_risk_model(
+            patients.without_image(),
+            card=card,
+            config=replace(config.model, components=0, replicas=2),
+            seed=config.seed,
+        )
+    score = score_on_simulated(model, blind, others)
+    return _Fitted(
+        model=model,
+        patients=patients,
+        score=score,
+        picture=simulated_figure(model, others, score),
+        slides=len(slides),
+        remarks=[
+            SIMULATED_REMARK,
+            f"Held-out patients share their {len(slides)} slides with the others.",
+            *cohort.annotation_remarks,
+        ],
+        data=cohort.data,
+        read=cohort.read,
+        failed=cohort.failed,
+    )
+
+
+def _write(config: FitRiskConfig, fitted: _Fitted, models: _Models | None) -> FitRiskReport:
+    simulated = isinstance(config.outcomes, SimulatedOutcomes)
+    missing = _missing(fitted.patients)
+    card = _card(config, models) | {
+        "simulated_outcomes": simulated,
+        "data": fitted.data,
+        "patients": len(fitted.patients),
+        "events": fitted.patients.events(),
+        "missing": missing,
+        "metrics": asdict(fitted.score),
+        "remarks": fitted.remarks,
     }
-    saved = save_risk_model(config.out, replace(model, card={**model.card, **card}))
+    saved = save_risk_model(config.out, replace(fitted.model, card={**fitted.model.card, **card}))
     picture = storage.join(config.out, "calibration.png")
-    storage.write_bytes(picture, calibration_figure(model, others, score))
+    storage.write_bytes(picture, fitted.picture)
     report = FitRiskReport(
         model=storage.as_uri(config.out),
         model_hash=saved.hash,
-        simulated_outcomes=True,
-        slides=len(slides),
-        patients=config.patients,
-        events=int(patients.cohort.event.sum()),
-        score=score,
-        hazard_ratios=model.hazard_ratios(),
-        read=cohort.read,
-        failed=cohort.failed,
-        remarks=remarks,
+        simulated_outcomes=simulated,
+        slides=fitted.slides,
+        patients=len(fitted.patients),
+        events=fitted.patients.events(),
+        missing=missing,
+        score=fitted.score,
+        hazard_ratios=saved.hazard_ratios(),
+        interaction_p_value=saved.card["interaction_p_value"],
+        read=fitted.read,
+        failed=fitted.failed,
+        remarks=fitted.remarks,
         figures=[picture],
     )
     stored = json.dumps(report.without_names(), indent=1)
@@ -220,163 +378,33 @@ def fit_risk(
     return report
 
 
-def _remarks(slides: int) -> list[str]:
-    return [
-        "Outcomes are simulated: these metrics say nothing about patients.",
-        f"Held-out patients share their {slides} slides with the others.",
-    ]
+def _missing(patients: Patients) -> dict[str, float]:
+    """Share of patients without each clinical variable, of those that some lack."""
+    counts: dict[str, int] = {}
+    for one in patients.covariates:
+        for name in one.missing:
+            counts[name] = counts.get(name, 0) + 1
+    return {name: count / len(patients) for name, count in sorted(counts.items())}
 
 
-def _card(config: FitRiskConfig, slide_model: SlideModel, patients: Patients) -> Card:
-    return {
-        "name": "penalised Cox model",
-        "simulated_outcomes": True,
-        "endpoint": "distant metastasis",
-        "encoder_hash": slide_model.card["encoder_hash"],
-        "slide_model_hash": slide_model.hash,
-        "spec": slide_model.card["spec"],
+def _card(config: FitRiskConfig, models: _Models | None) -> Card:
+    card: Card = {
+        "name": "competing hazards of image and clinical variables"
+        if models
+        else "competing hazards of clinical variables",
+        "encoder_hash": "",
+        "slide_model_hash": "",
         "seed": config.seed,
-        "config": {
-            "patients": config.patients,
-            "held_out": config.held_out,
-            **asdict(config.model),
-        },
-        "generator": asdict(patients.cohort.hazards),
-        "versions": versions("acinus", "lifelines", "numpy", "pandas"),
+        "config": asdict(config.model),
+        "versions": versions("acinus", "numpy", "scipy"),
     }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Patients:
-    """Simulated patients and the slide embedding of each one's bag, [P, E]."""
-
-    cohort: SimulatedCohort
-    embeddings: npt.NDArray[np.float32]
-
-    def ten_year(self, model: RiskModel) -> Floats:
-        """Estimate, lower and upper end of each patient's 10-year risk, [3, P]."""
-        risks = [
-            model.predict(*one).ten_year
-            for one in zip(self.embeddings, self.cohort.covariates, strict=True)
-        ]
-        return np.array([[risk.estimate, risk.lower, risk.upper] for risk in risks]).T
-
-    def concordance(self, log_hazard: Floats) -> float | None:
-        """Of this log hazard with the outcomes; None where there is no event."""
-        return (
-            concordance(self.cohort.time, self.cohort.event, log_hazard)
-            if self.cohort.event.any()
-            else None
-        )
-
-
-def with_cancer(slides: Sequence[LabelledSlide]) -> list[LabelledSlide]:
-    """The slides that patients can be drawn from: those with cancer and annotated patterns."""
-    return [
-        slide
-        for slide in slides
-        if slide.score is not None and (slide.patterns != UNLABELLED).any()
-    ]
-
-
-def draw_patients(
-    slides: Sequence[LabelledSlide], model: SlideModel, count: int, *, seed: int
-) -> Patients:
-    """Simulate patients on the slides `with_cancer`, and predict the bag of each.
-
-    Raises:
-        InsufficientData: there is no such slide.
-    """
-    slides = with_cancer(slides)
-    graded = [
-        GradedSlide(slide_id=slide.name, score=slide.score, patterns=slide.patterns)
-        for slide in slides
-        if slide.score is not None
-    ]
-    cohort = simulate(graded, count, seed=seed)
-    bags = (slides[k].bag.embeddings[bag] for k, bag in zip(cohort.slide, cohort.bags, strict=True))
-    with threads_for(max(map(len, cohort.bags), default=0) * model.dimension):
-        embeddings = np.stack([model.predict(bag).embedding for bag in bags])
-    return Patients(cohort=cohort, embeddings=embeddings)
-
-
-def score_risk(model: RiskModel, blind: RiskModel, patients: Patients) -> RiskScore:
-    """Score a model, and one that is blind to the image, on simulated patients that neither was
-    fitted on.
-    """
-    cohort, images = patients.cohort, patients.embeddings.astype(np.float64)
-    estimate, lower, upper = patients.ten_year(model)
-    true = cohort.true_risk(10.0)
-    return RiskScore(
-        patients=len(true),
-        events=int(cohort.event.sum()),
-        concordance=patients.concordance(model.log_hazard(images, cohort.covariates)),
-        concordance_without_image=patients.concordance(blind.log_hazard(images, cohort.covariates)),
-        concordance_of_truth=patients.concordance(cohort.log_hazard),
-        error_ten_years=float(np.abs(estimate - true).mean()),
-        coverage_ten_years=float(((lower <= true) & (true <= upper)).mean()),
-        calibration_ten_years=calibration(estimate, cohort.time, cohort.event, 10.0, true=true),
-    )
-
-
-def calibration_figure(model: RiskModel, patients: Patients, score: RiskScore) -> bytes:
-    """PNG: predicted against true 10-year risk of patients, and of groups of them against what was
-    observed.
-    """
-    estimate, lower, upper = patients.ten_year(model)
-    truth = patients.cohort.true_risk(10.0)
-    some = slice(0, 200)  # more bars would hide each other
-    reach = np.stack([estimate - lower, upper - estimate])
-    groups = score.calibration_ten_years
-    figure = Figure(figsize=(10, 4.8), layout="constrained")
-    one, many = figure.subplots(1, 2)
-    one.errorbar(
-        truth[some],
-        estimate[some],
-        yerr=reach[:, some],
-        fmt="o",
-        markersize=3,
-        color="#1f5f99",
-        ecolor="#c9dcec",
-    )
-    one.set_title(f"Held-out patients, the first {len(truth[some])}, with 95 % interval")
-    one.set_xlabel("true risk")
-    many.plot(
-        [group.predicted for group in groups],
-        [group.observed for group in groups],
-        "s",
-        color="#d95f02",
-        label="observed",
-    )
-    many.plot(
-        [group.predicted for group in groups],
-        [group.true for group in groups],
-        "o",
-        color="#1f5f99",
-        label="true",
-    )
-    many.set_title(f"Fifths of all {len(truth)} by predicted risk")
-    many.set_xlabel("predicted risk")
-    many.legend()
-    for axes, label in ((one, "predicted risk"), (many, "observed or true risk")):
-        limit = max(0.05, *axes.get_xlim())
-        axes.plot([0, limit], [0, limit], "--", color="grey", linewidth=0.8)
-        axes.set_ylabel(label)
-        axes.set_xlim(0, limit)
-        axes.set_ylim(bottom=0)
-    figure.suptitle("10-year risk of distant metastasis. SIMULATED OUTCOMES", color="#a11")
-    return png(figure)
-
-
-def _fit(patients: Patients, config: FitRiskConfig) -> RiskModel:
-    cohort = patients.cohort
-    card = {"simulated_outcomes": True}
-    return fit_risk_model(
-        patients.embeddings,
-        cohort.covariates,
-        cohort.time,
-        cohort.event,
-        card=card,
-        config=config.model,
-        seed=config.seed,
-    )
+    if models is not None:
+        _, _, slide_model = models
+        card |= {
+            "encoder_hash": slide_model.card["encoder_hash"],
+            "slide_model_hash": slide_model.hash,
+            "spec": slide_model.card["spec"],
+        }
+    if isinstance(config.outcomes, SimulatedOutcomes):
+        card |= {"generator": asdict(Hazards()), "config": card["config"] | asdict(config.outcomes)}
+    return card

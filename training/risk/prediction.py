@@ -1,6 +1,6 @@
 """What a risk model says of one patient: risks by cause with intervals, benefit, explanation.
 
-Risks are cumulative incidences: the probability that this event comes first within so many years,
+Risks are cumulative incidences: the probability that this event comes first within that many years,
 where the other causes compete. With the probability that nothing has happened yet they sum to 1.
 This module only holds the words; `risk_model` computes them.
 """

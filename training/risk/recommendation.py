@@ -98,7 +98,7 @@ def recommend(prediction: RiskPrediction, covariates: Covariates) -> Recommendat
         prediction: of the risk model.
         covariates: that it was made from.
     """
-    groups = _groups(prediction, covariates)
+    groups = _groups(covariates)
     withheld = (*_unreadable(prediction), *_unclear(prediction, groups))
     short_adt = _short_adt(prediction, groups, withheld)
     readings: dict[Treatment, Reading] = {}
@@ -116,18 +116,16 @@ def recommend(prediction: RiskPrediction, covariates: Covariates) -> Recommendat
     )
 
 
-def _groups(prediction: RiskPrediction, covariates: Covariates) -> tuple[NccnName, ...]:
-    if prediction.nccn is None:
+def _groups(covariates: Covariates) -> tuple[NccnName, ...]:
+    gleason = covariates.gleason
+    if gleason is None or covariates.psa is None or covariates.t_stage is None:
         return ()
-    positive = None
-    if covariates.positive_cores is not None and covariates.total_cores is not None:
-        positive = covariates.positive_cores / covariates.total_cores
     return possible_groups(
         t_stage=covariates.t_stage,
         psa=covariates.psa,
-        grade_group=covariates.gleason.grade_group,
-        primary=covariates.primary,
-        positive=positive,
+        grade_group=gleason.grade_group,
+        primary=gleason.primary,
+        positive=covariates.positive_share,
     )
 
 

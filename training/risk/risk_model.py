@@ -1,8 +1,9 @@
-"""One patient's risk of distant metastasis: slide embedding and clinical variables -> 5- and
-10-year risk, interval, explanation.
+"""One patient's risk: slide embedding and clinical variables -> cumulative incidences, intervals,
+benefit of a treatment, explanation.
 
-A penalised Cox model on the leading components of the slide embedding and the encoded clinical
-variables. The 95 % interval comes from bootstrap replicas of the fit, as standard errors on the
+Competing hazards (`hazards.py`) on the leading components of the slide embedding and the encoded
+clinical variables. Whatever is missing is averaged over, given what is known (`missing.py`). The
+95 % interval comes from bootstrap replicas of the fit (`fitting.py`), as standard errors on the
 complementary log-log scale: within (0, 1), around the estimate, and steadier than percentiles of
 few replicas. It says how well this cohort determines the model, and nothing about another
 population. Prediction is NumPy. This module does not know where embeddings and outcomes come from;
@@ -19,137 +20,57 @@ import numpy as np
 import numpy.typing as npt
 
 from training.cards import Card, load_model, require_entries, save_model
-from training.errors import InsufficientData, SpecMismatch
-from training.limits import require_range
-from training.risk.covariates import ENCODED, NCCN_GROUPS, Covariates
-from training.risk.nccn import NccnGroup
-from training.risk.survival import YEARS, Booleans, CoxFit, Floats, fit_cox
-from training.threads import threads_for
+from training.errors import SpecMismatch
+from training.risk.covariates import ENCODED, NAMES, NCCN_GROUPS, Covariates
+from training.risk.hazards import YEARS, Floats, incidence
+from training.risk.missing import Joint
+from training.risk.prediction import Interval, RiskCurve, RiskPrediction, TreatmentBenefit
 
 KIND: Final = "risk-model"
 
-_LOG_CEILING = 10.0
-"""Logarithm of a cumulative hazard at which risk is 1 to the last digit; far beyond it, exp
-overflows.
-"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Interval:
-    """An estimate with its 95 % interval; lower <= estimate <= upper."""
-
-    estimate: float
-    lower: float
-    upper: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class RiskCurve:
-    """Cumulative incidence of distant metastasis over `years`, with its 95 % interval; all [41],
-    from 0 to 10 years.
-    """
-
-    years: Floats
-    estimate: Floats
-    lower: Floats
-    upper: Floats
-
-    def at(self, years: float) -> Interval:
-        """The risk within a number of years."""
-        values = (
-            float(np.interp(years, self.years, part))
-            for part in (self.estimate, self.lower, self.upper)
-        )
-        return Interval(**dict(zip(("estimate", "lower", "upper"), values, strict=True)))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Risk:
-    """What the risk model says of one patient.
-
-    Attributes:
-        five_year: risk of distant metastasis within 5 years.
-        ten_year: the same within 10 years.
-        curve: cumulative incidence from 0 to 10 years.
-        score: log hazard against the training cohort's average patient.
-        nccn: NCCN risk group, with what led to it.
-        percentile: share in percent of the cohort's patients of the same NCCN group with a lower
-            score; None if it had too few.
-        contributions: log hazard that each of image, age, psa, t_stage and gleason adds against the
-            average patient; sums to score.
-        no_effect: contributions whose 95 % interval holds 0: their direction is not to be read.
-        outside_training_range: what the model has not seen the like of: names of clinical
-            variables, or image.
-        simulated_outcomes: whether the cohort's outcomes were drawn by a generator; such a report
-            must say so.
-    """
-
-    five_year: Interval
-    ten_year: Interval
-    curve: RiskCurve
-    score: float
-    nccn: NccnGroup
-    percentile: float | None
-    contributions: dict[str, float]
-    no_effect: list[str]
-    outside_training_range: list[str]
-    simulated_outcomes: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class RiskModelConfig:
-    """How a risk model is fitted.
-
-    Attributes:
-        components: principal components of the slide embedding; 0 leaves the image out.
-        spread: expected size of log hazard ratios per standard deviation; the penalty (see
-            `fit_cox`).
-        replicas: bootstrap refits for the interval.
-        min_group: minimum of patients of an NCCN group for a percentile.
-    """
-
-    components: int = 4
-    spread: float = 0.3
-    replicas: int = 40
-    min_group: int = 20
-
-    def __post_init__(self) -> None:
-        require_range("components", self.components, 0)
-        require_range("spread", self.spread, 1e-6)
-        require_range("replicas", self.replicas, 2)
-
-
-DEFAULT_RISK: Final = RiskModelConfig()
+_DRAWS = 64
+"""Values of what is missing that a risk is averaged over: half of them, and their opposites."""
+_Z = 1.96
+_LOG_LIMIT = 12.0
+"""Of a log hazard ratio: beyond, exp says nothing more, and then overflows."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RiskModel:
-    """A fitted risk model. Columns are the image components, then ENCODED; C components, P = C + 5
-    columns, R replicas.
+    """A fitted risk model.
+
+    Columns are the image components, then ENCODED: P = C + 6. K causes; F = 1 + R fits: the model,
+    then its bootstrap replicas.
 
     Attributes:
-        image_centre: [E] mean slide embedding.
+        image_centre: [E] mean slide embedding; E = 0 without image.
         image_components: [C, E] slide embedding (centred) -> components of unit variance.
         image_limit: largest Mahalanobis distance of the components in training.
-        scale: [P] standard deviation of the columns.
-        centre: [1 + R, P] where each fit's baseline holds, in scaled columns; row 0 is the fit, the
-            others its replicas.
-        coefficients: [1 + R, P] per scaled column.
-        baseline: [1 + R, 41] cumulative baseline hazard at YEARS.
-        ranges: [5, 2] minimum and maximum of ENCODED in training.
+        centre: [P] what is subtracted from the columns ...
+        scale: [P] ... before they are divided by this.
+        log_baseline: [F, K, 40] log hazards per year in the quarters of ten years.
+        coefficients: [F, K, P] per scaled column, without treatment.
+        treatment: [F, K] log hazard ratio of the treatment at the columns' centre.
+        interaction: [F, K, P] how it changes per scaled column.
+        joint: of the scaled columns.
+        ranges: [6, 2] minimum and maximum of ENCODED in training; NaN of one that was never given.
         reference: [3, 101] percentiles of the score in each of NCCN_GROUPS; NaN where there were
             too few patients.
-        card: see `training.cards`; holds encoder_hash, slide_model_hash and simulated_outcomes, and
-            the hash once it is saved.
+        card: see `training.cards`; holds `causes`, `endpoint`, `treatment`, `randomised` and
+            `simulated_outcomes`, encoder_hash and slide_model_hash ("" without image), and the hash
+            once it is saved.
     """
 
     image_centre: Floats
     image_components: Floats
     image_limit: float
-    scale: Floats
     centre: Floats
+    scale: Floats
+    log_baseline: Floats
     coefficients: Floats
-    baseline: Floats
+    treatment: Floats
+    interaction: Floats
+    joint: Joint
     ranges: Floats
     reference: Floats
     card: Card
@@ -159,58 +80,216 @@ class RiskModel:
         """Names the model; empty before it is saved."""
         return str(self.card.get("hash", ""))
 
-    def columns(self, embeddings: Floats, encoded: Floats) -> Floats:
-        """Scaled columns [N, P] of slide embeddings [N, E] and encoded covariates [N, 5]."""
-        return (
-            np.hstack([(embeddings - self.image_centre) @ self.image_components.T, encoded])
-            / self.scale
-        )
+    @property
+    def needs_image(self) -> bool:
+        """Whether the image has a part in it."""
+        return len(self.image_components) > 0
 
-    def log_hazard(self, embeddings: Floats, covariates: Sequence[Covariates]) -> Floats:
-        """Score of many patients at once, [N]."""
-        columns = self.columns(embeddings, np.array([one.encode() for one in covariates]))
-        return np.asarray((columns - self.centre[0]) @ self.coefficients[0])
+    @property
+    def causes(self) -> tuple[str, ...]:
+        """The causes that it knows, in the order of its arrays."""
+        return tuple(self.card["causes"])
 
-    def predict(self, slide_embedding: npt.NDArray[np.floating], covariates: Covariates) -> Risk:
+    @property
+    def endpoint(self) -> int:
+        """Index of the cause that score and percentile are about."""
+        return self.causes.index(self.card["endpoint"])
+
+    def columns(
+        self,
+        embeddings: Sequence[npt.NDArray[np.floating] | None],
+        covariates: Sequence[Covariates],
+    ) -> Floats:
+        """Scaled columns of N patients [N, P], NaN where something is missing.
+
+        Raises:
+            SpecMismatch: a slide embedding comes from another slide model.
+            ValueError: a slide embedding holds a value that is not finite.
+        """
+        images = np.stack([self._components(embedding) for embedding in embeddings])
+        encoded = np.array([one.encode() for one in covariates])
+        scaled = (np.hstack([images, encoded]) - self.centre) / self.scale
+        return np.where(self._unused, 0.0, scaled)
+
+    def predict(
+        self, slide_embedding: npt.NDArray[np.floating] | None, covariates: Covariates
+    ) -> RiskPrediction:
         """Risk of one patient.
+
+        Args:
+            slide_embedding: [E] of the case; None is averaged over, as any other missing value.
+            covariates: clinical variables, each possibly missing.
 
         Raises:
             SpecMismatch: the slide embedding comes from another slide model.
             ValueError: the slide embedding holds a value that is not finite.
         """
-        if slide_embedding.shape != self.image_centre.shape:
-            raise SpecMismatch(
-                "slide embedding size",
-                f"risk model takes [{len(self.image_centre)}]",
-                f"the slide embedding is {list(slide_embedding.shape)}",
-                "use the slide model that the risk model was fitted on",
-            )
-        if not np.isfinite(slide_embedding).all():
-            raise ValueError(
-                "the slide embedding holds a value that is not finite; predict the slide again"
-            )
-        encoded = covariates.encode()
-        columns = self.columns(slide_embedding.astype(np.float64)[None], encoded[None])[0]
-        parts = (columns - self.centre) * self.coefficients  # [1 + R, P]
-        curve = _curve(self.baseline, parts.sum(axis=1))
-        score = float(parts[0].sum())
-        return Risk(
-            five_year=curve.at(5.0),
-            ten_year=curve.at(10.0),
-            curve=curve,
+        columns = self.columns([slide_embedding], [covariates])[0]
+        rows = self._completed(columns)
+        risks, treated = self._incidences(rows), self._incidences(rows, treated=True)
+        parts = self._parts(rows.mean(axis=0))
+        score, nccn = float(parts[0].sum()), covariates.nccn
+        return RiskPrediction(
+            endpoint=self.card["endpoint"],
+            curves={cause: risk_curve(risks[:, k]) for k, cause in enumerate(self.causes)},
             score=score,
-            nccn=covariates.nccn,
-            percentile=self._percentile(score, covariates.nccn.tier),
-            contributions=_contributions(parts[0]),
-            no_effect=_no_effect(parts),
-            outside_training_range=self._outside(columns[: len(self.image_components)], encoded),
+            nccn=nccn,
+            percentile=None if nccn is None else self._percentile(score, nccn.tier),
+            benefit=self._benefit(rows, risks, treated),
+            contributions=self._named(parts[0]),
+            no_effect=self._no_effect(parts),
+            missing=self._missing(slide_embedding, covariates),
+            outside_training_range=self._outside(columns, covariates.encode()),
             simulated_outcomes=bool(self.card["simulated_outcomes"]),
         )
 
+    def scores(
+        self,
+        embeddings: Sequence[npt.NDArray[np.floating] | None],
+        covariates: Sequence[Covariates],
+    ) -> Floats:
+        """Score of many patients at once, [N]."""
+        rows = self.columns(embeddings, covariates)
+        means = np.stack([self._completed(row).mean(axis=0) for row in rows])
+        return np.asarray(means @ self.coefficients[0, self.endpoint])
+
+    def endpoint_risks(
+        self,
+        embeddings: Sequence[npt.NDArray[np.floating] | None],
+        covariates: Sequence[Covariates],
+        treated: npt.NDArray[np.bool_],
+        *,
+        years: float,
+    ) -> tuple[Floats, Floats]:
+        """Log hazard and risk of the endpoint within `years` of many patients, each with or without
+        the treatment, [N] each; without intervals.
+        """
+        k, scores, risks = self.endpoint, [], []
+        first = replace(
+            self,
+            log_baseline=self.log_baseline[:1],
+            coefficients=self.coefficients[:1],
+            treatment=self.treatment[:1],
+            interaction=self.interaction[:1],
+        )
+        for row, has in zip(self.columns(embeddings, covariates), treated, strict=True):
+            rows = self._completed(row)
+            score = rows.mean(axis=0) @ self.coefficients[0, k]
+            if has:
+                score += self.treatment[0, k] + self.interaction[0, k] @ rows.mean(axis=0)
+            scores.append(score)
+            curve = first._incidences(rows, treated=bool(has))[0, k]
+            risks.append(float(np.interp(years, YEARS, curve)))
+        return np.array(scores), np.array(risks)
+
+    def ten_year_risks(
+        self,
+        embeddings: Sequence[npt.NDArray[np.floating] | None],
+        covariates: Sequence[Covariates],
+    ) -> Floats:
+        """Estimate, lower and upper end of the 10-year risk of many patients, [3, N]; without the
+        treatment.
+        """
+        rows = self.columns(embeddings, covariates)
+        fits = (self._incidences(self._completed(row))[:, self.endpoint] for row in rows)
+        risks = [risk_curve(fit).at(10.0) for fit in fits]
+        return np.array([[risk.estimate, risk.lower, risk.upper] for risk in risks]).T
+
     def hazard_ratios(self) -> dict[str, float]:
-        """Hazard ratio per standard deviation of each column."""
+        """Hazard ratio of the endpoint per standard deviation of each column."""
         names = [f"image_{k + 1}" for k in range(len(self.image_components))] + list(ENCODED)
-        return dict(zip(names, np.exp(self.coefficients[0]).tolist(), strict=True))
+        ratios = np.exp(self.coefficients[0, self.endpoint])
+        return dict(zip(names, ratios.tolist(), strict=True))
+
+    @property
+    def _unused(self) -> npt.NDArray[np.bool_]:
+        """Columns that no patient of the cohort had a value of, [P]."""
+        return np.concatenate(
+            [np.zeros(len(self.image_components), bool), np.isnan(self.ranges[:, 0])]
+        )
+
+    def _components(self, embedding: npt.NDArray[np.floating] | None) -> Floats:
+        if embedding is None or not self.needs_image:
+            return np.full(len(self.image_components), np.nan)
+        if embedding.shape != self.image_centre.shape:
+            raise SpecMismatch(
+                "slide embedding size",
+                f"risk model takes [{len(self.image_centre)}]",
+                f"the slide embedding is {list(embedding.shape)}",
+                "use the slide model that the risk model was fitted on",
+            )
+        if not np.isfinite(embedding).all():
+            raise ValueError(
+                "the slide embedding holds a value that is not finite; predict the slide again"
+            )
+        return np.asarray(
+            self.image_components @ (embedding.astype(np.float64) - self.image_centre)
+        )
+
+    def _completed(self, columns: Floats) -> Floats:
+        """The columns with their gaps drawn, [D, P]; [1, P] without gaps."""
+        if not np.isnan(columns).any():
+            return columns[None]
+        half = np.random.default_rng(0).normal(size=(_DRAWS // 2, len(columns)))
+        return self.joint.completed(
+            np.repeat(columns[None], _DRAWS, axis=0), np.concatenate([half, -half])
+        )
+
+    def _incidences(self, rows: Floats, *, treated: bool = False) -> Floats:
+        """Cumulative incidences [F, K, 41], averaged over the rows [D, P]."""
+        ratios = rows @ self.coefficients.transpose(0, 2, 1)  # [F, D, K]
+        if treated:
+            ratios = ratios + self.treatment[:, None] + rows @ self.interaction.transpose(0, 2, 1)
+        found = incidence(self.log_baseline[:, None], ratios)
+        return np.asarray(found.mean(axis=1))
+
+    def _benefit(self, rows: Floats, risks: Floats, treated: Floats) -> TreatmentBenefit | None:
+        if not self.card["treatment"]:
+            return None
+        k = self.endpoint
+        change = self.treatment[:, k] + self.interaction[:, k] @ rows.mean(axis=0)
+        log_ratio = _normal(change)
+        return TreatmentBenefit(
+            treatment=self.card["treatment"],
+            hazard_ratio=Interval(
+                estimate=_ratio(log_ratio.estimate),
+                lower=_ratio(log_ratio.lower),
+                upper=_ratio(log_ratio.upper),
+            ),
+            without_treatment=risk_curve(risks[:, k]).at(10.0),
+            with_treatment=risk_curve(treated[:, k]).at(10.0),
+            reduction=_normal(risks[:, k, -1] - treated[:, k, -1]),
+            randomised=bool(self.card["randomised"]),
+        )
+
+    def _parts(self, row: Floats) -> Floats:
+        """What each column adds to the endpoint's log hazard, [F, P]."""
+        return np.asarray(row * self.coefficients[:, self.endpoint])
+
+    def _named(self, parts: Floats) -> dict[str, float]:
+        """Parts of one fit [P], in the words of an explanation."""
+        images = len(self.image_components)
+        totals = {"image": float(parts[:images].sum())} if images else {}
+        for name, part, (low, _) in zip(ENCODED, parts[images:], self.ranges, strict=True):
+            if not np.isnan(low):
+                totals[NAMES[name]] = totals.get(NAMES[name], 0.0) + float(part)
+        return totals
+
+    def _no_effect(self, parts: Floats) -> list[str]:
+        """Contributions that the replicas' spread does not separate from 0."""
+        replicas = [self._named(row) for row in parts[1:]]
+        return [
+            name
+            for name, value in self._named(parts[0]).items()
+            if abs(value) <= _Z * np.std([replica[name] for replica in replicas], ddof=1)
+        ]
+
+    def _missing(
+        self, embedding: npt.NDArray[np.floating] | None, covariates: Covariates
+    ) -> tuple[str, ...]:
+        known = self._named(np.zeros(len(self.scale)))
+        image = ("image",) if embedding is None else ()
+        return tuple(name for name in (*image, *covariates.missing) if name in known)
 
     def _percentile(self, score: float, group: str) -> float | None:
         reference = self.reference[NCCN_GROUPS.index(group)]
@@ -220,166 +299,50 @@ class RiskModel:
             else float(np.interp(score, reference, np.arange(101.0)))
         )
 
-    def _outside(self, components: Floats, encoded: Floats) -> list[str]:
-        """Names in the words of `contributions`."""
+    def _outside(self, columns: Floats, encoded: Floats) -> list[str]:
+        """In the words of `contributions`; what is missing is not outside."""
         beyond = [
             NAMES[name]
             for name, value, (low, high) in zip(ENCODED, encoded, self.ranges, strict=True)
-            if not low <= value <= high
+            if value < low or value > high
         ]
-        image = ["image"] if np.linalg.norm(components) > self.image_limit else []
+        distance = np.linalg.norm(columns[: len(self.image_components)])
+        image = ["image"] if distance > self.image_limit else []
         return list(dict.fromkeys(image + beyond))
 
 
-NAMES: Final = {
-    "age": "age",
-    "psa": "psa",
-    "t_stage": "t_stage",
-    "gleason_primary": "gleason",
-    "gleason_secondary": "gleason",
-}
-"""Columns of ENCODED in the words of an explanation."""
+def _ratio(log_ratio: float) -> float:
+    return float(np.exp(np.clip(log_ratio, -_LOG_LIMIT, _LOG_LIMIT)))
 
 
-def _contributions(parts: Floats) -> dict[str, float]:
-    clinical = parts[-len(ENCODED) :]
-    totals = {"image": float(parts[: -len(ENCODED)].sum()), **dict.fromkeys(NAMES.values(), 0.0)}
-    for name, part in zip(ENCODED, clinical, strict=True):
-        totals[NAMES[name]] += float(part)
-    return totals
+def _normal(values: Floats) -> Interval:
+    """Row 0 with the spread of the others."""
+    margin = _Z * float(np.std(values[1:], ddof=1))
+    estimate = float(values[0])
+    return Interval(estimate=estimate, lower=estimate - margin, upper=estimate + margin)
 
 
-def _no_effect(parts: Floats) -> list[str]:
-    """Names of the contributions that the replicas' spread (rows 1..) does not tell from 0."""
-    replicas = [_contributions(row) for row in parts[1:]]
-    return [
-        name
-        for name, value in _contributions(parts[0]).items()
-        if abs(value) <= 1.96 * np.std([replica[name] for replica in replicas], ddof=1)
-    ]
-
-
-def _curve(baselines: Floats, log_hazards: Floats) -> RiskCurve:
-    """Estimate from row 0, interval from the spread of log cumulative hazards in the other rows."""
-    # A replica's baseline is 0 before its own first event: half of the whole cohort's first step
-    # stands for it, as a continuity correction; its logarithm would make the interval 0 to 100 %.
-    reached = baselines[0] > 0
-    floor = baselines[0][reached].min() / 2 if reached.any() else 1.0
-    logs = np.log(np.maximum(baselines, floor)) + log_hazards[:, None]
-    margin = 1.96 * logs[1:].std(axis=0, ddof=1)
-    ends = (
-        -np.expm1(-np.exp(np.minimum(logs[0] + shift, _LOG_CEILING)) * reached)
-        for shift in (0.0, -margin, margin)
-    )
+def risk_curve(fits: Floats) -> RiskCurve:
+    """Estimate from row 0 of cumulative incidences [F, 41], interval from the others' spread on the
+    complementary log-log scale.
+    """
+    logs = np.log(-np.log1p(-np.clip(fits, 1e-12, 1 - 1e-12)))
+    margin = _Z * logs[1:].std(axis=0, ddof=1)
+    ends = (-np.expm1(-np.exp(logs[0] + shift)) for shift in (0.0, -margin, margin))
     estimate, lower, upper = (
-        np.maximum.accumulate(end) for end in ends
+        np.maximum.accumulate(np.concatenate([[0.0], end[1:]])) for end in ends
     )  # the interval narrows with events; a risk never falls
     return RiskCurve(years=YEARS, estimate=estimate, lower=lower, upper=upper)
-
-
-def fit_risk_model(
-    embeddings: npt.NDArray[np.floating],
-    covariates: Sequence[Covariates],
-    time: Floats,
-    event: Booleans,
-    *,
-    card: Card,
-    config: RiskModelConfig = DEFAULT_RISK,
-    seed: int = 0,
-) -> RiskModel:
-    """Fit on slide embeddings [N, E], clinical variables and outcomes of N patients.
-
-    Args:
-        embeddings: one slide embedding a patient.
-        covariates: of each patient.
-        time: years to the event or to the end of follow-up.
-        event: whether the event ended it.
-        card: must say simulated_outcomes.
-        config: how to fit.
-        seed: of the bootstrap.
-
-    Raises:
-        InsufficientData: too few events, or follow-up shorter than 10 years.
-    """
-    if time.max() < YEARS[-1]:
-        raise InsufficientData(
-            f"the longest follow-up is {time.max():.1f} years: a 10-year risk needs 10; give "
-            "longer follow-up"
-        )
-    images, encoded = embeddings.astype(np.float64), np.array([one.encode() for one in covariates])
-    centre, components = _principal_components(images, config.components)
-    raw = np.hstack([(images - centre) @ components.T, encoded])
-    spread = raw.std(axis=0)
-    scale = np.where(spread > 1e-9, spread, 1.0)
-    columns = raw / scale
-    fits = _fits(columns, time, event, config, np.random.default_rng(seed))
-    scores = fits[0].log_hazard(columns)
-    groups = np.array([one.nccn.tier for one in covariates])
-    return RiskModel(
-        image_centre=centre,
-        image_components=components,
-        image_limit=float(np.linalg.norm(columns[:, : len(components)], axis=1).max())
-        if len(components)
-        else 0.0,
-        scale=scale,
-        centre=np.array([fit.centre for fit in fits]),
-        coefficients=np.array([fit.coefficients for fit in fits]),
-        baseline=np.array([fit.baseline for fit in fits]),
-        ranges=np.stack([encoded.min(axis=0), encoded.max(axis=0)], axis=1),
-        reference=np.array(
-            [_percentiles(scores[groups == group], config.min_group) for group in NCCN_GROUPS]
-        ),
-        card={**card, "fit_remarks": sorted({remark for fit in fits for remark in fit.remarks})},
-    )
-
-
-def _fits(
-    columns: Floats,
-    time: Floats,
-    event: Booleans,
-    config: RiskModelConfig,
-    random: np.random.Generator,
-) -> list[CoxFit]:
-    """The fit and its bootstrap replicas. The coefficient of a column that does not vary is 0."""
-    varying = columns.std(axis=0) > 1e-9
-
-    def fit(rows: npt.NDArray[np.intp]) -> CoxFit:
-        found = fit_cox(columns[rows][:, varying], time[rows], event[rows], spread=config.spread)
-        coefficients = np.zeros(columns.shape[1])
-        coefficients[varying] = found.coefficients
-        return replace(found, centre=columns[rows].mean(axis=0), coefficients=coefficients)
-
-    everyone = np.arange(len(time))
-    with threads_for(columns.size):
-        return [
-            fit(everyone),
-            *(fit(random.choice(everyone, len(everyone))) for _ in range(config.replicas)),
-        ]
-
-
-def _principal_components(images: Floats, count: int) -> tuple[Floats, Floats]:
-    """Centre [E] and directions [C, E], C <= count; each of unit variance; the sign is fixed so
-    that a refit gives the same.
-    """
-    centre = images.mean(axis=0)
-    _, singular, directions = np.linalg.svd(images - centre, full_matrices=False)
-    count = min(count, int((singular > 1e-6 * max(singular[0], 1e-12)).sum()))
-    directions = (
-        directions[:count]
-        * np.sign(directions[np.arange(count), np.abs(directions[:count]).argmax(axis=1)])[:, None]
-    )
-    return centre, directions * np.sqrt(len(images)) / singular[:count, None]
-
-
-def _percentiles(scores: Floats, minimum: int) -> Floats:
-    return np.percentile(scores, np.arange(101)) if len(scores) >= minimum else np.full(101, np.nan)
 
 
 def save_risk_model(uri: str, model: RiskModel) -> RiskModel:
     """Write the model below `uri`; returns it with its hash in the card."""
     arrays: dict[str, npt.NDArray[Any]] = {name: getattr(model, name) for name in _ARRAYS}
+    joint = {f"joint_{name}": value for name, value in vars(model.joint).items()}
     card = {**model.card, "kind": KIND}
-    digest = save_model(uri, {**arrays, "image_limit": np.array([model.image_limit])}, card)
+    digest = save_model(
+        uri, {**arrays, **joint, "image_limit": np.array([model.image_limit])}, card
+    )
     return replace(model, card={**card, "hash": digest})
 
 
@@ -388,20 +351,28 @@ def load_risk_model(uri: str) -> RiskModel:
 
     Raises:
         ModelNotFound: there is none.
-        BrokenModel: weights and card do not belong together.
+        BrokenModel: weights and card do not belong together, or it is of an earlier version.
     """
     arrays, card = load_model(uri, KIND)
-    require_entries(uri, card, "encoder_hash", "slide_model_hash", "simulated_outcomes")
-    return RiskModel(image_limit=float(arrays.pop("image_limit")[0]), card=card, **arrays)
+    require_entries(
+        uri, card, "encoder_hash", "slide_model_hash", "simulated_outcomes", "causes", "endpoint"
+    )
+    joint = Joint(**{name: arrays.pop(f"joint_{name}") for name in _JOINT})
+    return RiskModel(
+        image_limit=float(arrays.pop("image_limit")[0]), joint=joint, card=card, **arrays
+    )
 
 
+_JOINT: Final = ("mean", "covariance", "low", "high")
 _ARRAYS: Final = (
     "image_centre",
     "image_components",
-    "scale",
     "centre",
+    "scale",
+    "log_baseline",
     "coefficients",
-    "baseline",
+    "treatment",
+    "interaction",
     "ranges",
     "reference",
 )

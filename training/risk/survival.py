@@ -1,119 +1,147 @@
-"""Proportional hazards: fitting by lifelines, predicting in NumPy, and how good a fit is.
+"""How good predicted risks are where follow-up is censored and other causes compete.
 
-A fit is plain arrays: coefficients and a cumulative baseline hazard on a grid of years. Risk at t
-is 1 - exp(-H0(t) exp(x b)). This module knows times, events and columns of numbers, and not what
-they stand for.
+Patients who had another event first never have this one: they stay at risk of it here, as in the
+subdistribution (Fine and Gray, JASA 1999), so that what is compared is the cumulative incidence.
+This module knows times, causes and predicted risks, and not what they stand for.
 """
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
-from lifelines import CoxPHFitter, KaplanMeierFitter
-from lifelines.exceptions import ConvergenceError, ConvergenceWarning, StatisticalWarning
+from lifelines import KaplanMeierFitter
 from lifelines.utils import concordance_index
 
-from training.errors import InsufficientData
+from training.risk.hazards import FollowUp, Prior, fit_cause
 
 Floats = npt.NDArray[np.float64]
-Booleans = npt.NDArray[np.bool_]
-
-YEARS: Final = np.linspace(0.0, 10.0, 41)
-"""The grid of every baseline and curve: quarters of a year up to 10."""
+Integers = npt.NDArray[np.integer]
+Rows = npt.NDArray[np.integer] | npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, kw_only=True)
-class CoxFit:
-    """A fitted proportional-hazards model.
+class Observed:
+    """What happened to N patients, and which cause is asked about.
 
     Attributes:
-        centre: [P] the columns' means: where the baseline holds.
-        coefficients: [P] log hazard ratio per unit of each column.
-        baseline: [41] cumulative hazard at YEARS.
-        remarks: what the fit warned of.
+        time: years to the event or to the end of follow-up, [N].
+        cause: 0 for none, or the number of the cause that ended it, [N].
+        of: the number of the cause that risks are of.
     """
 
-    centre: Floats
-    coefficients: Floats
-    baseline: Floats
-    remarks: tuple[str, ...] = ()
+    time: Floats
+    cause: Integers
+    of: int = 1
 
-    def log_hazard(self, features: Floats) -> Floats:
-        """[N] against the average of the columns, for features [N, P]."""
-        return (features - self.centre) @ self.coefficients
+    def some(self, rows: Rows) -> Observed:
+        """These patients only."""
+        return Observed(time=self.time[rows], cause=self.cause[rows], of=self.of)
+
+    @property
+    def event(self) -> npt.NDArray[np.bool_]:
+        """Whether it was that cause, [N]."""
+        return np.asarray(self.cause == self.of)
+
+    def event_by(self, years: float) -> npt.NDArray[np.bool_]:
+        """Whether it was that cause, and by then, [N]."""
+        return np.asarray(self.event & (self.time <= years))
 
 
-def fit_cox(features: Floats, time: Floats, event: Booleans, *, spread: float) -> CoxFit:
-    """Maximise the penalised partial likelihood (Efron's ties, Breslow's baseline).
+def concordance(observed: Observed, score: Floats) -> float | None:
+    """Share of comparable pairs in which the higher score has the earlier event (Harrell's C; with
+    competing causes Wolbers et al., Epidemiology 2009); 0.5 is chance. None without an event.
 
     Args:
-        features: [N, P]; the penalty treats columns as if each had unit variance.
-        time: years, [N].
-        event: whether the event ended it, [N].
-        spread: how large log hazard ratios per standard deviation are expected to be: the L2
-            penalty is that of a normal prior with this standard deviation, whose weight falls with
-            the number of events.
-
-    Raises:
-        InsufficientData: no event, no follow-up, or the likelihood has no maximum.
+        observed: what happened.
+        score: the higher, the sooner; [N].
     """
+    event, time = observed.event, observed.time
     if not event.any():
-        raise InsufficientData(
-            f"none of {len(time)} patients has an event: a hazard can't be fitted; add patients or "
-            "follow-up"
-        )
-    table = pd.DataFrame(features, columns=[f"x{index}" for index in range(features.shape[1])])
-    table["time"], table["event"] = time, event
-    fitter = CoxPHFitter(
-        penalizer=1.0 / (len(time) * spread**2)
-    )  # lifelines multiplies by the number of patients
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        try:
-            fitter.fit(table, duration_col="time", event_col="event")
-        except ConvergenceError as error:
-            raise InsufficientData(
-                f"the hazards of {len(time)} patients with {event.sum()} events don't converge "
-                f"({error})"
-            ) from error
-    remarks = tuple(
-        str(w.message)
-        for w in caught
-        if issubclass(w.category, (ConvergenceWarning, StatisticalWarning))
-    )
-    for other in caught:
-        if not issubclass(other.category, (ConvergenceWarning, StatisticalWarning)):
-            warnings.warn_explicit(other.message, other.category, other.filename, other.lineno)
-    hazard = fitter.baseline_cumulative_hazard_["baseline cumulative hazard"]
-    steps = np.searchsorted(hazard.index.to_numpy(), YEARS, side="right") - 1
-    return CoxFit(
-        centre=features.mean(axis=0),
-        coefficients=fitter.params_.to_numpy(np.float64),
-        baseline=np.where(steps >= 0, hazard.to_numpy()[np.maximum(steps, 0)], 0.0),
-        remarks=remarks,
-    )
+        return None
+    until = np.where((observed.cause == 0) | event, time, time.max() + 1.0)
+    return float(concordance_index(until, -score, event))
 
 
-def risk_curve(baseline: Floats, log_hazard: Floats | float) -> Floats:
-    """Cumulative incidence on the baseline's grid."""
-    return np.asarray(-np.expm1(-baseline * np.exp(log_hazard)))
+def observed_risk(observed: Observed, years: float) -> float:
+    """Aalen and Johansen's estimate of the cumulative incidence at `years`."""
+    time, ended = observed.time, observed.cause > 0
+    free, incidence = 1.0, 0.0
+    for at in np.unique(time[ended & (time <= years)]):
+        at_risk, now = (time >= at).sum(), time == at
+        incidence += free * (now & observed.event).sum() / at_risk
+        free *= 1.0 - (now & ended).sum() / at_risk
+    return float(incidence)
 
 
-def concordance(time: Floats, event: Booleans, log_hazard: Floats) -> float:
-    """Harrell's C: share of comparable pairs in which the higher hazard has the earlier event; 0.5
-    is chance.
+def known_at(observed: Observed, years: float) -> Floats:
+    """Weight of each patient whose state at `years` is known, [N]: the inverse of the probability
+    of not being censored before; 0 of the others.
     """
-    return float(concordance_index(time, -log_hazard, event))
+    time, cause = observed.time, observed.cause
+    censoring = KaplanMeierFitter().fit(time, cause == 0)
+    ended = (time <= years) & (cause > 0)
+    until = np.where(ended, np.nextafter(time, 0.0), years)
+    followed = np.asarray(censoring.predict(until), np.float64)
+    weights = np.zeros(len(time))
+    known = (ended | (time > years)) & (followed > 0)
+    weights[known] = 1.0 / followed[known]
+    return weights
 
 
-def observed_risk(time: Floats, event: Booleans, years: float) -> float:
-    """1 - Kaplan-Meier estimate at `years`."""
-    return 1.0 - float(KaplanMeierFitter().fit(time, event).predict(years))
+def brier(observed: Observed, risk: Floats, years: float) -> float:
+    """Mean squared difference between predicted risk [N] and event by `years`, weighted for
+    censoring (Schoop et al., Biom J 2011): 0 is perfect.
+    """
+    weights = known_at(observed, years)
+    return float((weights * (observed.event_by(years) - risk) ** 2).sum() / weights.sum())
+
+
+def auc(observed: Observed, risk: Floats, years: float) -> float | None:
+    """Probability that of two patients, one with the event by `years` and one without, the first
+    has the higher predicted risk, weighted for censoring (Blanche et al., Stat Med 2013). None
+    where one of the two kinds is missing.
+    """
+    weights, event = known_at(observed, years), observed.event_by(years)
+    cases, controls = weights * event, weights * ~event
+    if not cases.any() or not controls.any():
+        return None
+    higher = risk[:, None] - risk[None]
+    wins = (higher > 0) + 0.5 * (higher == 0)
+    return float(cases @ wins @ controls / (cases.sum() * controls.sum()))
+
+
+def net_benefit(observed: Observed, risk: Floats, years: float, thresholds: Floats) -> Floats:
+    """Of treating those whose risk is at least a threshold, for thresholds [T]: events found less
+    the others treated at the threshold's odds, per patient (Vickers and Elkin, Med Decis Making
+    2006).
+    """
+    found = np.zeros(len(thresholds))
+    for k, threshold in enumerate(thresholds):
+        chosen = np.flatnonzero(risk >= threshold)
+        if len(chosen):
+            events = observed_risk(observed.some(chosen), years)
+            odds = threshold / (1 - threshold)
+            found[k] = len(chosen) / len(risk) * (events - (1 - events) * odds)
+    return found
+
+
+def calibration_slope(observed: Observed, score: Floats) -> float | None:
+    """Coefficient of the score (a log hazard, [N]) in a hazard model of its own: 1 where
+    predictions are as far apart as outcomes are; below it they are too far apart. None without an
+    event, or where all scores are alike.
+    """
+    spread = float(score.std())
+    if spread < 1e-9 or not observed.event.any():
+        return None
+    fit = fit_cause(
+        (score - score.mean())[:, None] / spread,
+        FollowUp.of(observed.time, observed.cause),
+        observed.of,
+        Prior.of(np.array([10.0])),
+    )
+    return float(fit.coefficients[0] / spread)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +151,7 @@ class CalibrationGroup:
     Attributes:
         patients: how many.
         predicted: their mean predicted risk.
-        observed: 1 - Kaplan-Meier.
+        observed: cumulative incidence.
         true: their mean true risk where the generator knows it.
     """
 
@@ -134,9 +162,8 @@ class CalibrationGroup:
 
 
 def calibration(
+    observed: Observed,
     predicted: Floats,
-    time: Floats,
-    event: Booleans,
     years: float,
     *,
     groups: int = 5,
@@ -150,7 +177,7 @@ def calibration(
         CalibrationGroup(
             patients=len(members),
             predicted=float(predicted[members].mean()),
-            observed=observed_risk(time[members], event[members], years),
+            observed=observed_risk(observed.some(members), years),
             true=None if true is None else float(true[members].mean()),
         )
         for members in np.array_split(order, groups)
