@@ -26,6 +26,7 @@ def build() -> typer.Typer:
     )
     for command in (
         cohorts.synth,
+        cohorts.manifest,
         cohorts.prepare,
         encoders.encoders,
         encoders.embed,

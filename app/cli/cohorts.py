@@ -1,4 +1,4 @@
-"""`acinus synth` and `acinus prepare`: slides, and the cohort that is made of them."""
+"""`acinus synth`, `manifest` and `prepare`: slides, and the cohort that is made of them."""
 
 from __future__ import annotations
 
@@ -78,6 +78,36 @@ def synth(
             "tissue": "real tiles" if tiles else "generated H&E",
             "slides": slides,
             "manifest": manifest,
+        },
+    )
+
+
+def manifest(
+    slide_set: Annotated[
+        str, typer.Argument(help="Published set of whole slides: panda_small or camelyon16_small.")
+    ],
+    folder: Annotated[
+        str, typer.Argument(help="Folder with the unpacked archive.", callback=path_or_uri)
+    ],
+    out: Annotated[str, typer.Option(help="CSV file to write.", callback=path_or_uri)],
+) -> None:
+    """List a published set's slides, labels and official splits for `acinus prepare`."""
+    from app.cli import screen
+    from training.evaluation.slide_sets import slide_set as row_of
+    from training.evaluation.slide_sets import write_manifest
+
+    with usage():
+        row = row_of(slide_set)
+    report = write_manifest(row, folder, out)
+    screen.print_facts(
+        row.title,
+        {
+            "manifest": report.manifest,
+            "slides": ", ".join(f"{count} {split}" for split, count in report.slides.items()),
+            "labels": ", ".join(f"{label}: {count}" for label, count in report.labels.items()),
+            "left out": "; ".join(report.left_out) or "none",
+            "licence": row.licence,
+            "next": row.next,
         },
     )
 

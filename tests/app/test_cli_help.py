@@ -13,6 +13,7 @@ from app.cli.boundary import run
 
 COMMANDS = (
     "synth",
+    "manifest",
     "prepare",
     "encoders",
     "embed",

@@ -66,6 +66,7 @@ ANALYSE = "analyse {slide} --models {models} --out {out}"
 OF_USAGE = [
     usage("", "Usage: acinus"),
     usage("prepair", "prepair", "prepare"),
+    usage("manifest panda {empty} --out {out}", "panda_small, camelyon16_small"),
     usage("prepare", "manifest"),
     usage("prepare {manifest}", "--out"),
     usage(f"{PREPARE} --tissue 0.5", "--tissue"),
@@ -149,6 +150,8 @@ OF_USAGE = [
 OF_INPUT = [
     refused("synth --out {out} --tiles {missing}", "missing"),
     refused("synth --out {out} --tiles {empty}", "empty"),
+    refused("manifest panda_small {missing} --out {out}", "missing"),
+    refused("manifest camelyon16_small {empty} --out {out}", "training/normal"),
     refused("prepare {missing} --out {out}", "missing"),
     refused("prepare {missing}.csv --out {out}", "missing.csv"),
     refused("prepare {empty} --out {out}", "empty"),

@@ -22,6 +22,7 @@ from training.errors import InsufficientData
 from training.evaluation.datasets import DATASETS, dataset, dataset_tiles
 from training.evaluation.probe import ProbeConfig, ProbeReport, probe
 from training.evaluation.scores import Folds, few_shots, forest, predictions, score_of
+from training.evaluation.slide_sets import SLIDE_SETS
 from training.evaluation.tiles import TileFolder, read_tile, tile_name
 
 RANDOM = np.random.default_rng(0)
@@ -288,8 +289,8 @@ def test_hidden_files_are_ignored(tmp_path: Path) -> None:
 def test_unknown_sets_and_sets_of_slides_are_refused() -> None:
     with pytest.raises(ValueError, match="dataset 'x' is not known; choose one of bach, breakhis"):
         ProbeConfig(tiles="a", out="b", dataset="x")
-    for name, remedy in (("panda_small", "fit-slide"), ("camelyon16_small", "embed")):
-        with pytest.raises(ValueError, match=rf"whole slides .* `acinus prepare` .*{remedy}"):
+    for name in SLIDE_SETS:
+        with pytest.raises(ValueError, match=f"whole slides .* `acinus manifest {name}`"):
             ProbeConfig(tiles="a", out="b", dataset=name)
 
 

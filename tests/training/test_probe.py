@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from pipelines.grid import PatchSpec
@@ -23,6 +24,7 @@ from training.errors import InsufficientData
 from training.evaluation.page import verdict
 from training.evaluation.probe import ProbeConfig, ProbeReport, probe
 from training.evaluation.scores import Folds, score_of
+from training.evaluation.subjects import CLEAN, STAIN, Subject, TileFeatures
 from training.evaluation.tiles import cut, find_tiles, read_tile, resampled
 
 CONFIG = EncoderConfig(
@@ -182,6 +184,31 @@ def test_patches_cover_the_tile() -> None:
     assert patches[0][0, 0, 0] == 255
     assert patches[-1][-1, -1, 0] == 255
     assert cut(np.ones((40, 64, 3), np.uint8), size=64).shape == (1, 64, 64, 3)
+
+
+@pytest.mark.parametrize("shift", [CLEAN, STAIN, "10 % larger"])
+def test_tiles_are_embedded_in_full_batches_with_the_same_features(shift: str) -> None:
+    """Tiles of one, four and six patches in batches of five: a batch holds several tiles' patches,
+    and a tile's patches are in several batches.
+    """
+    encoder, random, passes = random_encoder(CONFIG, precision="f32"), np.random.default_rng(0), []
+    subject = Subject.of(encoder, "own", taken=())
+
+    def embed(patches: NDArray[np.uint8]) -> NDArray[np.float32]:
+        passes.append(len(patches))
+        return encoder.embed(patches)
+
+    sides = ((60, 60), (120, 100), (180, 120), (50, 64), (128, 128))
+    tiles = [random.integers(0, 255, (*side, 3), np.uint8) for side in sides]
+    batched = TileFeatures(replace(subject, batch=5, embed=embed), mpp=0.5, shift=shift)
+    alone = [TileFeatures(subject, mpp=0.5, shift=shift) for _ in tiles]
+    for tile, features in zip(tiles, alone, strict=True):
+        batched.add(tile)
+        features.add(tile)
+    expected = np.concatenate([features.features() for features in alone])
+    # a batch of another size is summed in another order: the last bits of float32
+    np.testing.assert_allclose(batched.features(), expected, rtol=1e-5, atol=1e-5)
+    assert set(passes[:-1]) == {5}
 
 
 def test_too_few_tiles_are_refused(tiles: Path, encoder: str, tmp_path: Path) -> None:

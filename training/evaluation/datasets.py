@@ -1,8 +1,9 @@
 """Published sets of labelled tiles in the folders that they are published in: one row for each.
 
 Classes, parts and resolutions are those of eva (kaiko-ai/eva, `docs/datasets` and
-`vision/data/datasets/classification`), so that scores compare with its leaderboard's. A row's
-reader knows the layout; what it finds is checked against the row's classes.
+`vision/data/datasets/classification`), so that scores compare with its leaderboard's; only the
+resolution of BreakHis is not. A row's reader knows the layout; what it finds is checked against the
+row's classes. Sets of whole slides are in `slide_sets`.
 """
 
 from __future__ import annotations
@@ -18,9 +19,8 @@ import numpy as np
 
 from pipelines import storage
 from training.errors import InsufficientData
+from training.evaluation.slide_sets import SLIDE_SETS, TEST, TRAIN, VALIDATION
 from training.evaluation.tiles import Hdf5Tile, TileFolder, TileSource, tile_name
-
-TRAIN, VALIDATION, TEST = "train", "validation", "test"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,8 +73,11 @@ def dataset(name: str) -> Dataset:
     Raises:
         ValueError: there is none, or it is of whole slides; says what to do.
     """
-    if name in SLIDES:
-        raise ValueError(f"dataset {name} is of whole slides and has no tiles; {SLIDES[name]}")
+    if name in SLIDE_SETS:
+        raise ValueError(
+            f"dataset {name} is of whole slides and has no tiles; `acinus manifest {name}` lists "
+            "them for `acinus prepare`"
+        )
     if name not in DATASETS:
         raise ValueError(f"dataset {name!r} is not known; choose one of {', '.join(DATASETS)}")
     return DATASETS[name]
@@ -277,6 +280,10 @@ BREAKHIS_VALIDATION: Final = frozenset(
      "16184CD", "23060CD", "21998CD", "21998EF")
 )  # fmt: skip
 """Patients."""
+BREAKHIS_MPP: Final = 0.49
+"""At 40x, a 4x objective and a 10x ocular: camera pixels of 6.5 um behind a 3.3x relay lens show
+6.5 / (4 * 3.3) um (image acquisition of Spanhol et al. 2016, IEEE Trans Biomed Eng 63:1455). eva
+writes 0.25, as if 40x were the objective; it scales tiles by their side, not by this number."""
 GLEASON_TRAIN: Final = ("ZT111", "ZT199", "ZT204")
 GLEASON_VALIDATION: Final = "ZT76"
 GLEASON_CLASSES: Final = {"0": "benign", "1": "gleason_3", "2": "gleason_4", "3": "gleason_5"}
@@ -294,7 +301,7 @@ DATASETS: Final = {
             read=_bach,
         ),
         Dataset(
-            name="breakhis", title="BreakHis", licence="CC BY 4.0", mpp=0.25,
+            name="breakhis", title="BreakHis", licence="CC BY 4.0", mpp=BREAKHIS_MPP,
             classes=("TA", "MC", "F", "DC"), tested=VALIDATION, apart=APART, read=_breakhis,
         ),
         Dataset(
@@ -320,10 +327,3 @@ DATASETS: Final = {
         ),
     )
 }  # fmt: skip
-SLIDES: Final = {
-    "panda_small": "write its slides and their gleason_score into a manifest (slide, split, "
-    "label), then run `acinus prepare` and `acinus fit-slide`",
-    "camelyon16_small": "`acinus fit-slide` grades prostates and can't learn its labels, but "
-    "`acinus prepare` and `acinus embed --format trident` give its embeddings to other tools",
-}
-"""What to do with sets of slides."""

@@ -22,7 +22,6 @@ from dataclasses import asdict, dataclass, field
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 from sklearn.metrics import confusion_matrix
 
 from pipelines import storage
@@ -49,7 +48,7 @@ from training.evaluation.scores import (
     probability_better,
     score_of,
 )
-from training.evaluation.subjects import CLEAN, SHIFTS, Subject, features_of
+from training.evaluation.subjects import CLEAN, SHIFTS, Subject, TileFeatures
 from training.evaluation.tiles import (
     UNREADABLE,
     TileFolder,
@@ -257,7 +256,9 @@ def _subjects(config: ProbeConfig) -> list[Subject]:
             architectures.append(encoder.config)
             random = random_like(encoder, seed=config.seed)
             name = f"random weights of {subjects[-1].name}"
-            subjects.append(Subject(name=name, embed=random.embed, spec=random.spec))
+            subjects.append(
+                Subject(name=name, embed=random.embed, spec=random.spec, batch=random.batch_size)
+            )
     plain = Subject(name=COLOUR_AND_TEXTURE, embed=colour_and_texture, spec=subjects[0].spec)
     return [*subjects, plain]
 
@@ -288,8 +289,11 @@ def _embed(
 ) -> tuple[dict[str, dict[str, Features]], list[int], list[str]]:
     """Features [N, D] by subject and shift, indices of the N readable tiles, and what failed."""
     shifts = (CLEAN, *SHIFTS) if config.shifts else (CLEAN,)
-    found: dict[str, dict[str, list[NDArray[np.float32]]]] = {
-        subject.name: {shift: [] for shift in shifts} for subject in subjects
+    found = {
+        subject.name: {
+            shift: TileFeatures(subject, mpp=config.mpp, shift=shift) for shift in shifts
+        }
+        for subject in subjects
     }
     kept, failed = [], []
     for k, path in enumerate(tiles.paths):
@@ -303,13 +307,11 @@ def _embed(
         finally:
             on_tile(k + 1, len(tiles.paths))
         kept.append(k)
-        for subject in subjects:
-            for shift in shifts:
-                found[subject.name][shift].append(
-                    features_of(tile, subject, mpp=config.mpp, shift=shift)
-                )
+        for each in found.values():
+            for shifted in each.values():
+                shifted.add(tile)
     arrays = {
-        name: {shift: np.array(rows, np.float32) for shift, rows in each.items()}
+        name: {shift: shifted.features() for shift, shifted in each.items()}
         for name, each in found.items()
     }
     return arrays, kept, failed

@@ -4,6 +4,7 @@ laboratories would show them.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Self
@@ -30,6 +31,7 @@ class Subject:
         name: for people.
         embed: uint8 [N, size, size, 3] to float32 [N, D].
         spec: the patches it takes.
+        batch: patches that it embeds in a pass.
         given: the encoder as it was given; None for a baseline.
         hash: of the encoder.
     """
@@ -37,6 +39,7 @@ class Subject:
     name: str
     embed: Callable[[NDArray[np.uint8]], NDArray[np.float32]]
     spec: PatchSpec
+    batch: int = 1
     given: str | None = None
     hash: str | None = None
 
@@ -45,22 +48,54 @@ class Subject:
         """An encoder; the second of one name has its hash added."""
         name = encoder.name if encoder.name not in taken else f"{encoder.name} {encoder.hash[:8]}"
         return cls(
-            name=name, embed=encoder.embed, spec=encoder.spec, given=given, hash=encoder.hash
+            name=name,
+            embed=encoder.embed,
+            spec=encoder.spec,
+            batch=encoder.batch_size,
+            given=given,
+            hash=encoder.hash,
         )
 
 
-def features_of(tile: Tile, subject: Subject, *, mpp: float, shift: str) -> NDArray[np.float32]:
-    """Features [D] of a tile: the mean over its patches.
+class TileFeatures:
+    """Features of tiles that come one after the other, computed in the subject's own batches.
 
-    Args:
-        tile: uint8 [h, w, 3].
-        subject: that computes them.
-        mpp: micrometres per pixel of the tile.
-        shift: CLEAN or one of SHIFTS.
+    A tile's features are the mean over its patches. Memory holds one batch of patches and the
+    features, however large or many the tiles are.
     """
-    scale = SHIFTS.get(shift, 1.0)
-    ready = resampled(tile, mpp=mpp * scale, wanted=subject.spec.mpp)
-    patches = cut(ready, size=subject.spec.size)
-    if shift == STAIN:
-        patches = stained(patches, 1)
-    return np.asarray(subject.embed(patches).mean(axis=0), np.float32)
+
+    def __init__(self, subject: Subject, *, mpp: float, shift: str) -> None:
+        """Of tiles at `mpp` micrometres per pixel; `shift` is CLEAN or one of SHIFTS."""
+        self._subject, self._mpp, self._shift = subject, mpp, shift
+        self._waiting: deque[Tile] = deque()
+        self._embedded: deque[NDArray[np.float32]] = deque()
+        self._counts: deque[int] = deque()
+        self._means: list[NDArray[np.float32]] = []
+
+    def add(self, tile: Tile) -> None:
+        """Take one more tile, uint8 [h, w, 3]."""
+        patches = self._patches(tile)
+        self._counts.append(len(patches))
+        self._waiting.extend(patches)
+        while len(self._waiting) >= self._subject.batch:
+            self._embed(self._subject.batch)
+
+    def features(self) -> NDArray[np.float32]:
+        """Features of all tiles, [N, D]."""
+        if self._waiting:
+            self._embed(len(self._waiting))
+        return np.array(self._means, np.float32)
+
+    def _patches(self, tile: Tile) -> NDArray[np.uint8]:
+        spec = self._subject.spec
+        scale = SHIFTS.get(self._shift, 1.0)
+        patches = cut(resampled(tile, mpp=self._mpp * scale, wanted=spec.mpp), size=spec.size)
+        return stained(patches, 1) if self._shift == STAIN else patches
+
+    def _embed(self, count: int) -> None:
+        """Embed the first waiting patches; average where a tile has all of its own."""
+        batch = np.stack([self._waiting.popleft() for _ in range(count)])
+        self._embedded.extend(self._subject.embed(batch))
+        while self._counts and len(self._embedded) >= self._counts[0]:
+            own = [self._embedded.popleft() for _ in range(self._counts.popleft())]
+            self._means.append(np.mean(own, axis=0))
