@@ -103,6 +103,13 @@ def probe(
     shifts: Annotated[
         bool, typer.Option("--shifts", help="Embed tiles under other stains and scales too.")
     ] = False,
+    stain: Annotated[
+        list[str],
+        typer.Option(
+            help="Score each encoder with stain normalised too, and name the best: macenko, "
+            "reinhard. Give it once for each."
+        ),
+    ] = [],  # noqa: B006 - typer copies it
     seed: Seed = 0,
 ) -> None:
     """Score encoders on labelled tiles, side by side, by a linear probe and kNN.
@@ -125,6 +132,7 @@ def probe(
             tile_mpp=tile_mpp,
             folds=folds,
             shifts=shifts,
+            stains=tuple(stain),
             seed=seed,
         )
     for each in config.encoders:

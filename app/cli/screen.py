@@ -181,6 +181,9 @@ def print_probe(report: ProbeReport) -> None:
         )
     console.print(table)
     _print_text(console, f"chance: {report.chance:.3f}")
+    for row in report.rows:
+        if row.stain is not None:
+            _print_text(console, row.stain.sentence(row.name))
     _print_text(console, report.caveat)
     _print_text(console, f"page: {report.page}")
     ignored = [f"{name} is a hidden file and not scored" for name in report.ignored]

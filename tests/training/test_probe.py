@@ -4,6 +4,7 @@ worth.
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import shutil
@@ -19,12 +20,14 @@ from pipelines.grid import PatchSpec
 from pipelines.synthetic.tissue import generate_tile
 from training.encoder.architecture import EncoderConfig
 from training.encoder.encoder import random_encoder, save_encoder
+from training.encoder.stain_views import stained
 from training.encoder.vit import ViTConfig
 from training.errors import InsufficientData
 from training.evaluation.page import verdict
 from training.evaluation.probe import ProbeConfig, ProbeReport, probe
-from training.evaluation.scores import Folds, score_of
-from training.evaluation.subjects import CLEAN, STAIN, Subject, TileFeatures
+from training.evaluation.scores import Folds, linear, score_of
+from training.evaluation.stain_choice import choose_stain
+from training.evaluation.subjects import STAIN, Subject, TileFeatures, View, normalised
 from training.evaluation.tiles import cut, find_tiles, read_tile, resampled
 
 CONFIG = EncoderConfig(
@@ -102,6 +105,59 @@ def test_shifted_tiles_lower_the_cosine(tiles: Path, encoder: str, tmp_path: Pat
     shifts = probe(config).rows[0].shifts
     assert shifts.keys() == {"other stains", "10 % larger", "10 % smaller"}
     assert all(0.0 < shift.cosine < 1.0 for shift in shifts.values())
+
+
+def test_the_stain_choice_is_recorded_for_each_encoder(
+    tiles: Path, encoder: str, tmp_path: Path
+) -> None:
+    config = ProbeConfig(
+        tiles=str(tiles), encoders=(encoder,), out=str(tmp_path), folds=2, stains=("reinhard",)
+    )
+    report = probe(config)
+    chosen = {row.encoder: row.stain for row in report.rows}
+    assert chosen[None] is None
+    choice = chosen[encoder]
+    assert choice is not None
+    assert list(choice.scores) == ["none", "reinhard"]
+    named = next(row for row in report.rows if row.encoder == encoder)
+    assert choice.scores["none"].clean == named.linear
+    saved = json.loads((tmp_path / "probe.json").read_text())["rows"]
+    assert {row["encoder"]: row["stain"] for row in saved}[encoder]["chosen"] == choice.chosen
+    assert choice.sentence(named.name) in html.unescape((tmp_path / "probe.html").read_text())
+
+
+def test_normalising_is_chosen_only_where_it_withstands_other_stains_better() -> None:
+    """Other stains turn the first feature round; normalised, the second takes its place."""
+    labels, random = np.arange(80) % 2, np.random.default_rng(0)
+    folds = Folds(labels=labels, units=np.arange(80), count=4, repeats=1, seed=0)
+    clean = (labels[:, None] + random.normal(0, 0.1, (80, 1))).astype(np.float32)
+    features = {
+        View(): clean,
+        View(shift=STAIN): 1 - clean,
+        View(stain="reinhard"): clean,
+        View(shift=STAIN, stain="reinhard"): clean,
+        View(stain="macenko"): clean,
+        View(shift=STAIN, stain="macenko"): 1 - clean,
+    }
+    choice = choose_stain(features, ("macenko", "reinhard"), folds, linear(1.0))
+    assert choice.chosen == "reinhard"
+    assert choice.scores["none"].clean.mean == choice.scores["reinhard"].shifted.mean == 1.0
+    assert choice.scores["none"].shifted.mean == choice.scores["macenko"].shifted.mean == 0.0
+    assert choice.sentence("x").startswith("x: prepare slides with --stain reinhard")
+    choice = choose_stain(features, ("macenko",), folds, linear(1.0))
+    assert choice.chosen == "none"
+    assert "without stain normalisation" in choice.sentence("x")
+
+
+@pytest.mark.parametrize("method", ["macenko", "reinhard"])
+def test_normalised_tiles_of_two_stains_look_more_alike(tiles: Path, method: str) -> None:
+    tile = read_tile(tiles / "gleason_5" / "0.png")
+    other = stained(tile[None], 1)[0]
+    before = np.abs(tile.mean(axis=(0, 1)) - other.mean(axis=(0, 1))).sum()
+    mean, also = (normalised(each, method).mean(axis=(0, 1)) for each in (tile, other))
+    assert np.abs(mean - also).sum() < 0.5 * before
+    blank = np.full((64, 64, 3), 240, np.uint8)
+    np.testing.assert_array_equal(normalised(blank, method), blank)
 
 
 def _grouped(tiles: Path, folder: Path, lines: list[str]) -> str:
@@ -186,8 +242,11 @@ def test_patches_cover_the_tile() -> None:
     assert cut(np.ones((40, 64, 3), np.uint8), size=64).shape == (1, 64, 64, 3)
 
 
-@pytest.mark.parametrize("shift", [CLEAN, STAIN, "10 % larger"])
-def test_tiles_are_embedded_in_full_batches_with_the_same_features(shift: str) -> None:
+@pytest.mark.parametrize(
+    "view",
+    [View(), View(shift=STAIN), View(shift="10 % larger"), View(shift=STAIN, stain="reinhard")],
+)
+def test_tiles_are_embedded_in_full_batches_with_the_same_features(view: View) -> None:
     """Tiles of one, four and six patches in batches of five: a batch holds several tiles' patches,
     and a tile's patches are in several batches.
     """
@@ -200,8 +259,8 @@ def test_tiles_are_embedded_in_full_batches_with_the_same_features(shift: str) -
 
     sides = ((60, 60), (120, 100), (180, 120), (50, 64), (128, 128))
     tiles = [random.integers(0, 255, (*side, 3), np.uint8) for side in sides]
-    batched = TileFeatures(replace(subject, batch=5, embed=embed), mpp=0.5, shift=shift)
-    alone = [TileFeatures(subject, mpp=0.5, shift=shift) for _ in tiles]
+    batched = TileFeatures(replace(subject, batch=5, embed=embed), mpp=0.5, view=view)
+    alone = [TileFeatures(subject, mpp=0.5, view=view) for _ in tiles]
     for tile, features in zip(tiles, alone, strict=True):
         batched.add(tile)
         features.add(tile)
@@ -287,6 +346,10 @@ def test_tiles_that_cannot_be_read_are_named_where_the_rest_is_too_little(
         ({"seed": -1}, "seed is -1; it must be 0 to"),
         ({"repeats": 0}, "repeats is 0"),
         ({"neighbours": 0}, "neighbours is 0"),
+        (
+            {"stains": ("vahadane",)},
+            "give each of macenko, reinhard once",
+        ),
         ({"encoders": ()}, "give each of one or more once"),
         ({"encoders": ("b", "b")}, "give each of one or more once"),
     ],

@@ -36,7 +36,27 @@ def write_page(report: ProbeReport, figures: Mapping[str, bytes]) -> str:
         f'<p class="caveat">{html.escape(report.caveat)}</p>'
         f"<p>{sum(report.tiles)} tiles of {len(report.classes)} classes; balanced accuracy with its"
         f" 95 % interval; chance is {report.chance:.2f}.</p>"
-        f"<table>{head}{rows}</table>{pictures}</body></html>"
+        f"<table>{head}{rows}</table>{_stains(report)}{pictures}</body></html>"
+    )
+
+
+def _stains(report: ProbeReport) -> str:
+    """Each encoder's scores with and without stain normalisation, and the choice."""
+    choices = [(row.name, row.stain) for row in report.rows if row.stain is not None]
+    rows = "".join(
+        f"<tr><td>{html.escape(name)}</td><td>{html.escape(method)}</td><td>{scores.clean}</td>"
+        f"<td>{scores.shifted}</td><td>{'chosen' if method == choice.chosen else ''}</td></tr>"
+        for name, choice in choices
+        for method, scores in choice.scores.items()
+    )
+    if not rows:
+        return ""
+    sentences = "".join(f"<p>{html.escape(choice.sentence(name))}</p>" for name, choice in choices)
+    return (
+        f"<h2>Stain normalisation</h2>{sentences}<p>Here each tile is normalised by a fit to it "
+        "alone; acinus prepare fits once a slide.</p><table><tr><th></th><th>normalised by</th>"
+        "<th>as scanned</th><th>under other stains</th><th></th></tr>"
+        f"{rows}</table>"
     )
 
 

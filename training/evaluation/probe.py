@@ -26,6 +26,7 @@ from sklearn.metrics import confusion_matrix
 
 from pipelines import storage
 from pipelines.slides.resolution import PLAUSIBLE_MPP
+from pipelines.stain import METHODS
 from training.encoder.architecture import EncoderConfig
 from training.encoder.encoder import load_encoder, random_like
 from training.encoder.lite0 import EFFICIENTNET_LITE0
@@ -35,6 +36,7 @@ from training.evaluation.datasets import dataset, dataset_tiles
 from training.evaluation.figures import few_shot_figure, neighbours_figure, scores_figure, spread
 from training.evaluation.page import write_page
 from training.evaluation.scores import (
+    SURE,
     Features,
     Folds,
     Labels,
@@ -48,7 +50,8 @@ from training.evaluation.scores import (
     probability_better,
     score_of,
 )
-from training.evaluation.subjects import CLEAN, SHIFTS, Subject, TileFeatures
+from training.evaluation.stain_choice import StainChoice, choose_stain
+from training.evaluation.subjects import CLEAN, SHIFTS, STAIN, Subject, TileFeatures, View
 from training.evaluation.tiles import (
     UNREADABLE,
     TileFolder,
@@ -67,8 +70,6 @@ UNGROUPED: Final = (
 GROUPED: Final = "Tiles of one group (groups.csv) are never on both sides of a split."
 TILE_MPP: Final = 0.23
 """Micrometres per pixel of a scanner at 40x, unless something else is known."""
-SURE: Final = 0.95
-"""An encoder beats a baseline if it scores higher in this share of bootstrap samples."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +89,8 @@ class ProbeConfig:
         neighbours: of kNN; fewer where the tiles to learn from are fewer.
         penalty: strength of the linear probe's L2 penalty (1 / C of scikit-learn).
         shifts: whether tiles are embedded once more under other stains and at other scales.
+        stains: methods of stain normalisation that each encoder is scored with, also under other
+            stains; the best is named.
         seed: of the folds, the random weights and the bootstrap.
 
     Raises:
@@ -104,11 +107,14 @@ class ProbeConfig:
     neighbours: int = 20
     penalty: float = 30.0
     shifts: bool = False
+    stains: tuple[str, ...] = ()
     seed: int = 0
 
     def __post_init__(self) -> None:
         if not self.encoders or len(set(self.encoders)) < len(self.encoders):
             raise ValueError(f"encoders are {self.encoders}; give each of one or more once")
+        if set(self.stains) - set(METHODS) or len(set(self.stains)) < len(self.stains):
+            raise ValueError(f"stains are {self.stains}; give each of {', '.join(METHODS)} once")
         require_range("tile_mpp", self.mpp, *PLAUSIBLE_MPP, unit="micrometres per pixel")
         require_range("folds", self.folds, 2)
         require_range("repeats", self.repeats, 1)
@@ -151,6 +157,7 @@ class ProbeRow:
         shifts: by name of the shift; empty if they were not asked for.
         confusion: of `linear`, rows are truth; sums over all repeats.
         not_better_than: baselines that this encoder does not beat; empty for a baseline.
+        stain: how its slides should be prepared; None for a baseline and where it was not asked.
     """
 
     name: str
@@ -162,6 +169,7 @@ class ProbeRow:
     shifts: dict[str, Shift]
     confusion: list[list[int]]
     not_better_than: list[str] = field(default_factory=list)
+    stain: StainChoice | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,7 +225,7 @@ def probe(
     _require_enough(labels, tiles, kept, config, failed)
     folds = _folds(labels, tiles, kept, config)
     named = {
-        subject.name: predictions(features[subject.name][CLEAN], folds, _head(subject, config))
+        subject.name: predictions(features[subject.name][View()], folds, _head(subject, config))
         for subject in subjects
     }
     rows = sorted(
@@ -241,7 +249,7 @@ def probe(
         caveat=_caveat(folds, tiles, config),
     )
     paths = [tiles.paths[k] for k in kept]
-    _write(report, config, features[best.name][CLEAN], labels, paths)
+    _write(report, config, features[best.name][View()], labels, paths)
     return report
 
 
@@ -286,12 +294,12 @@ def _embed(
     subjects: Sequence[Subject],
     config: ProbeConfig,
     on_tile: Callable[[int, int], None],
-) -> tuple[dict[str, dict[str, Features]], list[int], list[str]]:
-    """Features [N, D] by subject and shift, indices of the N readable tiles, and what failed."""
-    shifts = (CLEAN, *SHIFTS) if config.shifts else (CLEAN,)
+) -> tuple[dict[str, dict[View, Features]], list[int], list[str]]:
+    """Features [N, D] by subject and view, indices of the N readable tiles, and what failed."""
     found = {
         subject.name: {
-            shift: TileFeatures(subject, mpp=config.mpp, shift=shift) for shift in shifts
+            view: TileFeatures(subject, mpp=config.mpp, view=view)
+            for view in _views(subject, config)
         }
         for subject in subjects
     }
@@ -308,13 +316,21 @@ def _embed(
             on_tile(k + 1, len(tiles.paths))
         kept.append(k)
         for each in found.values():
-            for shifted in each.values():
-                shifted.add(tile)
+            for seen in each.values():
+                seen.add(tile)
     arrays = {
-        name: {shift: shifted.features() for shift, shifted in each.items()}
-        for name, each in found.items()
+        name: {view: seen.features() for view, seen in each.items()} for name, each in found.items()
     }
     return arrays, kept, failed
+
+
+def _views(subject: Subject, config: ProbeConfig) -> list[View]:
+    """How a subject sees the tiles; normalised for encoders only."""
+    views = [View(shift=shift) for shift in (CLEAN, *SHIFTS) if config.shifts or shift == CLEAN]
+    if config.stains and subject.given is not None:
+        stains = ("", *config.stains)
+        views += [View(shift=shift, stain=stain) for stain in stains for shift in (CLEAN, STAIN)]
+    return list(dict.fromkeys(views))
 
 
 def _folds(labels: Labels, tiles: TileFolder, kept: list[int], config: ProbeConfig) -> Folds:
@@ -345,12 +361,12 @@ def _head(subject: Subject, config: ProbeConfig) -> Model:
 
 def _row(
     subject: Subject,
-    features: dict[str, Features],
+    features: dict[View, Features],
     named: dict[str, Labels],
     folds: Folds,
     config: ProbeConfig,
 ) -> ProbeRow:
-    ours, clean = named[subject.name], features[CLEAN]
+    ours, clean = named[subject.name], features[View()]
     head = _head(subject, config)
     near = nearest(min(config.neighbours, _learnt_from(folds) // 2))
     baselines = [name for name in named if name.startswith("random") or name == COLOUR_AND_TEXTURE]
@@ -367,15 +383,22 @@ def _row(
         knn=score_of(predictions(clean, folds, near), folds),
         shots=few_shots(clean, folds, head),
         shifts={
-            shift: Shift(
-                accuracy=score_of(predictions(clean, folds, head, shifted), folds).mean,
-                cosine=_cosine(clean, shifted),
-            )
-            for shift, shifted in features.items()
-            if shift != CLEAN
+            shift: _shift(clean, features[View(shift=shift)], folds, head)
+            for shift in SHIFTS
+            if config.shifts
         },
         confusion=_confusion(ours, folds),
         not_better_than=[name for name, beats in beaten.items() if not beats],
+        stain=choose_stain(features, config.stains, folds, head)
+        if config.stains and subject.given is not None
+        else None,
+    )
+
+
+def _shift(clean: Features, shifted: Features, folds: Folds, head: Model) -> Shift:
+    return Shift(
+        accuracy=score_of(predictions(clean, folds, head, shifted), folds).mean,
+        cosine=_cosine(clean, shifted),
     )
 
 

@@ -25,6 +25,8 @@ Labels = NDArray[np.int64]
 Model = Callable[[], Any]
 """Makes an unfitted scikit-learn classifier."""
 
+SURE: Final = 0.95
+"""Something beats another if it scores higher in this share of bootstrap samples."""
 DRAWS: Final = 1000
 """Of the bootstrap."""
 SHOTS: Final = (1, 2, 4, 8, 16)

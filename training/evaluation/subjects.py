@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.grid import PatchSpec
+from pipelines.stain import SAMPLED_PIXELS, UnfitStain, fit_stain, tissue_pixels
 from training.encoder.encoder import Encoder
 from training.encoder.stain_views import stained
 from training.evaluation.tiles import Tile, cut, resampled
@@ -21,6 +22,20 @@ CLEAN: Final = "as scanned"
 STAIN: Final = "other stains"
 SHIFTS: Final[Mapping[str, float]] = {STAIN: 1.0, "10 % larger": 1.1, "10 % smaller": 1 / 1.1}
 """Shifts of the tiles, each with the factor that it scales them by."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """How tiles are shown to a subject.
+
+    Attributes:
+        shift: CLEAN or one of SHIFTS.
+        stain: method of `pipelines.stain` that normalises each tile by a fit to it alone; empty for
+            none.
+    """
+
+    shift: str = CLEAN
+    stain: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,9 +79,9 @@ class TileFeatures:
     features, however large or many the tiles are.
     """
 
-    def __init__(self, subject: Subject, *, mpp: float, shift: str) -> None:
-        """Of tiles at `mpp` micrometres per pixel; `shift` is CLEAN or one of SHIFTS."""
-        self._subject, self._mpp, self._shift = subject, mpp, shift
+    def __init__(self, subject: Subject, *, mpp: float, view: View) -> None:
+        """Of tiles at `mpp` micrometres per pixel."""
+        self._subject, self._mpp, self._view = subject, mpp, view
         self._waiting: deque[Tile] = deque()
         self._embedded: deque[NDArray[np.float32]] = deque()
         self._counts: deque[int] = deque()
@@ -87,10 +102,13 @@ class TileFeatures:
         return np.array(self._means, np.float32)
 
     def _patches(self, tile: Tile) -> NDArray[np.uint8]:
-        spec = self._subject.spec
-        scale = SHIFTS.get(self._shift, 1.0)
-        patches = cut(resampled(tile, mpp=self._mpp * scale, wanted=spec.mpp), size=spec.size)
-        return stained(patches, 1) if self._shift == STAIN else patches
+        spec, view = self._subject.spec, self._view
+        ready = resampled(tile, mpp=self._mpp * SHIFTS.get(view.shift, 1.0), wanted=spec.mpp)
+        if view.shift == STAIN:
+            ready = stained(ready[None], 1)[0]
+        if view.stain:
+            ready = normalised(ready, view.stain)
+        return cut(ready, size=spec.size)
 
     def _embed(self, count: int) -> None:
         """Embed the first waiting patches; average where a tile has all of its own."""
@@ -99,3 +117,15 @@ class TileFeatures:
         while self._counts and len(self._embedded) >= self._counts[0]:
             own = [self._embedded.popleft() for _ in range(self._counts.popleft())]
             self._means.append(np.mean(own, axis=0))
+
+
+def normalised(tile: Tile, method: str) -> Tile:
+    """The tile [h, w, 3] with its stain normalised by a fit to its own tissue; as it is where that
+    is too little for a fit, or of one stain only.
+    """
+    pixels = tissue_pixels(cut(tile, size=SAMPLED_PIXELS))
+    try:
+        fit = fit_stain(pixels, method=method)
+    except UnfitStain:
+        return tile
+    return fit.apply(tile[None].copy())[0]
