@@ -4,7 +4,10 @@ STAMP.
 
 from __future__ import annotations
 
+import csv
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipelines import storage
 from pipelines.cohort import load_cohort
 from pipelines.cohort_shards import load_shards
 from pipelines.grid import PatchSpec
@@ -38,20 +40,24 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
     return folder
 
 
-def _slides(cohort_folder: Path) -> list[Path]:
-    return sorted(cohort_folder.glob("*.svs"))[:2]
-
-
 @pytest.fixture(scope="module")
 def prepared(cohort_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Two slides that are named after patients."""
+    """Two labelled slides that are named after patients."""
     folder = tmp_path_factory.mktemp("prepared")
-    slides = folder / "slides"
-    slides.mkdir()
-    for name, slide in zip(("Mueller.svs", "Schmidt.svs"), _slides(cohort_folder), strict=True):
-        shutil.copy(slide, slides / name)
+    with (cohort_folder / "manifest.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))[:2]
+    for name, row in zip(("Mueller.svs", "Schmidt.svs"), rows, strict=True):
+        shutil.copy(cohort_folder / row["slide"], folder / name)
+        row["slide"] = name
+        row["annotation"] = str(cohort_folder / row["annotation"])
+    with (folder / "manifest.csv").open("w", newline="") as stream:
+        table = csv.DictWriter(stream, rows[0].keys())
+        table.writeheader()
+        table.writerows(rows)
     out = str(folder / "cohort")
-    assert not prepare(PrepareConfig(manifest=str(slides), out=out, spec=SPEC)).failed
+    assert not prepare(
+        PrepareConfig(manifest=str(folder / "manifest.csv"), out=out, spec=SPEC)
+    ).failed
     return out
 
 
@@ -74,67 +80,78 @@ def _embed(cohort: str, encoder: str, **change: Any) -> EmbedReport:
     return embed_cohort(EmbedConfig(data=cohort, encoder=encoder, **change))
 
 
-def test_ray_computes_the_same_and_a_second_run_nothing(
-    ray_session: None, cohort: str, encoder: str
-) -> None:
+@contextmanager
+def _unreadable(cohort: str, folder: Path) -> Iterator[None]:
+    """While it lasts, Mueller's slide is in `folder` instead."""
+    [row] = [row for row in load_cohort(cohort).to_pylist() if "Mueller" in row["uri"]]
+    slide = Path(row["uri"].removeprefix("file://"))
+    away = slide.rename(folder / "away.svs")
+    try:
+        yield
+    finally:
+        away.rename(slide)
+
+
+@pytest.fixture(scope="module")
+def ray_run(
+    ray_session: None, prepared: str, encoder: str, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, EmbedReport]:
+    """A cohort and its report of one run on Ray, whose processes take longest to start: by paths
+    relative to the driver's folder, while one slide can't be read.
+    """
+    folder = tmp_path_factory.mktemp("ray")
+    shutil.copytree(encoder, folder / "encoder")
+    shutil.copytree(prepared, folder / "cohort")
+    with pytest.MonkeyPatch.context() as patch, _unreadable(prepared, folder):
+        patch.chdir(folder)
+        report = _embed("cohort", "encoder", on_ray=True)
+    return str(folder / "cohort"), report
+
+
+def test_shards_are_counted_as_they_are_embedded(cohort: str, encoder: str) -> None:
     seen: list[tuple[int, int]] = []
-    here = embed_cohort(
+    report = embed_cohort(
         EmbedConfig(data=cohort, encoder=encoder),
         on_shard=lambda done, total: seen.append((done, total)),
     )
-    assert here.slides == 2
-    assert here.shards == len(load_shards(cohort)) == seen[-1][0] == seen[-1][1]
-    bags = _bags(cohort, encoder)
-    key = load_encoder(encoder).key
-    for uri in storage.list_uris(cohort):
-        if key in uri:
-            Path(uri.removeprefix("file://")).unlink()
-    on_ray = _embed(cohort, encoder, on_ray=True)
-    assert on_ray == here
-    for slide_id, bag in _bags(cohort, encoder).items():
-        np.testing.assert_array_equal(bag.embeddings, bags[slide_id].embeddings)
-    assert _embed(cohort, encoder, on_ray=True).shards == 0
+    assert report.slides == 2
+    assert report.shards == len(load_shards(cohort)) == seen[-1][0] == seen[-1][1]
 
 
-def test_relative_paths_are_the_drivers_own(
-    ray_session: None, cohort: str, encoder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Processes of a cluster run in other folders."""
-    shutil.copytree(encoder, tmp_path / "encoder")
-    shutil.copytree(cohort, tmp_path / "same")
-    monkeypatch.chdir(tmp_path)
-    report = _embed("same", "encoder", on_ray=True)
-    assert report.shards == len(load_shards(cohort))
-
-
-@pytest.mark.parametrize("on_ray", [False, True])
 def test_a_slide_that_cannot_be_read_is_reported_and_the_others_are_embedded(
-    ray_session: None, cohort: str, encoder: str, tmp_path: Path, on_ray: bool
+    cohort: str, encoder: str, tmp_path: Path, ray_run: tuple[str, EmbedReport]
 ) -> None:
-    [broken] = [row for row in load_cohort(cohort).to_pylist() if "Mueller" in row["uri"]]
-    slide = Path(broken["uri"].removeprefix("file://"))
-    away = slide.rename(tmp_path / "away.svs")
-    try:
-        report = _embed(cohort, encoder, on_ray=on_ray)
-    finally:
-        away.rename(slide)
-    assert report.slides == 1
-    assert report.shards > 0
-    [sentence] = report.failed
-    assert "Mueller" in sentence
+    with _unreadable(cohort, tmp_path):
+        here = _embed(cohort, encoder)
+    for report in (here, ray_run[1]):
+        assert report.slides == 1
+        assert report.shards > 0
+        [sentence] = report.failed
+        assert "Mueller" in sentence
+
+
+def test_ray_computes_the_same_and_the_next_run_only_the_rest(
+    ray_run: tuple[str, EmbedReport], cohort: str, encoder: str, tmp_path: Path
+) -> None:
+    there = str(shutil.copytree(ray_run[0], tmp_path / "there"))
+    here = _embed(cohort, encoder)
+    rest = _embed(there, encoder)
+    assert ray_run[1].shards + rest.shards == here.shards
+    assert _embed(there, encoder, on_ray=True).shards == 0
+    bags = _bags(cohort, encoder)
+    for slide_id, bag in _bags(there, encoder).items():
+        np.testing.assert_array_equal(bag.embeddings, bags[slide_id].embeddings)
 
 
 def test_labelled_slides_embedded_on_ray_are_the_same(
-    ray_session: None, cohort_folder: Path, encoder: str, tmp_path: Path
+    ray_session: None, cohort: str, encoder: str, tmp_path: Path
 ) -> None:
-    here, there = str(tmp_path / "here"), str(tmp_path / "there")
-    manifest = str(cohort_folder / "manifest.csv")
-    assert not prepare(PrepareConfig(manifest=manifest, out=here, spec=SPEC)).failed
-    shutil.copytree(here, there)
-    one = load_labelled_slides(here, load_encoder(encoder))
+    there = str(shutil.copytree(cohort, tmp_path / "there"))
+    one = load_labelled_slides(cohort, load_encoder(encoder))
     two = load_labelled_slides(there, load_encoder(encoder), on_ray=encoder)
     assert two.data == one.data
     assert two.read == one.read
+    assert len(one.slides) == 2
     for ours, theirs in zip(one.slides, two.slides, strict=True):
         np.testing.assert_array_equal(ours.bag.embeddings, theirs.bag.embeddings)
 
@@ -200,7 +217,7 @@ def test_two_slides_of_one_name_are_refused_before_anything_is_embedded(
     cohort_folder: Path, encoder: str, tmp_path: Path
 ) -> None:
     slides = tmp_path / "slides"
-    for k, slide in enumerate(_slides(cohort_folder)):
+    for k, slide in enumerate(sorted(cohort_folder.glob("*.svs"))[:2]):
         (slides / str(k)).mkdir(parents=True)
         shutil.copy(slide, slides / str(k) / "a.svs")
     out = str(tmp_path / "cohort")
