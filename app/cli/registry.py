@@ -8,7 +8,7 @@ from typing import Annotated, Final
 
 import typer
 
-from app.cli.options import encoder_name_if_given, path_or_uri, positive
+from app.cli.options import encoder_name_if_given, path_or_uri, path_or_uri_if_given, positive
 
 RegistryUri = Annotated[
     str,
@@ -59,14 +59,30 @@ def list_versions(registry: RegistryUri) -> None:
     screen.print_versions(Registry(registry).entries())
 
 
-def show(name: Name, registry: RegistryUri) -> None:
+def show(
+    name: Name,
+    registry: RegistryUri,
+    page: Annotated[
+        str | None,
+        typer.Option(
+            "--html",
+            help="HTML file to write, with all facts, metrics and pictures.",
+            callback=path_or_uri_if_given,
+        ),
+    ] = None,
+) -> None:
     """Show a version: its models, what they were made of, and what was done with it."""
     from app.cli import screen
+    from pipelines import storage
+    from training.registry.page import write_page
     from training.registry.registry import Registry
 
     known = Registry(registry)
     version = known.find(name)
-    screen.print_version(known.entry(version), known.folder(version))
+    entry, folder = known.entry(version), known.folder(version)
+    if page is not None:
+        storage.write_bytes(storage.as_uri(page), write_page(entry, folder).encode())
+    screen.print_version(entry, folder)
 
 
 def reproduce(
@@ -94,20 +110,16 @@ def reproduce(
     into production.
     """
     from app.cli import screen
-    from training.encoder.encoder import load_encoder
     from training.model_set import ENCODER
     from training.registry.registry import Registry
-    from training.registry.reproducibility import measure
+    from training.registry.reproducibility import measure, other_precision
 
     known = Registry(registry)
     version = known.find(name)
     models = known.load(version)
-    other = load_encoder(
-        f"{known.folder(version)}/{ENCODER}",
-        precision="f32" if models.encoder.precision == "bf16" else "bf16",
-    )
+    others = other_precision(f"{known.folder(version)}/{ENCODER}", models.encoder)
     with screen.progress("slides") as shown:
-        found = measure(models, slides, other=other, mpp=mpp, on_slide=shown)
+        found = measure(models, slides, others=others, mpp=mpp, on_slide=shown)
     known.reproduce(version, found.to_dict(), by=_who(by))
     screen.print_reproducibility(found)
 

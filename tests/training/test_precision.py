@@ -20,7 +20,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from pipelines.grid import PatchSpec
 from training.data_facts import DataFacts
 from training.encoder.architecture import EncoderConfig
-from training.encoder.encoder import random_encoder
+from training.encoder.encoder import Encoder, load_encoder, random_encoder
+from training.encoder.network import rounded
+from training.encoder.vit import ViTConfig
 from training.errors import RunError
 from training.precision import PrecisionChoice, precision_for
 from training.pretrain.dino.learner import DinoLearner
@@ -191,3 +193,25 @@ def test_a_damaged_run_record_is_refused_by_name(tmp_path: Path, content: bytes)
     (tmp_path / "run.json").write_bytes(content)
     with pytest.raises(RunError, match=r"run\.json is damaged.*give another folder"):
         _new_run(tmp_path)
+
+
+@pytest.mark.parametrize("network", ["efficientnet_lite0", "vit"])
+def test_rounding_after_every_layer_gives_what_bf16_gives(network: str) -> None:
+    """Its difference from f32 has the size that bf16's has."""
+
+    def encoder(precision: PrecisionChoice) -> Encoder:
+        if network != "vit":
+            return load_encoder(network, precision=precision)
+        config = ViTConfig(size=64, dim=32, depth=4, heads=2, layer_scale=None)
+        spec = PatchSpec(size=64, mpp=0.5)
+        return random_encoder(EncoderConfig(network=config, spec=spec), precision=precision)
+
+    coarse = np.random.default_rng(0).integers(0, 255, (4, 8, 8, 3), dtype=np.uint8)
+    patches = coarse.repeat(encoder("f32").spec.size // 8, 1).repeat(
+        encoder("f32").spec.size // 8, 2
+    )
+    exact, half = (encoder(each).embed(patches) for each in ("f32", "bf16"))
+    other = encoder("f32")
+    rounded(other.network)
+    found = other.embed(patches)
+    assert 0.7 < np.abs(found - exact).mean() / np.abs(half - exact).mean() < 1.5

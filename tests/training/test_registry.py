@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
 import signal
@@ -28,6 +29,7 @@ from training.errors import (
     VersionNotFound,
 )
 from training.model_set import ModelSet
+from training.registry.page import write_page
 from training.registry.registry import MIN_ICC, Registry
 from training.registry.reproducibility import CHANGES, agreement, measure
 from training.registry.source import open_source
@@ -191,6 +193,23 @@ def test_a_killed_add_leaves_no_version_and_a_repeat_succeeds(
         assert [entry.version.hash for entry in registry.entries()] == [version]
         assert len(registry.entry(version).version.files) == 6
         assert registry.load(version).encoder.hash
+
+
+def test_the_page_of_a_version_has_its_facts_and_its_own_pictures(
+    registry: Registry, first: str
+) -> None:
+    picture = b"\x89PNG of a <curve>"
+    (Path(first) / "risk_model" / "calibration.png").write_bytes(picture)
+    version = registry.add(first, by="ada")
+    folder = registry.folder(version)
+    page = write_page(registry.entry(version), folder)
+    assert base64.b64encode(picture).decode() in page
+    assert "Not measured: the version can't go into production" in page
+    assert "risk model: calibration" in page
+    local = Path(storage.local_path(folder) or "")
+    (local / "risk_model" / "calibration.png").write_bytes(b"another")
+    with pytest.raises(BrokenModel, match=r"risk_model/calibration\.png of version"):
+        write_page(registry.entry(version), folder)
 
 
 def test_changes_at_the_same_moment_are_all_kept_in_one_order(

@@ -8,8 +8,9 @@ conditions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
@@ -22,9 +23,11 @@ from pipelines.index import index_slide
 from pipelines.patches import decode_patches, fetch_shards
 from pipelines.shards import shards_of
 from pipelines.slides.opening import open_slide
-from training.encoder.encoder import Encoder
+from training.encoder.encoder import Encoder, load_encoder
+from training.encoder.network import rounded
 from training.errors import InsufficientData
 from training.model_set import ModelSet
+from training.precision import Precision, precision_for
 from training.risk.covariates import Covariates
 from training.slide.neighbours import Neighbours
 from training.stain_augment import change_density, stain_change
@@ -77,7 +80,7 @@ def measure(
     models: ModelSet,
     slides: Sequence[str],
     *,
-    other: Encoder | None = None,
+    others: Mapping[str, Encoder] = MappingProxyType({}),
     mpp: float | None = None,
     on_slide: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Reproducibility:
@@ -86,7 +89,7 @@ def measure(
     Args:
         models: to measure.
         slides: URIs of at least MIN_SLIDES slides that differ.
-        other: the encoder in another precision; None leaves that condition out.
+        others: the encoder computed otherwise, by the condition's name: see `other_precision`.
         mpp: micrometres per pixel of slides whose files give none.
         on_slide: called with the number of slides that are done and their total.
 
@@ -101,7 +104,7 @@ def measure(
         )
     found: dict[str, list[dict[str, float]]] = {}
     for done, slide in enumerate(slides, start=1):
-        for name, values in _conditions(models, slide, other, mpp):
+        for name, values in _conditions(models, slide, others, mpp):
             found.setdefault(name, []).append(values)
         on_slide(done, len(slides))
     conditions = tuple(found)
@@ -119,6 +122,20 @@ def measure(
         lowest_icc=known.get(lowest),
         lowest_of=lowest,
     )
+
+
+def other_precision(uri: str, encoder: Encoder) -> dict[str, Encoder]:
+    """The encoder at `uri` in the precision that `encoder` does not have, by the condition's name.
+
+    bf16 is computed where the device does so fast, elsewhere results are rounded to it.
+    """
+    device = str(encoder.device)
+    if encoder.precision == "f32" and precision_for(encoder.device) == "f32":
+        other = load_encoder(uri, device=device, precision="f32")
+        rounded(other.network)
+        return {"rounded to bf16": other}
+    precision: Precision = "f32" if encoder.precision == "bf16" else "bf16"
+    return {f"in {precision}": load_encoder(uri, device=device, precision=precision)}
 
 
 def agreement(values: NDArray[np.float64]) -> float | None:
@@ -139,7 +156,7 @@ def agreement(values: NDArray[np.float64]) -> float | None:
 
 
 def _conditions(
-    models: ModelSet, slide: str, other: Encoder | None, mpp: float | None
+    models: ModelSet, slide: str, others: Mapping[str, Encoder], mpp: float | None
 ) -> Iterator[tuple[str, dict[str, float]]]:
     """Name and findings of each condition of a slide."""
     first, shifted = tilings(models, slide, mpp=mpp)
@@ -151,9 +168,8 @@ def _conditions(
     yield "half a patch further", _findings(models, shifted, encoder.embed(shifted.patches))
     for name, change in CHANGES.items():
         yield name, _findings(models, first, encoder.embed(change(first.patches)))
-    if other is not None:
-        embeddings = other.embed(first.patches)
-        yield f"in {other.precision}", _findings(models, first, embeddings)
+    for name, other in others.items():
+        yield name, _findings(models, first, other.embed(first.patches))
 
 
 def tilings(models: ModelSet, slide: str, *, mpp: float | None = None) -> tuple[Tiling, Tiling]:

@@ -149,7 +149,7 @@ def facts_of(models: ModelSet) -> dict[str, Any]:
         "parents": parents,
         **{
             kind: {name: card[kind] for name, card in cards.items() if card.get(kind) is not None}
-            for kind in ("data", "metrics", "licence", "versions", "seed")
+            for kind in ("data", "metrics", "licence", "commercial_use", "versions", "seed")
         },
     }
 
