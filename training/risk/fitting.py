@@ -2,9 +2,9 @@
 
     fit_risk_model(patients)
       _table      image components and clinical variables, scaled, gaps left
-      _fit        completions of the gaps given outcomes; how large the coefficients of each group
+      fit_whole   completions of the gaps given outcomes; how large the coefficients of each group
                   of columns are expected; each cause's hazard, on all completions together
-      _replica    the same on a bootstrap sample, from a completion of its own
+      fit_replica the same on a bootstrap sample, from a completion of its own
 
 A replica weighs the patients by a draw of Dirichlet weights (the Bayesian bootstrap; Rubin, Ann
 Stat 1981: no replica is without events), and is drawn towards a draw of the prior instead of its
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Final
 
 import numpy as np
@@ -39,12 +40,12 @@ from training.risk.hazards import (
     estimate_spreads,
     fit_cause,
 )
-from training.risk.missing import completed, fit_joint
+from training.risk.missing import Joint, completed, fit_joint
 from training.risk.prediction import CAUSE_WORDS, CAUSES
 from training.risk.risk_model import RiskModel
 from training.threads import threads_for
 
-_CONSTANT, _IMAGE, _CLINICAL, _TREATMENT, _INTERACTION = range(-1, 4)
+CONSTANT, IMAGE, CLINICAL, TREATMENT, INTERACTION = range(-1, 4)
 """Groups of columns: the coefficients of a group have one spread. Those of constant columns are
 0."""
 _TREATMENT_SPREAD = 1.0
@@ -144,8 +145,8 @@ def fit_risk_model(
     design = _design(table, patients, causes, endpoint)
     random = np.random.default_rng(seed)
     with threads_for(table.scaled.size * config.completions):
-        whole, spreads, p_value = _fit(design, config.completions, random)
-        replicas = [_replica(design, whole, spreads, random) for _ in range(config.replicas)]
+        whole, spreads, p_value = fit_whole(design, config.completions, random)
+        replicas = [fit_replica(design, whole, spreads, random) for _ in range(config.replicas)]
     return _model(
         [whole, *replicas],
         design,
@@ -237,7 +238,7 @@ def _principal_components(images: Floats, count: int) -> tuple[Floats, Floats]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Design:
+class Design:
     """What all fits share.
 
     Attributes:
@@ -271,8 +272,8 @@ class _Design:
 
     def spreads(self) -> Floats:
         """Before any is estimated; 0 where a column does not vary."""
-        fixed = np.where(self.groups == _TREATMENT, _TREATMENT_SPREAD, EXPECTED)
-        return np.where(self.groups == _CONSTANT, 0.0, fixed)
+        fixed = np.where(self.groups == TREATMENT, _TREATMENT_SPREAD, EXPECTED)
+        return np.where(self.groups == CONSTANT, 0.0, fixed)
 
     def completions(self, count: int, random: np.random.Generator) -> list[Floats]:
         """The columns with their gaps drawn given all that is known, outcomes too; one if there are
@@ -280,26 +281,30 @@ class _Design:
         """
         if not np.isnan(self.scaled).any():
             return [self.scaled]
-        table = np.hstack([self.scaled, self.outcome])
-        joint = fit_joint(table)
-        return [completed(table, joint, random)[:, : self.scaled.shape[1]] for _ in range(count)]
+        table, columns = np.hstack([self.scaled, self.outcome]), self.scaled.shape[1]
+        return [completed(table, self.joint, random)[:, :columns] for _ in range(count)]
+
+    @cached_property
+    def joint(self) -> Joint:
+        """Of the columns and the outcome."""
+        return fit_joint(np.hstack([self.scaled, self.outcome]))
 
 
-def _design(table: _Table, patients: Patients, causes: list[int], endpoint: int) -> _Design:
+def _design(table: _Table, patients: Patients, causes: list[int], endpoint: int) -> Design:
     followed = FollowUp.of(patients.time, patients.cause)
     events = np.stack([followed.cause == cause for cause in causes], axis=1)
     outcome = [events.astype(np.float64), cumulative_hazard(followed, causes)]
     varies = np.nanstd(table.scaled, axis=0) > 0
     images = len(table.image_components)
-    groups = np.where(np.arange(len(varies)) < images, _IMAGE, _CLINICAL)
-    groups = np.where(varies, groups, _CONSTANT)
+    groups = np.where(np.arange(len(varies)) < images, IMAGE, CLINICAL)
+    groups = np.where(varies, groups, CONSTANT)
     treated, interacting = None, np.empty(0, np.intp)
     if patients.treated is not None:
         treated = patients.treated.astype(np.float64)
         outcome.append(treated[:, None])
         interacting = np.arange(images) if images else np.flatnonzero(varies)
-        groups = np.concatenate([groups, [_TREATMENT], np.full(len(interacting), _INTERACTION)])
-    return _Design(
+        groups = np.concatenate([groups, [TREATMENT], np.full(len(interacting), INTERACTION)])
+    return Design(
         scaled=table.scaled,
         outcome=np.hstack(outcome),
         followed=followed,
@@ -311,8 +316,8 @@ def _design(table: _Table, patients: Patients, causes: list[int], endpoint: int)
     )
 
 
-def _fit(
-    design: _Design, completions: int, random: np.random.Generator
+def fit_whole(
+    design: Design, completions: int, random: np.random.Generator
 ) -> tuple[list[CauseFit], list[Floats], float | None]:
     """Each cause on all completions at once (every patient counts once), spreads, and the p value
     of the interaction.
@@ -324,24 +329,24 @@ def _fit(
     fits, spreads = [], []
     for cause in design.causes:
         start, groups = design.spreads(), design.groups.copy()
-        groups[groups == _TREATMENT] = -1
+        groups[groups == TREATMENT] = -1
         if cause != design.endpoint:
-            start[groups == _INTERACTION] = 0.0
-            groups[groups == _INTERACTION] = -1
+            start[groups == INTERACTION] = 0.0
+            groups[groups == INTERACTION] = -1
         found = estimate_spreads(columns, followed, cause, start, groups, weights=weights)
         spreads.append(found)
         fits.append(fit_cause(columns, followed, cause, Prior.of(found), weights=weights))
     return fits, spreads, _interaction_p_value(design, drawn)
 
 
-def _interaction_p_value(design: _Design, completions: list[Floats]) -> float | None:
+def _interaction_p_value(design: Design, completions: list[Floats]) -> float | None:
     """Likelihood ratio test that the treatment's effect does not depend on the columns; the median
     over completions (van de Wiel et al., Stat Med 2009). None without a treatment.
     """
     if design.treated is None:
         return None
-    wide = np.where(design.groups == _CONSTANT, 0.0, _NO_PENALTY)
-    none = np.where(design.groups == _INTERACTION, 0.0, wide)
+    wide = np.where(design.groups == CONSTANT, 0.0, _NO_PENALTY)
+    none = np.where(design.groups == INTERACTION, 0.0, wide)
     values = []
     for completion in completions:
         full, without = (
@@ -354,9 +359,12 @@ def _interaction_p_value(design: _Design, completions: list[Floats]) -> float | 
     return float(np.median(values))
 
 
-def _replica(
-    design: _Design, whole: list[CauseFit], spreads: list[Floats], random: np.random.Generator
+def fit_replica(
+    design: Design, whole: list[CauseFit], spreads: list[Floats], random: np.random.Generator
 ) -> list[CauseFit]:
+    """One replica: each cause on a weighted sample and a completion of its own, drawn towards a
+    draw of the prior.
+    """
     (completion,) = design.completions(1, random)
     columns = design.columns(completion)
     weights = random.dirichlet(np.ones(len(columns))) * len(columns)
@@ -375,7 +383,7 @@ def _replica(
 
 def _model(
     fits: list[list[CauseFit]],
-    design: _Design,
+    design: Design,
     *,
     table: _Table,
     patients: Patients,
