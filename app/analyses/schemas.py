@@ -73,11 +73,13 @@ def _form_schema() -> dict[str, Any]:
         "description": "The slide, as one file.",
     }
     properties: dict[str, Any] = {"slide": file}
-    for name, field in AnalysisRequest.model_json_schema()["properties"].items():
-        value = next(kind for kind in field["anyOf"] if kind != {"type": "null"})
+    described = AnalysisRequest.model_json_schema()["properties"]
+    del described["unknown"]  # a form says it in the variable's own field
+    for name, field in described.items():
+        kinds = [kind for kind in field["anyOf"] if kind != {"type": "null"}]
+        value = kinds[0] if len(kinds) == 1 else {"anyOf": kinds}
         properties[name] = {**value, "description": field["description"]}
     together = (
-        ["age", "psa", "t_stage"],
         ["gleason_primary", "gleason_secondary"],
         ["positive_cores", "total_cores"],
     )

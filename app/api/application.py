@@ -22,6 +22,7 @@ from app.api.requests import SameResource, only_known_queries
 from app.context import CaseQueue, Context
 from app.database.migrate import upgrade_to_head
 from app.database.session import Database
+from app.risks import endpoints as risks
 from app.settings import Settings
 from app.uploads.reception import remove_abandoned
 from app.workflow.queue import open_queue
@@ -75,6 +76,7 @@ def create_app(
     install_handlers(app)
     app.include_router(analyses.router)
     app.include_router(reports.router)
+    app.include_router(risks.router)
 
     @app.get("/health", tags=["service"])
     def health() -> Health:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Self, TypeVar
+from typing import Annotated, Any, Final, Literal, Self, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -21,7 +21,17 @@ from pydantic import (
 
 from app.errors import InvalidRequest
 from training.errors import CovariateError
-from training.risk.covariates import AGE_RANGE, MAX_CORES, PSA_RANGE, T_STAGES, require_cores
+from training.risk.covariates import (
+    AGE_RANGE,
+    MAX_CORES,
+    PSA_RANGE,
+    T_STAGES,
+    Covariates,
+    require_cores,
+)
+
+UNKNOWN: Final = "unknown"
+"""What may be stated of a variable in place of a value: it was looked for and is not known."""
 
 
 def _t_stage(value: str) -> str:
@@ -51,6 +61,22 @@ def plain_number(value: object) -> object:
 PlainNumber = BeforeValidator(plain_number)
 Pattern = Annotated[int, Field(ge=3, le=5), PlainNumber]
 
+_GLEASON = re.compile(r"\s*([345])\s*\+\s*([345])\s*", re.ASCII)
+
+
+def patterns_of(gleason: str | None) -> tuple[str | None, str | None]:
+    """Both patterns of a Gleason score as people write it, such as 3+4; or UNKNOWN, or None.
+
+    Raises:
+        ValueError: it is anything else.
+    """
+    if gleason is None or gleason.strip().lower() == UNKNOWN:
+        return gleason, gleason
+    if (found := _GLEASON.fullmatch(gleason)) is None:
+        raise ValueError(f"{gleason[:40]!r} is not a Gleason score of 3 to 5, such as 3+4")
+    return found[1], found[2]
+
+
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -71,13 +97,31 @@ def checked(kind: type[M], values: Mapping[str, object]) -> M:
         ) from None
 
 
-class ClinicalVariables(BaseModel):
-    """Clinical variables of one patient, without identity.
+Variable = Literal[
+    "age",
+    "psa",
+    "t_stage",
+    "gleason_primary",
+    "gleason_secondary",
+    "positive_cores",
+    "total_cores",
+]
 
-    Age, PSA and T stage are all needed for a risk, or all left out.
+
+def _describe_unknown(schema: dict[str, Any]) -> None:
+    """Each variable may be UNKNOWN."""
+    for name in get_args(Variable):
+        kinds = schema["properties"][name]["anyOf"]
+        kinds.insert(len(kinds) - 1, {"const": UNKNOWN})
+
+
+class ClinicalVariables(BaseModel):
+    """Clinical variables of one patient, without identity. Each may be left out, or unknown.
+
+    A risk is averaged over what is not known, and says so.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=_describe_unknown)
 
     age: Annotated[
         Annotated[float, Field(ge=AGE_RANGE[0], le=AGE_RANGE[1]), PlainNumber] | None,
@@ -109,19 +153,69 @@ class ClinicalVariables(BaseModel):
         Annotated[int, Field(ge=1, le=MAX_CORES), PlainNumber] | None,
         Field(description="Biopsy cores taken."),
     ] = None
+    unknown: Annotated[
+        tuple[Variable, ...],
+        Field(
+            strict=False,
+            json_schema_extra={"uniqueItems": True},
+            description="Variables that were looked for and are not known, other than those left "
+            f'out. The value "{UNKNOWN}" of a variable says the same.',
+        ),
+    ] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_the_unknown(cls, values: Any) -> Any:
+        """Move variables with the value UNKNOWN to `unknown`."""
+        if not isinstance(values, Mapping):
+            return values
+        stated = {
+            name
+            for name, value in values.items()
+            if name in get_args(Variable)
+            and isinstance(value, str)
+            and value.strip().lower() == UNKNOWN
+        }
+        if not stated:
+            return values
+        given = values.get("unknown") or ()
+        rest = {name: value for name, value in values.items() if name not in stated}
+        return {**rest, "unknown": [*given, *sorted(stated)]}
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
-        given = [name for name in ("age", "psa", "t_stage") if getattr(self, name) is not None]
-        if 0 < len(given) < 3:
-            raise ValueError(
-                "age, psa and t_stage are needed together: "
-                "give all three, or none for a report without risk"
-            )
         if (self.gleason_primary is None) != (self.gleason_secondary is None):
             raise ValueError("gleason_primary and gleason_secondary are needed together")
         try:
             require_cores(self.positive_cores, self.total_cores)
         except CovariateError as error:
             raise ValueError(str(error)) from None
+        if both := [name for name in self.unknown if getattr(self, name) is not None]:
+            raise ValueError(f"{both[0]} has a value and is stated as unknown; give one of the two")
+        if len(set(self.unknown)) < len(self.unknown):
+            raise ValueError("unknown names a variable twice; name each once")
         return self
+
+    @property
+    def stated(self) -> bool:
+        """Whether any variable has a value."""
+        return any(getattr(self, name) is not None for name in get_args(Variable))
+
+    def covariates(self, *, image: tuple[int, int] | None = None) -> Covariates:
+        """As the risk model takes them; what is unknown or left out is missing.
+
+        Args:
+            image: Gleason patterns to use where the pathologist's were not given.
+        """
+        primary, secondary = self.gleason_primary, self.gleason_secondary
+        if primary is None and image is not None:
+            primary, secondary = image
+        return Covariates(
+            age=self.age,
+            psa=self.psa,
+            t_stage=self.t_stage,
+            primary=primary,
+            secondary=secondary,
+            positive_cores=self.positive_cores,
+            total_cores=self.total_cores,
+        )

@@ -26,3 +26,5 @@ class Case(Base):
     gleason_secondary: Mapped[int | None] = mapped_column(Integer)
     positive_cores: Mapped[int | None] = mapped_column(Integer)
     total_cores: Mapped[int | None] = mapped_column(Integer)
+    unknown: Mapped[str] = mapped_column(String(128), default="")
+    """Names of the variables that were stated to be unknown, with spaces between."""

@@ -36,6 +36,7 @@ def build() -> typer.Typer:
         models.fit_slide,
         models.fit_risk,
         service.analyse,
+        service.risk,
         service.serve,
     ):
         app.command()(boundary.guarded(command))

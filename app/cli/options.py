@@ -97,3 +97,17 @@ Ray = Annotated[
 Seed = Annotated[int, typer.Option(help="Seed of all randomness.")]
 Split = Annotated[str, typer.Option(help="Use only the slides of this split.")]
 Folds = Annotated[int, typer.Option(help="Number of folds of the cross-validation, 2 or more.")]
+Age = Annotated[str | None, typer.Option(metavar="NUMBER|unknown", help="Age at biopsy in years.")]
+Psa = Annotated[
+    str | None, typer.Option(metavar="NUMBER|unknown", help="PSA before biopsy in ng/mL.")
+]
+TStage = Annotated[
+    str | None, typer.Option(metavar="STAGE|unknown", help="Clinical T stage, such as T2b.")
+]
+PositiveCores = Annotated[
+    str | None,
+    typer.Option(metavar="NUMBER|unknown", help="Biopsy cores with cancer, for the NCCN group."),
+]
+TotalCores = Annotated[
+    str | None, typer.Option(metavar="NUMBER|unknown", help="Biopsy cores taken.")
+]

@@ -326,6 +326,11 @@ def _with_interval(value: Interval) -> str:
     return f"{value.estimate:.3f} ({value.lower:.3f} to {value.upper:.3f})"
 
 
+def print_clinical_risk(table: Table) -> None:
+    """A risk without a slide."""
+    Console().print(table)
+
+
 def print_analysis(result: AnalysisResult, table: Table) -> None:
     """One analysis: grade and risk as a table, and the files that were written."""
     Console().print(table)

@@ -1,4 +1,6 @@
-"""`acinus analyse` and `acinus serve`: from a slide to its report, on this machine or over HTTP."""
+"""`acinus analyse`, `risk` and `serve`: from a slide or clinical variables to a report, on this
+machine or over HTTP.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from app.cli.boundary import usage
-from app.cli.options import Out, path_or_uri, path_or_uri_if_given, positive
+from app.cli.options import (
+    Age,
+    Out,
+    PositiveCores,
+    Psa,
+    TotalCores,
+    TStage,
+    path_or_uri,
+    path_or_uri_if_given,
+    positive,
+)
 
 if TYPE_CHECKING:
     from app.analyses.status import Step
@@ -28,21 +40,25 @@ def analyse(
         ),
     ],
     out: Out,
-    age: Annotated[float | None, typer.Option(help="Age at biopsy in years.")] = None,
-    psa: Annotated[float | None, typer.Option(help="PSA before biopsy in ng/mL.")] = None,
-    t_stage: Annotated[str | None, typer.Option(help="Clinical T stage, such as T2b.")] = None,
+    age: Age = None,
+    psa: Psa = None,
+    t_stage: TStage = None,
     gleason_primary: Annotated[
-        int | None,
-        typer.Option(help="The pathologist's primary pattern; the image's if missing."),
+        str | None,
+        typer.Option(
+            metavar="NUMBER|unknown",
+            help="The pathologist's primary pattern; the image's if missing.",
+        ),
     ] = None,
     gleason_secondary: Annotated[
-        int | None,
-        typer.Option(help="The pathologist's secondary pattern; the image's if missing."),
+        str | None,
+        typer.Option(
+            metavar="NUMBER|unknown",
+            help="The pathologist's secondary pattern; the image's if missing.",
+        ),
     ] = None,
-    positive_cores: Annotated[
-        int | None, typer.Option(help="Biopsy cores with cancer, for the NCCN group.")
-    ] = None,
-    total_cores: Annotated[int | None, typer.Option(help="Biopsy cores taken.")] = None,
+    positive_cores: PositiveCores = None,
+    total_cores: TotalCores = None,
     mpp: Annotated[
         float | None,
         typer.Option(
@@ -60,14 +76,16 @@ def analyse(
     from app.reports.terminal import risk_table
 
     with usage():
-        clinical = ClinicalVariables(
-            age=age,
-            psa=psa,
-            t_stage=t_stage,
-            gleason_primary=gleason_primary,
-            gleason_secondary=gleason_secondary,
-            positive_cores=positive_cores,
-            total_cores=total_cores,
+        clinical = ClinicalVariables.model_validate(
+            {
+                "age": age,
+                "psa": psa,
+                "t_stage": t_stage,
+                "gleason_primary": gleason_primary,
+                "gleason_secondary": gleason_secondary,
+                "positive_cores": positive_cores,
+                "total_cores": total_cores,
+            }
         )
     with screen.progress("starting") as show:
 
@@ -76,6 +94,61 @@ def analyse(
 
         result = run(slide, clinical, models, out, mpp=mpp, on_progress=on_progress)
     screen.print_analysis(result, risk_table(result.report))
+
+
+def risk(
+    models: Annotated[
+        str,
+        typer.Option(
+            help="Model set, or a folder with its risk_model alone.", callback=path_or_uri
+        ),
+    ],
+    age: Age = None,
+    psa: Psa = None,
+    t_stage: TStage = None,
+    gleason: Annotated[
+        str | None,
+        typer.Option(metavar="3+4|unknown", help="Gleason score as the pathologist reported it."),
+    ] = None,
+    positive_cores: PositiveCores = None,
+    total_cores: TotalCores = None,
+    json: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Also write the report to this path or URI.",
+            callback=path_or_uri_if_given,
+        ),
+    ] = None,
+) -> None:
+    """Risk, NCCN group and recommendation from clinical variables, without a slide.
+
+    What is not given, and the image, is averaged over.
+    """
+    from app.cases.schemas import ClinicalVariables, patterns_of
+    from app.cli import screen
+    from app.reports.terminal import clinical_risk_table
+    from app.risks.assess import assess
+    from pipelines import storage
+
+    with usage("--gleason"):
+        primary, secondary = patterns_of(gleason)
+    with usage():
+        clinical = ClinicalVariables.model_validate(
+            {
+                "age": age,
+                "psa": psa,
+                "t_stage": t_stage,
+                "gleason_primary": primary,
+                "gleason_secondary": secondary,
+                "positive_cores": positive_cores,
+                "total_cores": total_cores,
+            }
+        )
+    report = assess(models, clinical)
+    if json is not None:
+        storage.write_bytes(storage.as_uri(json), report.model_dump_json(indent=1).encode())
+    screen.print_clinical_risk(clinical_risk_table(report))
 
 
 def serve(

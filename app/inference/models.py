@@ -8,13 +8,14 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
-from typing import Final, Generic, Literal, Protocol, Self, TypeVar
+from typing import Final, Generic, Protocol, Self, TypeVar
 
 import pyarrow as pa
 
 from app.cases.schemas import ClinicalVariables
 from app.reports import schemas
 from app.reports.findings import Findings, ModelSetFacts
+from app.reports.risk import GleasonFrom
 from pipelines.patch_source import publish_counts
 from pipelines.patches import fetch_shards
 from training.cards import Card
@@ -132,6 +133,7 @@ class SlideRiskModel:
             slide=slide,
             grading=grading,
             risk=risk,
+            covariates=covariates,
             risk_absent_because=absent,
             gleason_from=gleason_from,
         )
@@ -139,34 +141,23 @@ class SlideRiskModel:
 
 def covariates_of(
     clinical: ClinicalVariables, grading: gleason.Grading
-) -> tuple[Covariates | None, Literal["pathologist", "image"], str | None]:
+) -> tuple[Covariates | None, GleasonFrom, str | None]:
     """What the risk model is given, and whose Gleason patterns those are.
 
     Without covariates the third value says why there is no risk, as the end of a sentence.
     """
-    if clinical.age is None or clinical.psa is None or clinical.t_stage is None:
-        return None, "pathologist", "age, PSA and T stage were not given."
-    primary, secondary = clinical.gleason_primary, clinical.gleason_secondary
-    source: Literal["pathologist", "image"] = "pathologist"
-    if primary is None or secondary is None:
-        primary, secondary, source = grading.primary, grading.secondary, "image"
-    if primary is None or secondary is None:
+    if not clinical.stated:
+        return None, "pathologist", "no clinical variable was given."
+    if clinical.gleason_primary is not None:
+        return clinical.covariates(), "pathologist", None
+    if grading.primary is None or grading.secondary is None:
         return (
             None,
-            source,
+            "image",
             "no cancer was seen on this slide and no Gleason score was given; "
             "the risk is for men with cancer.",
         )
-    covariates = Covariates(
-        age=clinical.age,
-        psa=clinical.psa,
-        t_stage=clinical.t_stage,
-        primary=primary,
-        secondary=secondary,
-        positive_cores=clinical.positive_cores,
-        total_cores=clinical.total_cores,
-    )
-    return covariates, source, None
+    return clinical.covariates(image=(grading.primary, grading.secondary)), "image", None
 
 
 def facts_of(version: str, models: ModelSet) -> ModelSetFacts:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from app.reports import schemas
+from app.reports.risk import GleasonFrom
 from pipelines.grid import PatchSpec
+from training.risk.covariates import Covariates
 from training.risk.prediction import RiskPrediction
 from training.slide.gleason import Grading
 from training.slide.slide_model import SlidePrediction
@@ -75,6 +76,7 @@ class Findings:
         slide: patch probabilities, attention, the slide model's own grade group.
         grading: the grade by areas.
         risk: None where it cannot be given.
+        covariates: that the risk was made from.
         risk_absent_because: why, as the end of a sentence.
         gleason_from: whose Gleason patterns the risk used.
     """
@@ -84,5 +86,6 @@ class Findings:
     slide: SlidePrediction
     grading: Grading
     risk: RiskPrediction | None
+    covariates: Covariates | None
     risk_absent_because: str | None
-    gleason_from: Literal["pathologist", "image"]
+    gleason_from: GleasonFrom

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from datetime import datetime
 from importlib.metadata import version
-from typing import Any
 
 from app.cases.schemas import ClinicalVariables
 from app.reports import schemas
 from app.reports.findings import AnalysedSlide, Findings, ModelSetFacts
+from app.reports.risk import risk_part, share
 from app.reports.schemas import Report
 from pipelines.grid import PatchSpec
 from training.slide.reading import read_grade
@@ -57,8 +57,8 @@ def make_report(
         ),
         slide_model=schemas.SlideModelPrediction(
             grade_group=prediction.grade_group,
-            grade_group_probabilities=[_share(p) for p in prediction.grade_group_probabilities],
-            cancer_probability=_share(prediction.cancer_probability),
+            grade_group_probabilities=[share(p) for p in prediction.grade_group_probabilities],
+            cancer_probability=share(prediction.cancer_probability),
             agrees_with_grading=prediction.grade_group == grading.grade_group,
         ),
         risk=_risk(findings),
@@ -76,43 +76,9 @@ def make_report(
 
 
 def _risk(findings: Findings) -> schemas.Risk | None:
-    risk = findings.risk
-    if risk is None:
+    if findings.risk is None or findings.covariates is None:
         return None
-    curve = risk.curve
-
-    def estimate(interval: Any) -> schemas.Estimate:
-        return schemas.Estimate(
-            estimate=_share(interval.estimate),
-            lower=_share(interval.lower),
-            upper=_share(interval.upper),
-        )
-
-    return schemas.Risk(
-        five_year=estimate(risk.five_year),
-        ten_year=estimate(risk.ten_year),
-        curve=schemas.RiskCurve(
-            years=curve.years.tolist(),
-            estimate=[_share(value) for value in curve.estimate],
-            lower=[_share(value) for value in curve.lower],
-            upper=[_share(value) for value in curve.upper],
-        ),
-        score=risk.score,
-        nccn_group=risk.nccn.name if risk.nccn else "not known",
-        nccn_reasons=list(risk.nccn.reasons) if risk.nccn else [],
-        nccn_missing=list(risk.nccn.missing) if risk.nccn else [],
-        nccn_edition=risk.nccn.edition if risk.nccn else "",
-        percentile=risk.percentile,
-        contributions=risk.contributions,
-        no_effect=risk.no_effect,
-        outside_training_range=risk.outside_training_range,
-        gleason_from=findings.gleason_from,
-    )
-
-
-def _share(value: float) -> float:
-    """Within [0, 1] also where float32 sums end at 1.0000001."""
-    return min(max(float(value), 0.0), 1.0)
+    return risk_part(findings.risk, findings.covariates, findings.gleason_from)
 
 
 def _patch_area_mm2(slide: AnalysedSlide, spec: PatchSpec) -> float:

@@ -88,16 +88,79 @@ class RiskCurve(Part):
     lower: list[Share]
     upper: list[Share]
 
+    @property
+    def end(self) -> Estimate:
+        """At the last of `years`."""
+        return Estimate(estimate=self.estimate[-1], lower=self.lower[-1], upper=self.upper[-1])
+
+
+class Difference(Part):
+    """A ratio or a change with its 95 % interval; a change may be negative."""
+
+    estimate: float
+    lower: float
+    upper: float
+
+
+class Benefit(Part):
+    """What a treatment changes for this patient, as the model's cohort shows it."""
+
+    treatment: str
+    hazard_ratio: Difference
+    """Of the endpoint's hazard, with the treatment against without."""
+    without_treatment: Estimate
+    """10-year risk of the endpoint."""
+    with_treatment: Estimate
+    reduction: Difference
+    """10-year risk without less the risk with it; negative is harm."""
+    randomised: bool
+    """Whether the cohort's treatment was assigned at random."""
+
+
+class Verdict(Part):
+    """What the patient's numbers say of an option, and the numbers and limits behind it."""
+
+    verdict: Literal["supported", "not supported", "not shown", "guideline only"]
+    reason: str
+
+
+class Option(Verdict):
+    """One option that the guideline names for the patient's group."""
+
+    treatment: str
+    guideline: str
+    """For whom the guideline names it."""
+    trials: list[str]
+    """What it rests on: name, source and finding of each trial."""
+
+
+class Recommendation(Part):
+    """The guideline's options, and which of them the patient's own numbers support."""
+
+    groups: list[str]
+    """NCCN groups that he may belong to: several where what would decide is missing."""
+    edition: str
+    options: list[Option]
+    advice: str | None
+    """None where the numbers support no option, or may not be read."""
+    withheld: list[str]
+    """Why the numbers choose nothing; empty where they may be read."""
+    short_term_adt: Verdict
+
 
 class Risk(Part):
-    """Risk of distant metastasis."""
+    """Risks by cause, where the other causes compete."""
 
-    endpoint: Literal["distant metastasis"] = "distant metastasis"
+    endpoint: Literal["distant metastasis", "death of prostate cancer"] = "distant metastasis"
+    """What `five_year`, `ten_year`, `curve` and `score` are about."""
     five_year: Estimate
     ten_year: Estimate
     curve: RiskCurve
+    curves: dict[str, RiskCurve] = {}
+    """Cumulative incidence of each cause, by its words; empty in reports of earlier versions."""
     score: float
-    nccn_group: str
+    nccn_group: str | None
+    """None where PSA, T stage or Gleason is missing."""
     nccn_reasons: list[str] = []
     nccn_missing: list[str] = []
     """What would have been needed to divide the group further."""
@@ -105,12 +168,19 @@ class Risk(Part):
     percentile: float | None
     """Within low, intermediate or high NCCN risk, of the cohort that the model was fitted on."""
     contributions: dict[str, float]
-    """Log hazard that image, age, PSA, T stage and Gleason add, compared with the average patient.
-    They sum to `score`."""
+    """Log hazard that image, age, PSA, T stage, Gleason and cores add, compared with the average
+    patient. They sum to `score`."""
     no_effect: list[str] = []
     """Contributions whose 95 % interval holds 0: their direction is not to be read."""
+    missing: list[str] = []
+    """What was not known: the risks are averaged over the values that the rest leaves likely."""
     outside_training_range: list[str]
-    gleason_from: Literal["pathologist", "image"]
+    gleason_from: Literal["pathologist", "image"] | None
+    """None where no Gleason score was known."""
+    benefit: Benefit | None = None
+    """None where the model's cohort did not compare a treatment."""
+    recommendation: Recommendation | None = None
+    """None in reports of earlier versions."""
 
 
 class ModelFacts(Part):
@@ -153,3 +223,16 @@ class Report(Part):
     risk: Risk | None
     risk_absent_because: str | None
     provenance: Provenance
+
+
+class RiskReport(Part):
+    """The risk of one patient from clinical variables alone, without a slide."""
+
+    schema_version: Literal[1] = 1
+    notice: Literal["Research use only; not a diagnosis"] = NOTICE
+    simulated_outcomes: bool
+    """As in `Report`."""
+    clinical: ClinicalVariables
+    risk: Risk
+    risk_model: ModelFacts
+    software: str

@@ -2,20 +2,50 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from rich.markup import escape
 from rich.table import Table
 
-from app.reports.schemas import NOTICE, SIMULATED, Estimate, Grading, Reading, Report, Risk
+from app.reports.schemas import (
+    NOTICE,
+    SIMULATED,
+    Estimate,
+    Grading,
+    Reading,
+    Recommendation,
+    Report,
+    Risk,
+    RiskReport,
+)
+
+WORDS: Final = {
+    "image": "image",
+    "age": "age",
+    "psa": "PSA",
+    "t_stage": "T stage",
+    "gleason": "Gleason",
+    "positive_cores": "positive cores",
+}
+"""What a risk is made from, in the words of a reader."""
+
+
+def clinical_risk_table(report: RiskReport) -> Table:
+    """A risk without a slide, with the notice on top."""
+    table = _table("Risk from clinical variables", simulated=report.simulated_outcomes)
+    for name, value in _risk_rows(report.risk):
+        table.add_row(name, value)
+    return table
+
+
+def _table(title: str, *, simulated: bool) -> Table:
+    notice = f"{NOTICE}. {SIMULATED}." if simulated else f"{NOTICE}."
+    return Table(title=f"{title}\n[red]{notice}[/red]", show_header=False, title_justify="left")
 
 
 def risk_table(report: Report) -> Table:
     """Patterns, grade and risk, with the notice on top."""
-    notice = f"{NOTICE}. {SIMULATED}." if report.simulated_outcomes else f"{NOTICE}."
-    table = Table(
-        title=f"Analysis {report.analysis_id}\n[red]{notice}[/red]",
-        show_header=False,
-        title_justify="left",
-    )
+    table = _table(f"Analysis {report.analysis_id}", simulated=report.simulated_outcomes)
     if report.reading is not None:
         table.add_row("Grade to read", _reading(report.reading))
     table.add_row("Gleason, grade group", _grade(report.grading))
@@ -68,19 +98,47 @@ def _risk_rows(risk: Risk) -> list[tuple[str, str]]:
     rows = [
         (f"5-year risk, {risk.endpoint}", _interval(risk.five_year)),
         (f"10-year risk, {risk.endpoint}", _interval(risk.ten_year)),
+        *(
+            (f"10-year risk, {cause}", _interval(curve.end))
+            for cause, curve in risk.curves.items()
+            if cause != risk.endpoint
+        ),
         ("NCCN group", _nccn(risk)),
-        ("Gleason of the risk", f"the {risk.gleason_from}'s"),
+        ("Gleason of the risk", f"the {risk.gleason_from}'s" if risk.gleason_from else "not known"),
     ]
+    if risk.missing:
+        names = ", ".join(WORDS.get(name, name) for name in risk.missing)
+        rows.append(("Not known", f"{escape(names)}: the risks are averaged over likely values"))
     if risk.outside_training_range:
-        outside = ", ".join(risk.outside_training_range)
+        outside = ", ".join(WORDS.get(name, name) for name in risk.outside_training_range)
         rows.append(("Outside the training data", f"[red]{escape(outside)}[/red]"))
+    if risk.recommendation is not None:
+        rows += _recommendation_rows(risk.recommendation)
+    return rows
+
+
+def _recommendation_rows(recommendation: Recommendation) -> list[tuple[str, str]]:
+    advice = recommendation.advice or "none by the numbers; the options are the guideline's"
+    rows = [("Recommendation", escape(advice))]
+    rows += [("No recommendation because", escape(reason)) for reason in recommendation.withheld]
+    for option in recommendation.options:
+        verdict = "" if option.verdict == "guideline only" else f"[bold]{option.verdict}[/bold]. "
+        text = " ".join(part for part in (f"{option.guideline}.", option.reason) if part)
+        rows.append((f"Option: {option.treatment}", verdict + escape(text)))
+    adt = recommendation.short_term_adt
+    if adt.reason not in [option.reason for option in recommendation.options]:
+        verdict = "not read" if adt.verdict == "guideline only" else adt.verdict
+        rows.append(("Benefit of short-term ADT", f"{verdict}. {escape(adt.reason)}"))
+    if recommendation.options:
+        rows.append(("Guideline", escape(recommendation.edition)))
     return rows
 
 
 def _nccn(risk: Risk) -> str:
     reasons = f" ({'; '.join(risk.nccn_reasons)})" if risk.nccn_reasons else ""
     missing = f"; not known: {', '.join(risk.nccn_missing)}" if risk.nccn_missing else ""
-    return escape(f"{risk.nccn_group}{reasons}{missing}")
+    group = risk.nccn_group or "not known: PSA, T stage and Gleason are needed"
+    return escape(f"{group}{reasons}{missing}")
 
 
 def _interval(estimate: Estimate) -> str:

@@ -21,7 +21,10 @@ from app.accounts.principal import Principal, current_principal
 from app.analyses.status import Status
 from app.analyses.tables import Analysis
 from app.api.application import create_app
+from app.cases import repository as cases
+from app.cases.schemas import ClinicalVariables
 from app.cases.tables import Case
+from app.database.session import Database
 from app.settings import Settings
 from app.slides.tables import SlideRecord
 from app.uploads import reception
@@ -131,6 +134,21 @@ def test_an_upload_is_taken_in(app: FastAPI, settings: Settings) -> None:
     run(app, journey)
 
 
+def test_what_is_unknown_is_kept_apart_from_what_was_left_out(
+    app: FastAPI, settings: Settings
+) -> None:
+    async def journey(client: httpx.AsyncClient) -> None:
+        stated = {"age": "66", "psa": "unknown", "gleason_primary": "Unknown"}
+        accepted = (await post(client, data=stated)).raise_for_status().json()
+        database = Database(settings.database_url)
+        with database.session() as session:
+            found = cases.clinical_variables(session, settings.organisation_id, accepted["case_id"])
+        database.close()
+        assert found == ClinicalVariables(age=66, unknown=("gleason_primary", "psa"))
+
+    run(app, journey)
+
+
 @pytest.mark.parametrize(
     ("change", "status", "error", "words"),
     [
@@ -150,7 +168,7 @@ def test_an_upload_is_taken_in(app: FastAPI, settings: Settings) -> None:
             "InvalidRequest",
             "give 0 to 3, the total of cores",
         ),
-        ({"data": {"age": "66"}}, 422, "InvalidRequest", "psa and t_stage are needed together"),
+        ({"data": {**CLINICAL, "unknown": "psa"}}, 422, "InvalidRequest", "unknown"),
         ({"data": {**CLINICAL, "psaa": "7"}}, 422, "InvalidRequest", "psaa"),
         ({"data": {**CLINICAL, "mpp": "250"}}, 422, "InvalidRequest", "mpp"),
         ({"data": {**CLINICAL, "mpp": "x" * 9000}}, 422, "InvalidRequest", "longer than"),
@@ -372,7 +390,8 @@ def test_the_form_is_described(app: FastAPI) -> None:
     clinical |= {"positive_cores", "total_cores"}
     assert set(fields) == clinical | {"slide", "slide_uri"}
     assert fields["slide"]["format"] == "binary"
-    assert (fields["age"]["minimum"], fields["age"]["maximum"]) == (30, 100)
+    age, unknown = fields["age"]["anyOf"]
+    assert (age["minimum"], age["maximum"], unknown) == (30, 100, {"const": "unknown"})
 
 
 def test_no_query_forgets_the_organisation() -> None:

@@ -131,7 +131,7 @@ OF_USAGE = [
     usage(f"{FIT_RISK} --seed -1", "seed", "-1"),
     usage(f"{ANALYSE} --age 400 --psa 5 --t-stage T2", "--age", "400"),
     usage(f"{ANALYSE} --age nan --psa 5 --t-stage T2", "--age", "nan"),
-    usage(f"{ANALYSE} --age 60", "psa", "t_stage"),
+    usage(f"{ANALYSE} --psa 5,2", "--psa", "5,2"),
     usage(f"{ANALYSE} --age 60 --psa 5 --t-stage T9", "--t-stage", "T9", "T2b"),
     usage(f"{ANALYSE} --gleason-primary 3", "gleason_secondary"),
     usage(f"{ANALYSE} --gleason-primary 9 --gleason-secondary 3", "--gleason-primary", "9"),

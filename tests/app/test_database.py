@@ -69,7 +69,7 @@ def test_migrating_twice_and_at_once_is_migrating_once(url: str) -> None:
     upgrade_to_head(url)
     database = Database(url)
     with database.session() as session:
-        assert session.scalars(text("SELECT version_num FROM alembic_version")).all() == ["0002"]
+        assert session.scalars(text("SELECT version_num FROM alembic_version")).all() == ["0003"]
     database.close()
 
 

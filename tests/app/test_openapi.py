@@ -13,13 +13,23 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from fastapi import FastAPI
 
+from app.settings import Settings
 from tests.app.test_http_edges import ANALYSES
+from tests.support.clinical_risk import make_clinical_risk_model
 
 ROOT = str(Path(__file__).parents[2])
 EXAMPLES = 25
 """Random requests for each operation, besides those that cover every limit of the description."""
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """With a risk model: without one the service has no risks."""
+    models = make_clinical_risk_model(str(tmp_path / "models"))
+    return Settings(data_root=tmp_path, max_upload_bytes=3 * 2**20, models=models)
 
 
 def test_every_operation_does_as_it_is_described(address: tuple[str, int], tmp_path: Path) -> None:
@@ -51,4 +61,10 @@ def test_every_operation_does_as_it_is_described(address: tuple[str, int], tmp_p
 def test_every_operation_is_described(app: FastAPI) -> None:
     analysis = f"{ANALYSES}/{{analysis_id}}"
     reports = {f"{analysis}/{name}" for name in ("report.json", "heatmap.png", "report.pdf")}
-    assert set(app.openapi()["paths"]) == {ANALYSES, analysis, *reports, "/health"}
+    assert set(app.openapi()["paths"]) == {
+        ANALYSES,
+        analysis,
+        *reports,
+        "/api/v1/risks",
+        "/health",
+    }

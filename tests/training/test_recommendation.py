@@ -198,7 +198,7 @@ def test_every_reason_to_withhold_is_named_once() -> None:
 
 
 def test_an_unknown_group_has_no_options() -> None:
-    found = recommend(predicted(LOW, nccn=None), LOW)
+    found = recommended(replace(LOW, psa=None))
     assert (found.groups, found.options, found.advice) == ((), (), None)
     assert "PSA, T stage and Gleason score are needed" in found.withheld[0]
 

@@ -14,12 +14,14 @@ from datetime import UTC, datetime
 from typing import Any, Final, Literal, get_args
 
 from pipelines import storage
-from training.errors import RegistryDamaged
+from training.errors import RegistryDamaged, VersionNotFound
 
 Action = Literal["add", "reproduce", "promote", "rollback", "retire"]
 Stage = Literal["candidate", "production", "retired"]
 
 LOG: Final = "log"
+VERSIONS: Final = "versions"
+"""Folders below a registry's URI."""
 _DIGITS: Final = 8
 
 
@@ -166,6 +168,22 @@ class Log:
         if change is None or change.number != number or change.action not in get_args(Action):
             raise RegistryDamaged(f"{uri} is not an entry of a log; restore it from a copy")
         return change
+
+
+def served_folder(uri: str) -> str:
+    """Folder of the models that are served: the version that a registry has in production, or the
+    model set itself where there is no registry. For those who load a part of it without torch.
+
+    Raises:
+        VersionNotFound: the registry has none in production.
+        RegistryDamaged: its log is not whole.
+    """
+    history = Log(uri).read()
+    if not history.changes:
+        return uri
+    if history.production is None:
+        raise VersionNotFound(f"{uri} has no version in production; promote one")
+    return storage.join(uri, VERSIONS, history.production)
 
 
 def _name(number: int) -> str:

@@ -35,7 +35,7 @@ from training.errors import (
 )
 from training.model_set import ModelSet, load_model_set
 from training.precision import PrecisionChoice
-from training.registry.history import Change, History, Log, Stage
+from training.registry.history import VERSIONS, Change, History, Log, Stage
 from training.registry.version import (
     SHORT,
     VERSION,
@@ -44,7 +44,6 @@ from training.registry.version import (
     version_of,
 )
 
-VERSIONS: Final = "versions"
 MIN_ICC: Final = 0.95
 """What a version must reach to go into production; the lower end of "excellent" starts at 0.90
 (Koo and Li 2016, J Chiropr Med 15:155)."""
