@@ -275,6 +275,8 @@ def print_slide_model(report: FitSlideReport) -> None:
                 f"{found.error_before:.3f}, calibrated {found.error_after:.3f} "
                 f"(temperature {found.temperature:.2f})"
             )
+    if report.false_alarms is not None:
+        rows["slides like these taken for others"] = f"{report.false_alarms:.0%} expected"
     rows["pictures"] = "\n".join(report.figures)
     print_facts("Slide model", rows)
     partly_used = [str(use) for use in report.annotations if not use.complete]

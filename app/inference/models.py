@@ -16,6 +16,7 @@ from app.cases.schemas import ClinicalVariables
 from app.reports import schemas
 from app.reports.findings import Findings, ModelSetFacts
 from app.reports.risk import GleasonFrom
+from pipelines.fingerprint import Fingerprint
 from pipelines.patch_source import publish_counts
 from pipelines.patches import fetch_shards
 from training.cards import Card
@@ -48,7 +49,12 @@ class Models(Protocol):
         """Embed these shards and write each to its address below `root`."""
 
     async def read(
-        self, facts: ModelSetFacts, shards: pa.Table, root: str, clinical: ClinicalVariables
+        self,
+        facts: ModelSetFacts,
+        shards: pa.Table,
+        root: str,
+        clinical: ClinicalVariables,
+        look: Fingerprint,
     ) -> Findings:
         """Read a slide whose shards are all embedded by the models that `facts` identify."""
 
@@ -113,7 +119,12 @@ class SlideRiskModel:
         self.facts = facts_of(version, models)
 
     def read(
-        self, shards: pa.Table, root: str, clinical: ClinicalVariables, encoder_key: str
+        self,
+        shards: pa.Table,
+        root: str,
+        clinical: ClinicalVariables,
+        look: Fingerprint,
+        encoder_key: str,
     ) -> Findings:
         """Read a slide whose shards are all embedded by the encoder of that key."""
         bag = load_bag(shards, encoder_key, root)
@@ -132,6 +143,7 @@ class SlideRiskModel:
             y=bag.y,
             slide=slide,
             grading=grading,
+            likeness=self._slide_model.likeness(bag.embeddings, look),
             risk=risk,
             covariates=covariates,
             risk_absent_because=absent,
@@ -220,8 +232,15 @@ class InProcessModels:
         await encoder.embed(shards, root)
 
     async def read(
-        self, facts: ModelSetFacts, shards: pa.Table, root: str, clinical: ClinicalVariables
+        self,
+        facts: ModelSetFacts,
+        shards: pa.Table,
+        root: str,
+        clinical: ClinicalVariables,
+        look: Fingerprint,
     ) -> Findings:
         """See `Models`."""
         _, slide_risk = await self._held.get(facts.version)
-        return await asyncio.to_thread(slide_risk.read, shards, root, clinical, facts.encoder_key)
+        return await asyncio.to_thread(
+            slide_risk.read, shards, root, clinical, look, facts.encoder_key
+        )

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ from app.reports.making import make_report
 from app.reports.pdf import report_pdf
 from app.reports.schemas import Report
 from pipelines import addresses, cohort, storage
+from pipelines.fingerprint import Fingerprint
 from pipelines.index import IndexedSlide, index_files, index_slide
 from pipelines.shards import SCHEMA, shards_of
 from pipelines.slides.opening import open_slide
@@ -207,7 +209,8 @@ async def predict(work: Work, slide: AnalysedSlide) -> None:
     facts = await _facts_for(work, slide)
     shards = await asyncio.to_thread(shard_table, work.files, slide)
     clinical = await asyncio.to_thread(work.clinical)
-    findings = await work.models.read(facts, shards, work.files.root, clinical)
+    look = await asyncio.to_thread(_fingerprint, work.files, slide)
+    findings = await work.models.read(facts, shards, work.files.root, clinical, look)
     made = make_report(
         work.files.analysis_id,
         facts,
@@ -231,6 +234,11 @@ async def predict(work: Work, slide: AnalysedSlide) -> None:
     for name, content in contents.items():
         uri = work.files.uri(slide.slide_id, name)
         await asyncio.to_thread(storage.write_bytes, uri, content)
+
+
+def _fingerprint(files: AnalysisFiles, slide: AnalysedSlide) -> Fingerprint:
+    uri = files.uri(slide.slide_id, addresses.FINGERPRINT)
+    return Fingerprint.from_dict(json.loads(storage.read_bytes(uri)))
 
 
 async def report(work: Work, slide: AnalysedSlide) -> None:

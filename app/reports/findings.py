@@ -12,6 +12,7 @@ from app.reports.risk import GleasonFrom
 from pipelines.grid import PatchSpec
 from training.risk.covariates import Covariates
 from training.risk.prediction import RiskPrediction
+from training.slide.domain import Likeness
 from training.slide.gleason import Grading
 from training.slide.slide_model import SlidePrediction
 
@@ -75,6 +76,7 @@ class Findings:
         y: top edges in level-0 pixels, int32 [N].
         slide: patch probabilities, attention, the slide model's own grade group.
         grading: the grade by areas.
+        likeness: to the slides that the models were fitted on; None where that is not known.
         risk: None where it cannot be given.
         covariates: that the risk was made from.
         risk_absent_because: why, as the end of a sentence.
@@ -85,6 +87,7 @@ class Findings:
     y: npt.NDArray[np.int32]
     slide: SlidePrediction
     grading: Grading
+    likeness: Likeness | None
     risk: RiskPrediction | None
     covariates: Covariates | None
     risk_absent_because: str | None

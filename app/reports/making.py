@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import datetime
 from importlib.metadata import version
 
@@ -28,7 +29,10 @@ def make_report(
     spec = facts.spec
     area = _patch_area_mm2(slide, spec)
     reading = read_grade(
-        areas=grading.grade_group, slide_model=prediction.grade_group, tissue_mm2=area
+        areas=grading.grade_group,
+        slide_model=prediction.grade_group,
+        tissue_mm2=area,
+        likeness=findings.likeness,
     )
     return Report(
         simulated_outcomes=facts.simulated_outcomes,
@@ -44,6 +48,9 @@ def make_report(
             patch_area_mm2=area,
         ),
         clinical=clinical,
+        likeness=None
+        if findings.likeness is None
+        else schemas.Likeness(**asdict(findings.likeness)),
         reading=schemas.Reading(grade_group=reading.grade_group, reason=reading.reason),
         grading=schemas.Grading(
             **grading.shares,

@@ -63,6 +63,18 @@ class Reading(Part):
     reason: str
 
 
+class Likeness(Part):
+    """How much the slide is like those that the models were fitted on."""
+
+    inside: bool
+    score: float
+    """Distance in deviations from the usual, of the patches or of the tissue's colour."""
+    limit: float
+    false_alarms: Share
+    """Share of slides like those that exceed the limit."""
+    reason: str
+
+
 class SlideModelPrediction(Part):
     """What the slide model says on its own, by attention over all patches: checks the grading."""
 
@@ -218,6 +230,8 @@ class Report(Part):
     clinical: ClinicalVariables
     reading: Reading | None = None
     """None in reports of versions that gave none."""
+    likeness: Likeness | None = None
+    """None where the models do not know what they were fitted on."""
     grading: Grading
     slide_model: SlideModelPrediction
     risk: Risk | None

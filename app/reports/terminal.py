@@ -12,6 +12,7 @@ from app.reports.schemas import (
     SIMULATED,
     Estimate,
     Grading,
+    Likeness,
     Reading,
     Recommendation,
     Report,
@@ -48,6 +49,8 @@ def risk_table(report: Report) -> Table:
     table = _table(f"Analysis {report.analysis_id}", simulated=report.simulated_outcomes)
     if report.reading is not None:
         table.add_row("Grade to read", _reading(report.reading))
+    if report.likeness is not None:
+        table.add_row("Like the training slides", _likeness(report.likeness))
     table.add_row("Gleason, grade group", _grade(report.grading))
     table.add_row("Share of area", _shares(report.grading))
     table.add_row("Slide model", _slide_model(report))
@@ -64,6 +67,11 @@ def _reading(reading: Reading) -> str:
         return f"[red]none[/red]: {escape(reading.reason)}"
     group = f"grade group {reading.grade_group}" if reading.grade_group else "benign"
     return f"{group}: {escape(reading.reason)}"
+
+
+def _likeness(likeness: Likeness) -> str:
+    rate = f"{likeness.false_alarms:.0%} of slides like them are taken for others"
+    return f"yes ({rate})" if likeness.inside else f"[red]no[/red]: {likeness.reason} ({rate})"
 
 
 def _grade(grading: Grading) -> str:

@@ -29,6 +29,7 @@ from app.inference.models import EncoderModel, Held, SlideRiskModel
 from app.reports.findings import Findings, ModelSetFacts
 from app.settings import Settings
 from app.workflow.executor import CaseExecutor
+from pipelines.fingerprint import Fingerprint
 from training.precision import PrecisionChoice
 from training.registry.source import open_source
 
@@ -77,11 +78,16 @@ class SlideRiskDeployment:
         return (await self._held.get(version)).facts
 
     async def read(
-        self, facts: ModelSetFacts, shards: pa.Table, root: str, clinical: ClinicalVariables
+        self,
+        facts: ModelSetFacts,
+        shards: pa.Table,
+        root: str,
+        clinical: ClinicalVariables,
+        look: Fingerprint,
     ) -> Findings:
         """Read a slide whose shards are all embedded by the encoder of these facts."""
         model = await self._held.get(facts.version)
-        return await asyncio.to_thread(model.read, shards, root, clinical, facts.encoder_key)
+        return await asyncio.to_thread(model.read, shards, root, clinical, look, facts.encoder_key)
 
 
 class ServedModels:
@@ -112,11 +118,16 @@ class ServedModels:
         await self._call(self._encoder, "embed", version, shards, root)
 
     async def read(
-        self, facts: ModelSetFacts, shards: pa.Table, root: str, clinical: ClinicalVariables
+        self,
+        facts: ModelSetFacts,
+        shards: pa.Table,
+        root: str,
+        clinical: ClinicalVariables,
+        look: Fingerprint,
     ) -> Findings:
         """See `Models`."""
         findings: Findings = await self._call(
-            self._slide_risk, "read", facts, shards, root, clinical
+            self._slide_risk, "read", facts, shards, root, clinical, look
         )
         return findings
 

@@ -58,6 +58,9 @@ def example(**changes: Any) -> Report:
         ),
         clinical=ClinicalVariables(age=67, psa=8.4, t_stage="T2a"),
         reading=schemas.Reading(grade_group=2, reason="By the pattern areas."),
+        likeness=schemas.Likeness(
+            inside=True, score=0.4, limit=2.1, false_alarms=0.05, reason="Like them."
+        ),
         grading=schemas.Grading(
             benign=0.48,
             gleason_3=0.31,

@@ -110,6 +110,19 @@ def test_the_card_says_how_probabilities_were_calibrated(report: FitSlideReport)
     assert stated["grade_groups"]["error_after"] == report.group_calibration.error_after
 
 
+def test_the_saved_model_knows_what_it_was_fitted_on(
+    config: FitSlideConfig, report: FitSlideReport
+) -> None:
+    model = load_slide_model(report.model)
+    [slide, *_] = load_labelled_slides(config.data, load_encoder(config.encoder)).slides
+    known = model.likeness(slide.bag.embeddings, None)
+    other = model.likeness(slide.bag.embeddings + 30.0, None)
+    assert known is not None
+    assert other is not None
+    assert (known.inside, other.inside) == (True, False)
+    assert known.false_alarms == report.false_alarms == pytest.approx(0.1)
+
+
 def test_the_saved_model_grades_a_slide_it_knows(
     config: FitSlideConfig, report: FitSlideReport
 ) -> None:

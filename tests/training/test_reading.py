@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from training.slide.domain import Likeness
 from training.slide.reading import MIN_TISSUE_MM2, read_grade
 
 
@@ -35,3 +36,12 @@ def test_too_little_tissue_is_not_graded() -> None:
     assert found.grade_group is None
     assert "0.49 mm²" in found.reason
     assert read_grade(areas=2, slide_model=2, tissue_mm2=MIN_TISSUE_MM2).grade_group == 2
+
+
+def test_a_slide_unlike_those_of_training_is_not_read() -> None:
+    unlike = Likeness(
+        inside=False, score=9.0, limit=2.0, false_alarms=0.05, reason="Outside, because of colour."
+    )
+    found = read_grade(areas=3, slide_model=3, tissue_mm2=5.0, likeness=unlike)
+    assert found.grade_group is None
+    assert found.reason == "Outside, because of colour; a pathologist has to grade this slide."

@@ -122,6 +122,8 @@ class FitSlideReport:
         surroundings: share of the neighbours' mean in a patch's probabilities.
         patch_calibration: of the patches' probabilities, on held-out slides.
         group_calibration: of the attention model's grade groups, likewise.
+        false_alarms: share of slides like these that are taken for others; None where nothing could
+            be held out.
         read: what embedding the slides took: requests and bytes.
         failed: the slides that could not be used.
         without_label: file names, by slide id, of slides that the manifest gives no label.
@@ -141,6 +143,7 @@ class FitSlideReport:
     surroundings: float
     patch_calibration: Calibration | None
     group_calibration: Calibration | None
+    false_alarms: float | None
     read: ReadCounts
     failed: list[FailedSlide]
     without_label: dict[str, str]
@@ -199,6 +202,7 @@ def fit_slide(
         surroundings=held_out.surroundings,
         patch_temperature=_temperature(held_out.patch_calibration),
         group_temperature=_temperature(held_out.group_calibration),
+        domain=held_out.domain,
         card=card,
     )
     saved = save_slide_model(config.out, model)
@@ -214,6 +218,7 @@ def fit_slide(
         surroundings=held_out.surroundings,
         patch_calibration=held_out.patch_calibration,
         group_calibration=held_out.group_calibration,
+        false_alarms=None if held_out.domain is None else held_out.domain.false_alarms,
         read=cohort.read,
         failed=cohort.failed,
         without_label=cohort.without_label,

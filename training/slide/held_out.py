@@ -21,6 +21,7 @@ from training.slide.calibration import (
     tempered,
     tempered_groups,
 )
+from training.slide.domain import Domain, fit_domain
 from training.slide.gleason import (
     DEFAULT_RULES,
     GradingRules,
@@ -144,6 +145,7 @@ class HeldOut:
         group_calibration: of the attention model's grade groups, likewise.
         patch_score: None where no cross-validation was possible.
         slide_score: likewise.
+        domain: what these slides look like; None where nothing could be held out.
         remarks: what a reader should know of the metrics; without names.
     """
 
@@ -156,6 +158,7 @@ class HeldOut:
     group_calibration: Calibration | None
     patch_score: PatchScore | None
     slide_score: SlideScore | None
+    domain: Domain | None
     remarks: list[str]
 
 
@@ -191,6 +194,11 @@ def evaluate(slides: Sequence[LabelledSlide], config: FitConfig, *, folds: int) 
         group_calibration=groups,
         patch_score=score_patches(counts.values()),
         slide_score=score_slides(found),
+        domain=fit_domain(
+            [slide.bag.embeddings for slide in slides],
+            [slide.look for slide in slides],
+            folds_by_case(slides, folds),
+        ),
         remarks=remarks,
     )
 

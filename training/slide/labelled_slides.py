@@ -9,6 +9,7 @@ not pass in silence. All bags are held in memory, 4 bytes a number: 100 slides o
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -20,7 +21,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines import storage
+from pipelines import addresses, storage
 from pipelines.annotations import (
     PATTERNS,
     UNLABELLED,
@@ -32,7 +33,9 @@ from pipelines.annotations import (
 )
 from pipelines.cohort import load_cohort
 from pipelines.cohort_shards import load_shards
+from pipelines.fingerprint import Fingerprint
 from pipelines.read_counts import ReadCounts
+from pipelines.shards import shards_of
 from pipelines.slides.errors import ManifestError, SlideError
 from training.data_facts import DataFacts
 from training.encoder.cohort_embeddings import embed_on_cluster
@@ -129,6 +132,7 @@ class LabelledSlide:
             int8 [N].
         annotation: what became of its annotations, None if it has none.
         stain_views: embeddings of the same patches under other stains, [N, D] each.
+        look: the slide's fingerprint, None where the cohort has none.
     """
 
     name: str
@@ -138,6 +142,7 @@ class LabelledSlide:
     patterns: npt.NDArray[np.int8]
     annotation: AnnotationUse | None = None
     stain_views: tuple[npt.NDArray[np.float32], ...] = ()
+    look: Fingerprint | None = None
 
     @cached_property
     def neighbours(self) -> Neighbours:
@@ -344,8 +349,18 @@ def _load(
         patterns=patterns,
         annotation=use if row["annotation"] else None,
         stain_views=tuple(view.embeddings for view in views),
+        look=_fingerprint(shards, data),
     )
     return slide, read
+
+
+def _fingerprint(shards: pa.Table, data: str) -> Fingerprint | None:
+    first = shards_of(shards.slice(0, 1))[0]
+    address = addresses.fingerprint(first.organisation_id, first.slide_id, first.spec_hash)
+    try:
+        return Fingerprint.from_dict(json.loads(storage.read_bytes(addresses.uri(data, address))))
+    except FileNotFoundError:
+        return None
 
 
 def _labels_digest(slides: list[LabelledSlide]) -> str:

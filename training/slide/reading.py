@@ -4,13 +4,16 @@ The areas follow the pathologist's rules and show where each pattern is, so thei
 read. The slide model, which learnt grades from slide labels alone, checks it. Where the two are
 more than one group apart, or differ on whether there is cancer at all, one of them is wrong and
 nothing here knows which: the reading abstains. Both limits are chosen, not measured.
-So it does on less tissue than a biopsy core has, where a few patches decide.
+So it does on less tissue than a biopsy core has, where a few patches decide, and on a slide unlike
+those that the models were fitted on (`domain.py`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Final
+
+from training.slide.domain import Likeness
 
 MAX_DIFFERENCE: Final = 1
 """Grade groups of cancer."""
@@ -31,14 +34,22 @@ class Reading:
     reason: str
 
 
-def read_grade(*, areas: int, slide_model: int, tissue_mm2: float) -> Reading:
+def read_grade(
+    *, areas: int, slide_model: int, tissue_mm2: float, likeness: Likeness | None = None
+) -> Reading:
     """The grade to read.
 
     Args:
         areas: grade group by the areas of the patterns.
         slide_model: grade group by attention over the whole slide.
         tissue_mm2: analysed tissue in mm².
+        likeness: to the slides that the models were fitted on; None where that is not known.
     """
+    if likeness is not None and not likeness.inside:
+        return Reading(
+            grade_group=None,
+            reason=f"{likeness.reason[:-1]}; a pathologist has to grade this slide.",
+        )
     if tissue_mm2 < MIN_TISSUE_MM2:
         return Reading(
             grade_group=None,

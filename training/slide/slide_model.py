@@ -25,10 +25,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from pipelines.annotations import PATTERNS
+from pipelines.fingerprint import Fingerprint
 from training.cards import Card, load_model, require_entries, save_model
 from training.errors import InsufficientData, SpecMismatch
 from training.limits import require_range
 from training.slide.calibration import tempered, tempered_groups
+from training.slide.domain import Domain, Likeness
 from training.slide.gleason import (
     DEFAULT_RULES,
     GRADE_GROUPS,
@@ -251,6 +253,7 @@ class SlideModel:
         surroundings: share of the neighbours' mean in a patch's probabilities, likewise.
         patch_temperature: of the patches' probabilities, after the neighbours; likewise.
         group_temperature: of the attention model's grade groups, likewise.
+        domain: what slides it was fitted on look like; None where it is not known.
         card: see `training.cards`: encoder_hash, spec, seed, versions, data, metrics; hash once it
             is saved.
     """
@@ -262,6 +265,7 @@ class SlideModel:
     surroundings: float = 0.0
     patch_temperature: float = 1.0
     group_temperature: float = 1.0
+    domain: Domain | None = None
     card: Card
 
     @property
@@ -315,6 +319,10 @@ class SlideModel:
         )
         return found.with_groups(self.group_temperature)
 
+    def likeness(self, bag: npt.NDArray[np.float32], look: Fingerprint | None) -> Likeness | None:
+        """How much a slide is like those fitted on; None where that is not known."""
+        return None if self.domain is None else self.domain.likeness(bag, look)
+
     def grade(self, prediction: SlidePrediction) -> Grading:
         """The grade by the areas of the patches' patterns, corrected for the head's errors, under
         the model's own rules.
@@ -335,11 +343,14 @@ def save_slide_model(uri: str, model: SlideModel) -> SlideModel:
     arrays |= {
         f"attention.{name}": tensor.numpy() for name, tensor in model.attention.state_dict().items()
     }
+    if model.domain is not None:
+        arrays |= {f"domain.{name}": array for name, array in model.domain.arrays().items()}
     card = {
         **model.card,
         "kind": KIND,
         "grading_rules": asdict(model.rules),
         "surroundings": model.surroundings,
+        **({} if model.domain is None else {"domain": model.domain.facts()}),
         "temperatures": {"patches": model.patch_temperature, "groups": model.group_temperature},
     }
     return replace(model, card={**card, "hash": save_model(uri, arrays, card)})
@@ -358,6 +369,11 @@ def load_slide_model(uri: str) -> SlideModel:
         weight=arrays.pop("pattern_head.weight"), bias=arrays.pop("pattern_head.bias")
     )
     confusion, rules = arrays.pop("confusion"), GradingRules(**card["grading_rules"])
+    looks = {
+        name.removeprefix("domain."): arrays.pop(name)
+        for name in list(arrays)
+        if name.startswith("domain.")
+    }
     state = {
         name.removeprefix("attention."): torch.from_numpy(array) for name, array in arrays.items()
     }
@@ -373,5 +389,6 @@ def load_slide_model(uri: str) -> SlideModel:
         surroundings=float(card.get("surroundings", 0.0)),
         patch_temperature=float(temperatures.get("patches", 1.0)),
         group_temperature=float(temperatures.get("groups", 1.0)),
+        domain=Domain.from_parts(looks, card["domain"]) if looks else None,
         card=card,
     )
