@@ -310,7 +310,7 @@ def test_an_official_split_learns_from_one_part_and_scores_the_other() -> None:
     assert all((draw >= 24).all() for draw in folds.draws())
     # the tested part is labelled the other way round: all that was learnt is wrong there
     features = np.where(official, labels, 1 - labels).astype(np.float32)[:, None]
-    named = predictions(features, folds, forest(0))
+    named = predictions(features, folds, forest(0), [features])[0]
     score = score_of(named, folds)
     assert (score.mean, score.low, score.high) == (0.0, 0.0, 0.0)
     assert set(few_shots(features, folds, forest(0)).values()) == {0.0}

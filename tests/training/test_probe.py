@@ -19,16 +19,16 @@ from PIL import Image
 from pipelines.grid import PatchSpec
 from pipelines.synthetic.tissue import generate_tile
 from training.encoder.architecture import EncoderConfig
-from training.encoder.encoder import random_encoder, save_encoder
+from training.encoder.encoder import load_encoder, random_encoder, save_encoder
 from training.encoder.stain_views import stained
 from training.encoder.vit import ViTConfig
 from training.errors import InsufficientData
 from training.evaluation.page import verdict
 from training.evaluation.probe import ProbeConfig, ProbeReport, probe
-from training.evaluation.scores import Folds, linear, score_of
-from training.evaluation.stain_choice import choose_stain
+from training.evaluation.scores import Folds, linear, predictions, score_of
+from training.evaluation.stain_choice import choose_stain, named_views
 from training.evaluation.subjects import STAIN, Subject, TileFeatures, View, normalised
-from training.evaluation.tiles import cut, find_tiles, read_tile, resampled
+from training.evaluation.tiles import cut, find_tiles, read_tile, resampled, tile_name
 
 CONFIG = EncoderConfig(
     network=ViTConfig(size=32, dim=32, depth=1, heads=2, layer_scale=None),
@@ -61,7 +61,12 @@ def report(tiles: Path, encoder: str, tmp_path_factory: pytest.TempPathFactory) 
     out = tmp_path_factory.mktemp("out")
     return probe(
         ProbeConfig(
-            tiles=str(tiles), encoders=(encoder, "efficientnet_lite0"), out=str(out), folds=4
+            tiles=str(tiles),
+            encoders=(encoder, "efficientnet_lite0"),
+            out=str(out),
+            folds=4,
+            shifts=True,
+            stains=("reinhard",),
         )
     )
 
@@ -98,32 +103,24 @@ def test_report_page_and_picture_are_written(report: ProbeReport) -> None:
     assert "http" not in page.replace("http-equiv", "")
 
 
-def test_shifted_tiles_lower_the_cosine(tiles: Path, encoder: str, tmp_path: Path) -> None:
-    config = ProbeConfig(
-        tiles=str(tiles), encoders=(encoder,), out=str(tmp_path), folds=2, shifts=True
-    )
-    shifts = probe(config).rows[0].shifts
-    assert shifts.keys() == {"other stains", "10 % larger", "10 % smaller"}
-    assert all(0.0 < shift.cosine < 1.0 for shift in shifts.values())
+def test_shifted_tiles_lower_the_cosine(report: ProbeReport) -> None:
+    for row in report.rows:
+        assert row.shifts.keys() == {"other stains", "10 % larger", "10 % smaller"}
+        assert all(0.0 < shift.cosine < 1.0 for shift in row.shifts.values())
 
 
-def test_the_stain_choice_is_recorded_for_each_encoder(
-    tiles: Path, encoder: str, tmp_path: Path
-) -> None:
-    config = ProbeConfig(
-        tiles=str(tiles), encoders=(encoder,), out=str(tmp_path), folds=2, stains=("reinhard",)
-    )
-    report = probe(config)
-    chosen = {row.encoder: row.stain for row in report.rows}
-    assert chosen[None] is None
-    choice = chosen[encoder]
-    assert choice is not None
-    assert list(choice.scores) == ["none", "reinhard"]
-    named = next(row for row in report.rows if row.encoder == encoder)
-    assert choice.scores["none"].clean == named.linear
-    saved = json.loads((tmp_path / "probe.json").read_text())["rows"]
-    assert {row["encoder"]: row["stain"] for row in saved}[encoder]["chosen"] == choice.chosen
-    assert choice.sentence(named.name) in html.unescape((tmp_path / "probe.html").read_text())
+def test_the_stain_choice_is_recorded_for_each_encoder(report: ProbeReport, encoder: str) -> None:
+    out = Path(report.page.removeprefix("file://")).parent
+    saved = {row["name"]: row for row in json.loads((out / "probe.json").read_text())["rows"]}
+    page = html.unescape((out / "probe.html").read_text())
+    for row in report.rows:
+        assert (row.stain is None) == (row.encoder is None)
+        if row.stain is not None:
+            assert list(row.stain.scores) == ["none", "reinhard"]
+            assert row.stain.scores["none"].clean == row.linear
+            assert row.stain.scores["none"].shifted.mean == row.shifts["other stains"].accuracy
+            assert saved[row.name]["stain"]["chosen"] == row.stain.chosen
+            assert row.stain.sentence(row.name) in page
 
 
 def test_normalising_is_chosen_only_where_it_withstands_other_stains_better() -> None:
@@ -139,12 +136,13 @@ def test_normalising_is_chosen_only_where_it_withstands_other_stains_better() ->
         View(stain="macenko"): clean,
         View(shift=STAIN, stain="macenko"): 1 - clean,
     }
-    choice = choose_stain(features, ("macenko", "reinhard"), folds, linear(1.0))
+    named = named_views(features, folds, linear(1.0))
+    choice = choose_stain(named, ("macenko", "reinhard"), folds)
     assert choice.chosen == "reinhard"
     assert choice.scores["none"].clean.mean == choice.scores["reinhard"].shifted.mean == 1.0
     assert choice.scores["none"].shifted.mean == choice.scores["macenko"].shifted.mean == 0.0
     assert choice.sentence("x").startswith("x: prepare slides with --stain reinhard")
-    choice = choose_stain(features, ("macenko",), folds, linear(1.0))
+    choice = choose_stain(named, ("macenko",), folds)
     assert choice.chosen == "none"
     assert "without stain normalisation" in choice.sentence("x")
 
@@ -166,17 +164,34 @@ def _grouped(tiles: Path, folder: Path, lines: list[str]) -> str:
     return str(folder)
 
 
-def test_tiles_of_a_group_are_never_on_both_sides(
-    tiles: Path, encoder: str, tmp_path: Path
-) -> None:
-    names = sorted(f"{path.parent.name}/{path.name}" for path in tiles.rglob("*.png"))
+@pytest.fixture(scope="module")
+def damaged_tiles(tiles: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiles, with three that can't be read and a hidden file of macOS among them."""
+    folder = tmp_path_factory.mktemp("damaged") / "tiles"
+    shutil.copytree(tiles, folder)
+    whole = (folder / "benign" / "0.png").read_bytes()
+    (folder / "benign" / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (folder / "benign" / "empty.png").write_bytes(b"")
+    (folder / "gleason_5" / "text.jpg").write_text("not an image")
+    (folder / "gleason_5" / "._0.png").write_bytes(b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def grouped_report(
+    damaged_tiles: Path, encoder: str, tmp_path_factory: pytest.TempPathFactory
+) -> ProbeReport:
+    """Tiles of four patients, of which three can't be read."""
+    folder, out = (tmp_path_factory.mktemp(name) for name in ("grouped", "out"))
+    names = sorted(tile_name(path) for path in find_tiles(str(damaged_tiles)).paths)
     lines = [f"{name},patient-{k % 4}" for k, name in enumerate(names)]
-    folder = _grouped(tiles, tmp_path / "tiles", lines)
-    report = probe(
-        ProbeConfig(tiles=folder, encoders=(encoder,), out=str(tmp_path / "out"), folds=4)
-    )
-    assert report.groups == 4
-    assert "never on both sides" in report.caveat
+    tiles = _grouped(damaged_tiles, folder / "tiles", lines)
+    return probe(ProbeConfig(tiles=tiles, encoders=(encoder,), out=str(out), folds=2))
+
+
+def test_tiles_of_a_group_are_never_on_both_sides(grouped_report: ProbeReport) -> None:
+    assert grouped_report.groups == 4
+    assert "never on both sides" in grouped_report.caveat
     groups = np.arange(16) % 4
     folds = Folds(labels=np.arange(16) // 8, units=groups, count=4, repeats=2, seed=0)
     splits = list(folds.splits())
@@ -206,23 +221,16 @@ def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
     assert 52 <= inside <= 60
 
 
-def test_shuffled_labels_score_as_chance(tiles: Path, encoder: str, tmp_path: Path) -> None:
-    rng, paths = np.random.default_rng(1), sorted(tiles.rglob("*.png"))
-    for name, group in zip(("one", "two"), np.split(rng.permutation(len(paths)), 2), strict=True):
-        (tmp_path / "tiles" / name).mkdir(parents=True)
-        for k in group:
-            (tmp_path / "tiles" / name / f"{k}.png").symlink_to(paths[k])
-    report = probe(
-        ProbeConfig(
-            tiles=str(tmp_path / "tiles"),
-            encoders=(encoder,),
-            out=str(tmp_path),
-            folds=4,
-            repeats=4,
-        )
-    )
-    named = next(row for row in report.rows if row.encoder == encoder)
-    assert abs(named.linear.mean - report.chance) < 0.3
+def test_shuffled_labels_score_as_chance(tiles: Path, encoder: str) -> None:
+    loaded = load_encoder(encoder)
+    features = TileFeatures(Subject.of(loaded, "own", taken=()), mpp=0.23, view=View())
+    for path in find_tiles(str(tiles)).paths:
+        features.add(read_tile(path))
+    labels = np.random.default_rng(1).permutation(np.arange(16) // 8)
+    folds = Folds(labels=labels, units=np.arange(16), count=4, repeats=4, seed=0)
+    found = features.features()
+    [named] = predictions(found, folds, linear(30.0), [found])
+    assert abs(score_of(named, folds).mean - 0.5) < 0.3
 
 
 def test_tiles_come_to_the_encoders_resolution(tiles: Path) -> None:
@@ -296,34 +304,16 @@ def test_fewer_tiles_than_neighbours_are_scored_with_fewer(
     assert 0.0 <= probe(config).rows[0].knn.mean <= 1.0
 
 
-@pytest.fixture
-def damaged_tiles(tiles: Path, tmp_path: Path) -> Path:
-    """The tiles, with three that can't be read and a hidden file of macOS among them."""
-    folder = tmp_path / "tiles"
-    shutil.copytree(tiles, folder)
-    whole = (folder / "benign" / "0.png").read_bytes()
-    (folder / "benign" / "cut.png").write_bytes(whole[: len(whole) // 2])
-    (folder / "benign" / "empty.png").write_bytes(b"")
-    (folder / "gleason_5" / "text.jpg").write_text("not an image")
-    (folder / "gleason_5" / "._0.png").write_bytes(b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X")
-    return folder
-
-
-def test_tiles_that_cannot_be_read_are_named_and_in_no_score(
-    damaged_tiles: Path, encoder: str, tmp_path: Path
-) -> None:
-    out = tmp_path / "out"
-    report = probe(
-        ProbeConfig(tiles=str(damaged_tiles), encoders=(encoder,), out=str(out), folds=2)
-    )
-    assert report.tiles == [8, 8]
-    assert [sentence.split()[1] for sentence in report.failed] == [
+def test_tiles_that_cannot_be_read_are_named_and_in_no_score(grouped_report: ProbeReport) -> None:
+    assert grouped_report.tiles == [8, 8]
+    assert [sentence.split()[1] for sentence in grouped_report.failed] == [
         "benign/cut.png",
         "benign/empty.png",
         "gleason_5/text.jpg",
     ]
-    assert report.ignored == ["gleason_5/._0.png"]
-    assert json.loads((out / "probe.json").read_text())["failed"] == report.failed
+    assert grouped_report.ignored == ["gleason_5/._0.png"]
+    saved = Path(grouped_report.page.removeprefix("file://")).parent / "probe.json"
+    assert json.loads(saved.read_text())["failed"] == grouped_report.failed
 
 
 def test_tiles_that_cannot_be_read_are_named_where_the_rest_is_too_little(

@@ -50,7 +50,7 @@ from training.evaluation.scores import (
     probability_better,
     score_of,
 )
-from training.evaluation.stain_choice import StainChoice, choose_stain
+from training.evaluation.stain_choice import StainChoice, choose_stain, named_views
 from training.evaluation.subjects import CLEAN, SHIFTS, STAIN, Subject, TileFeatures, View
 from training.evaluation.tiles import (
     UNREADABLE,
@@ -225,7 +225,7 @@ def probe(
     _require_enough(labels, tiles, kept, config, failed)
     folds = _folds(labels, tiles, kept, config)
     named = {
-        subject.name: predictions(features[subject.name][View()], folds, _head(subject, config))
+        subject.name: named_views(features[subject.name], folds, _head(subject, config))
         for subject in subjects
     }
     rows = sorted(
@@ -362,16 +362,15 @@ def _head(subject: Subject, config: ProbeConfig) -> Model:
 def _row(
     subject: Subject,
     features: dict[View, Features],
-    named: dict[str, Labels],
+    named: dict[str, dict[View, Labels]],
     folds: Folds,
     config: ProbeConfig,
 ) -> ProbeRow:
     ours, clean = named[subject.name], features[View()]
-    head = _head(subject, config)
     near = nearest(min(config.neighbours, _learnt_from(folds) // 2))
     baselines = [name for name in named if name.startswith("random") or name == COLOUR_AND_TEXTURE]
     beaten = {
-        name: probability_better(ours, named[name], folds) >= SURE
+        name: probability_better(ours[View()], named[name][View()], folds) >= SURE
         for name in baselines
         if subject.given is not None
     }
@@ -379,26 +378,22 @@ def _row(
         name=subject.name,
         encoder=subject.given,
         hash=subject.hash,
-        linear=score_of(ours, folds),
-        knn=score_of(predictions(clean, folds, near), folds),
-        shots=few_shots(clean, folds, head),
+        linear=score_of(ours[View()], folds),
+        knn=score_of(predictions(clean, folds, near, [clean])[0], folds),
+        shots=few_shots(clean, folds, _head(subject, config)),
         shifts={
-            shift: _shift(clean, features[View(shift=shift)], folds, head)
+            shift: Shift(
+                accuracy=score_of(ours[View(shift=shift)], folds).mean,
+                cosine=_cosine(clean, features[View(shift=shift)]),
+            )
             for shift in SHIFTS
             if config.shifts
         },
-        confusion=_confusion(ours, folds),
+        confusion=_confusion(ours[View()], folds),
         not_better_than=[name for name, beats in beaten.items() if not beats],
-        stain=choose_stain(features, config.stains, folds, head)
+        stain=choose_stain(ours, config.stains, folds)
         if config.stains and subject.given is not None
         else None,
-    )
-
-
-def _shift(clean: Features, shifted: Features, folds: Folds, head: Model) -> Shift:
-    return Shift(
-        accuracy=score_of(predictions(clean, folds, head, shifted), folds).mean,
-        cosine=_cosine(clean, shifted),
     )
 
 

@@ -6,7 +6,7 @@ Balanced accuracy throughout: the mean over classes of the share that is named r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -134,20 +134,21 @@ def forest(seed: int) -> Model:
 
 
 def predictions(
-    features: Features, folds: Folds, model: Model, tested: Features | None = None
-) -> Labels:
-    """What each tested tile is named by a model that has not seen it, [repeats, N].
+    features: Features, folds: Folds, model: Model, tested: Sequence[Features]
+) -> list[Labels]:
+    """What each tested tile is named by a model that has not seen it, [repeats, N] each.
 
     Args:
-        features: [N, D] that the model learns from.
+        features: [N, D] that the model learns from, once a fold.
         folds: which tiles it learns from.
         model: to fit.
-        tested: [N, D] that it names; None for the same.
+        tested: [N, D] that it names, such as the same and those of the tiles under other stains.
     """
-    found = np.zeros((folds.repeats, len(folds.labels)), np.int64)
+    found = [np.zeros((folds.repeats, len(folds.labels)), np.int64) for _ in tested]
     for repeat, train, test in folds.splits():
         fitted = model().fit(features[train], folds.labels[train])
-        found[repeat, test] = fitted.predict((features if tested is None else tested)[test])
+        for named, each in zip(found, tested, strict=True):
+            named[repeat, test] = fitted.predict(each[test])
     return found
 
 

@@ -12,6 +12,7 @@ from training.evaluation.scores import (
     SURE,
     Features,
     Folds,
+    Labels,
     Model,
     Score,
     predictions,
@@ -61,32 +62,42 @@ class StainChoice:
         return f"{encoder}: prepare slides {how} (under other stains: {shifted}{why})."
 
 
-def choose_stain(
-    features: Mapping[View, Features], methods: Sequence[str], folds: Folds, head: Model
-) -> StainChoice:
+def named_views(features: Mapping[View, Features], folds: Folds, head: Model) -> dict[View, Labels]:
+    """What each view's tiles are named, [repeats, N], by a head that learnt from the tiles as
+    scanned, normalised as the view is.
+    """
+    named: dict[View, Labels] = {}
+    for stain in dict.fromkeys(view.stain for view in features):
+        views = [view for view in features if view.stain == stain]
+        tested = [features[view] for view in views]
+        named |= zip(
+            views, predictions(features[View(stain=stain)], folds, head, tested), strict=True
+        )
+    return named
+
+
+def choose_stain(named: Mapping[View, Labels], methods: Sequence[str], folds: Folds) -> StainChoice:
     """The method that scores highest under other stains, of those that are surely better than none
     there; normalising costs time and a fit that can fail.
 
     Args:
-        features: [N, D] of the tiles as scanned and under other stains, without normalisation and
-            by each method.
+        named: what the tiles are named, as scanned and under other stains, without normalisation
+            and by each method.
         methods: of `pipelines.stain`.
         folds: the same for all.
-        head: to fit.
     """
-    scores, named = {}, {}
-    for method in (NONE, *methods):
-        stain = "" if method == NONE else method
-        clean, shifted = features[View(stain=stain)], features[View(shift=STAIN, stain=stain)]
-        named[method] = predictions(clean, folds, head, shifted)
-        scores[method] = StainScores(
-            clean=score_of(predictions(clean, folds, head), folds),
-            shifted=score_of(named[method], folds),
+    stains = {NONE: "", **{method: method for method in methods}}
+    shifted = {name: named[View(shift=STAIN, stain=stain)] for name, stain in stains.items()}
+    scores = {
+        name: StainScores(
+            clean=score_of(named[View(stain=stain)], folds), shifted=score_of(shifted[name], folds)
         )
+        for name, stain in stains.items()
+    }
     better = [
         method
         for method in methods
-        if probability_better(named[method], named[NONE], folds) >= SURE
+        if probability_better(shifted[method], shifted[NONE], folds) >= SURE
     ]
     chosen = max(better, key=lambda method: scores[method].shifted.mean, default=NONE)
     return StainChoice(chosen=chosen, scores=scores)
