@@ -9,10 +9,11 @@ from importlib.metadata import version
 from app.cases.schemas import ClinicalVariables
 from app.reports import schemas
 from app.reports.findings import AnalysedSlide, Findings, ModelSetFacts
-from app.reports.risk import risk_part, share
+from app.reports.risk import GleasonFrom, risk_part, share
 from app.reports.schemas import Report
 from pipelines.grid import PatchSpec
-from training.slide.reading import read_grade
+from training.slide.domain import Likeness
+from training.slide.reading import Reading, read_grade
 
 
 def make_report(
@@ -68,7 +69,7 @@ def make_report(
             cancer_probability=share(prediction.cancer_probability),
             agrees_with_grading=prediction.grade_group == grading.grade_group,
         ),
-        risk=_risk(findings),
+        risk=_risk(findings, reading),
         risk_absent_because=findings.risk_absent_because,
         provenance=schemas.Provenance(
             model_version=facts.version,
@@ -82,10 +83,31 @@ def make_report(
     )
 
 
-def _risk(findings: Findings) -> schemas.Risk | None:
+def _risk(findings: Findings, reading: Reading) -> schemas.Risk | None:
     if findings.risk is None or findings.covariates is None:
         return None
-    return risk_part(findings.risk, findings.covariates, findings.gleason_from)
+    return risk_part(
+        findings.risk,
+        findings.covariates,
+        findings.gleason_from,
+        doubts=doubts_of(findings.likeness, reading, findings.gleason_from),
+    )
+
+
+def doubts_of(likeness: Likeness | None, reading: Reading, gleason_from: GleasonFrom) -> list[str]:
+    """Why no treatment may be chosen by what was found on a slide, one sentence each.
+
+    Args:
+        likeness: of the slide to those of training; None where that is not known.
+        reading: which grade is to be read.
+        gleason_from: whose Gleason patterns the risk used.
+    """
+    doubts = []
+    if likeness is not None and not likeness.inside:
+        doubts.append(f"The slide: {likeness.reason}")
+    if gleason_from == "image" and reading.grade_group is None:
+        doubts.append("The Gleason score is the image's, and this report has no grade to read.")
+    return doubts
 
 
 def _patch_area_mm2(slide: AnalysedSlide, spec: PatchSpec) -> float:

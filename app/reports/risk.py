@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from app.reports import schemas
@@ -19,7 +20,11 @@ GleasonFrom = Literal["pathologist", "image"]
 
 
 def risk_part(
-    prediction: RiskPrediction, covariates: Covariates, gleason_from: GleasonFrom
+    prediction: RiskPrediction,
+    covariates: Covariates,
+    gleason_from: GleasonFrom,
+    *,
+    doubts: Sequence[str] = (),
 ) -> schemas.Risk:
     """What the model says of a patient, and the recommendation that follows.
 
@@ -27,6 +32,7 @@ def risk_part(
         prediction: of the risk model.
         covariates: that it was made from.
         gleason_from: whose Gleason patterns those are, if they have any.
+        doubts: why the slide may not be relied on, one sentence each.
     """
     nccn = prediction.nccn
     return schemas.Risk.model_validate(
@@ -50,7 +56,7 @@ def risk_part(
             "outside_training_range": prediction.outside_training_range,
             "gleason_from": None if covariates.gleason is None else gleason_from,
             "benefit": _benefit(prediction.benefit),
-            "recommendation": _recommendation(recommend(prediction, covariates)),
+            "recommendation": _recommendation(recommend(prediction, covariates, doubts=doubts)),
         }
     )
 

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
 import pytest
 
 from app.cases.schemas import ClinicalVariables
 from app.reports import schemas
+from app.reports.findings import AnalysedSlide, Findings, ModelSetFacts
+from app.reports.making import doubts_of, make_report
+from app.reports.risk import GleasonFrom
 from app.reports.schemas import NOTICE, SIMULATED, Report
-from app.risks.assess import assess
+from app.risks.assess import assess, current_risk_model
+from pipelines.grid import PatchSpec
 from tests.app.test_cli_report import printed
 from tests.app.test_reports import example, pages
 from tests.support.clinical_risk import make_clinical_risk_model
+from training.risk.hazards import YEARS
+from training.risk.prediction import METASTASIS, RiskCurve
+from training.slide.domain import Likeness
+from training.slide.gleason import grade
+from training.slide.reading import Reading
+from training.slide.slide_model import SlidePrediction
 
 MAN = {"age": 67, "psa": 14, "t_stage": "T2a", "gleason_primary": 3, "gleason_secondary": 4}
 
@@ -114,6 +127,86 @@ def test_a_benefit_that_may_not_be_read_is_said_not_to_be(simulated: str) -> Non
     assert "Benefit of short-term ADT" in text
     assert "not read. The numbers may not be read." in text
     assert text.count("No recommendation because") == len(recommendation_of(made).withheld) == 1
+
+
+MODEL = schemas.ModelFacts(name="test", hash="ab", version="0")
+SPEC = PatchSpec(size=64, mpp=0.5)
+FACTS = ModelSetFacts(
+    version="v",
+    spec=SPEC,
+    encoder=MODEL,
+    slide_model=MODEL,
+    risk_model=MODEL,
+    simulated_outcomes=False,
+    encoder_key="k",
+)
+SLIDE = AnalysedSlide(
+    slide_id="s",
+    vendor="aperio",
+    width=9000,
+    height=9000,
+    mpp=0.5,
+    patch_side=64.0,
+    n_patches=5000,
+    n_shards=1,
+    version="v",
+    encoder_key="k",
+)
+MADE_AT = datetime(2026, 11, 28, tzinfo=UTC)
+LIKE = Likeness(inside=True, score=1.0, limit=2.0, false_alarms=0.05, reason="Like them.")
+UNLIKE = replace(LIKE, inside=False, reason="Outside of what the models were fitted on.")
+READ, UNREAD = Reading(grade_group=2, reason="."), Reading(grade_group=None, reason=".")
+
+
+@pytest.mark.parametrize(
+    ("likeness", "reading", "gleason_from", "found"),
+    [
+        (None, READ, "image", []),
+        (LIKE, READ, "image", []),
+        (LIKE, UNREAD, "pathologist", []),
+        (UNLIKE, READ, "pathologist", ["Outside of what the models"]),
+        (LIKE, UNREAD, "image", ["no grade to read"]),
+        (UNLIKE, UNREAD, "image", ["Outside of what the models", "no grade to read"]),
+    ],
+)
+def test_a_slide_that_may_not_be_relied_on_is_doubted(
+    likeness: Likeness | None, reading: Reading, gleason_from: GleasonFrom, found: list[str]
+) -> None:
+    doubts = doubts_of(likeness, reading, gleason_from)
+    assert [any(word in doubt for doubt in doubts) for word in found] == [True] * len(found)
+    assert len(doubts) == len(found)
+
+
+def test_a_report_of_an_unlike_slide_advises_nothing(models: str) -> None:
+    """The same man, whose low risk supports surveillance, with two slides."""
+    clinical = ClinicalVariables(age=61, psa=4, t_stage="T1c")
+    covariates = clinical.covariates(image=(3, 3))
+    prediction = current_risk_model(models).predict(None, covariates)
+    low = RiskCurve(years=YEARS, estimate=YEARS / 250, lower=YEARS / 500, upper=YEARS / 200)
+    prediction = replace(prediction, curves={**prediction.curves, METASTASIS: low})
+    shares = np.array([0.4, 0.6, 0.0, 0.0])
+    advice = []
+    for likeness in (LIKE, UNLIKE):
+        findings = Findings(
+            x=np.zeros(1, np.int32),
+            y=np.zeros(1, np.int32),
+            slide=SlidePrediction(
+                patch_probabilities=np.array([shares], np.float32),
+                attention=np.ones(1, np.float32),
+                embedding=np.zeros(1, np.float32),
+                grade_group_probabilities=np.array([0, 1, 0, 0, 0, 0], np.float32),
+                cancer_probability=1.0,
+            ),
+            grading=grade(shares),
+            likeness=likeness,
+            risk=prediction,
+            covariates=covariates,
+            risk_absent_because=None,
+            gleason_from="image",
+        )
+        made = make_report("a", FACTS, SLIDE, findings, clinical=clinical, made_at=MADE_AT)
+        advice.append(recommendation_of(made).advice)
+    assert advice == ["His numbers support active surveillance.", None]
 
 
 def test_a_report_of_an_earlier_version_is_still_read() -> None:

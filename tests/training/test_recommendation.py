@@ -191,6 +191,12 @@ def test_where_the_evidence_does_not_reach_the_numbers_choose_nothing(
     assert found.short_term_adt.verdict == "guideline only"
 
 
+def test_a_slide_that_may_not_be_relied_on_chooses_nothing() -> None:
+    found = recommend(predicted(LOW), LOW, doubts=["The slide is unlike those of training."])
+    assert (found.advice, found.withheld) == (None, ("The slide is unlike those of training.",))
+    assert {one.verdict for one in found.options} == {"guideline only"}
+
+
 def test_every_reason_to_withhold_is_named_once() -> None:
     found = recommended(UNDIVIDED, simulated_outcomes=True, outside_training_range=["age"])
     assert len(found.withheld) == 3

@@ -13,6 +13,7 @@ and wishes are not asked for here.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -91,15 +92,18 @@ class Recommendation:
     short_term_adt: Reading
 
 
-def recommend(prediction: RiskPrediction, covariates: Covariates) -> Recommendation:
+def recommend(
+    prediction: RiskPrediction, covariates: Covariates, *, doubts: Sequence[str] = ()
+) -> Recommendation:
     """The options of a man's NCCN group, and which of them his own numbers support.
 
     Args:
         prediction: of the risk model.
         covariates: that it was made from.
+        doubts: why his slide may not be relied on, one sentence each.
     """
     groups = _groups(covariates)
-    withheld = (*_unreadable(prediction), *_unclear(prediction, groups))
+    withheld = (*doubts, *_unreadable(prediction), *_unclear(prediction, groups))
     short_adt = _short_adt(prediction, groups, withheld)
     readings: dict[Treatment, Reading] = {}
     if not withheld:
