@@ -110,6 +110,13 @@ def probe(
             "reinhard. Give it once for each."
         ),
     ] = [],  # noqa: B006 - typer copies it
+    slide_model: Annotated[
+        str | None,
+        typer.Option(
+            help="Slide model of one of the encoders: show what it looks at among the tiles.",
+            callback=path_or_uri_if_given,
+        ),
+    ] = None,
     seed: Seed = 0,
 ) -> None:
     """Score encoders on labelled tiles, side by side, by a linear probe and kNN.
@@ -133,6 +140,7 @@ def probe(
             folds=folds,
             shifts=shifts,
             stains=tuple(stain),
+            slide_model=slide_model,
             seed=seed,
         )
     for each in config.encoders:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -22,13 +23,16 @@ from training.encoder.architecture import EncoderConfig
 from training.encoder.encoder import load_encoder, random_encoder, save_encoder
 from training.encoder.stain_views import stained
 from training.encoder.vit import ViTConfig
-from training.errors import InsufficientData
+from training.errors import InsufficientData, SpecMismatch
+from training.evaluation.attention import Attending
 from training.evaluation.page import verdict
 from training.evaluation.probe import ProbeConfig, ProbeReport, probe
 from training.evaluation.scores import Folds, linear, predictions, score_of
 from training.evaluation.stain_choice import choose_stain, named_views
 from training.evaluation.subjects import STAIN, Subject, TileFeatures, View, normalised
 from training.evaluation.tiles import cut, find_tiles, read_tile, resampled, tile_name
+from training.slide.pattern_head import PatternHead
+from training.slide.slide_model import GatedAttention, SlideModel, save_slide_model
 
 CONFIG = EncoderConfig(
     network=ViTConfig(size=32, dim=32, depth=1, heads=2, layer_scale=None),
@@ -57,7 +61,26 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def report(tiles: Path, encoder: str, tmp_path_factory: pytest.TempPathFactory) -> ProbeReport:
+def slide_model(encoder: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A slide model for the encoder, with random weights."""
+    random = np.random.default_rng(0)
+    head = PatternHead(
+        weight=random.normal(size=(4, CONFIG.dimension)).astype(np.float32),
+        bias=np.zeros(4, np.float32),
+    )
+    folder = str(tmp_path_factory.mktemp("slide_model"))
+    loaded = load_encoder(encoder)
+    card = {"name": "random", "encoder_hash": loaded.hash, "spec": loaded.spec.to_dict()}
+    torch.manual_seed(0)
+    attention = GatedAttention(CONFIG.dimension, hidden=8, attention=4)
+    save_slide_model(folder, SlideModel(head=head, attention=attention.eval(), card=card))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def report(
+    tiles: Path, encoder: str, slide_model: str, tmp_path_factory: pytest.TempPathFactory
+) -> ProbeReport:
     out = tmp_path_factory.mktemp("out")
     return probe(
         ProbeConfig(
@@ -67,6 +90,7 @@ def report(tiles: Path, encoder: str, tmp_path_factory: pytest.TempPathFactory) 
             folds=4,
             shifts=True,
             stains=("reinhard",),
+            slide_model=slide_model,
         )
     )
 
@@ -99,8 +123,36 @@ def test_report_page_and_picture_are_written(report: ProbeReport) -> None:
     assert "optimistic" in json.loads((out / "probe.json").read_text())["caveat"]
     assert (out / "probe.png").read_bytes()[:4] == b"\x89PNG"
     page = (out / "probe.html").read_text()
-    assert page.count("data:image/png;base64,") == 4
+    assert page.count("data:image/png;base64,") == 5
     assert "http" not in page.replace("http-equiv", "")
+
+
+def test_attention_of_the_slide_model_is_on_the_page(report: ProbeReport) -> None:
+    out = Path(report.page.removeprefix("file://")).parent
+    assert report.attention is not None
+    assert report.attention.keys() == {"benign", "gleason_5"}
+    assert sum(report.attention.values()) / 2 == pytest.approx(1.0, abs=1e-5)  # of 8 tiles each
+    assert json.loads((out / "probe.json").read_text())["attention"] == report.attention
+    assert "What the slide model looks at" in (out / "probe.html").read_text()
+
+
+def test_attention_is_the_slide_models_share_of_each_tile(encoder: str, slide_model: str) -> None:
+    subject = Subject.of(load_encoder(encoder), "own", taken=())
+    features = np.random.default_rng(0).normal(size=(6, CONFIG.dimension)).astype(np.float32)
+    attending = Attending.of(slide_model, [subject])
+    looked = attending.looked(features, np.array([0, 0, 1, 1, 1, 1]))
+    shares = attending.model.predict(features).attention
+    assert shares.std() > 0
+    np.testing.assert_allclose(looked.multiples, 6 * shares, rtol=1e-6)
+    found = looked.by_class(["a", "b"])
+    assert found["a"] == pytest.approx(3 * shares[:2].sum(), rel=1e-5)
+    assert found["b"] == pytest.approx(1.5 * shares[2:].sum(), rel=1e-5)
+
+
+def test_a_slide_model_of_another_encoder_is_refused(slide_model: str, tmp_path: Path) -> None:
+    config = ProbeConfig(tiles="none", out=str(tmp_path / "out"), slide_model=slide_model)
+    with pytest.raises(SpecMismatch, match=r"fitted with .* against given .*score its encoder too"):
+        probe(config)
 
 
 def test_shifted_tiles_lower_the_cosine(report: ProbeReport) -> None:

@@ -16,11 +16,16 @@ from training.evaluation.tiles import TileSource, read_tile
 from training.pictures import png
 
 if TYPE_CHECKING:
+    from training.evaluation.attention import TileAttention
     from training.evaluation.probe import ProbeReport, ProbeRow
 
 ENCODER, BASELINE = "#1f5f99", "#b8b8b8"
 COLOURS: Final = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb")
 """Paul Tol's bright scheme: apart for colour-blind readers."""
+ATTENDED: Final = 6
+"""Tiles that are shown with most attention, and with least."""
+SHOWN_PIXELS: Final = 150
+"""Tiles are shown with about this many pixels a side; PCam's have fewer."""
 QUERIES, NEAREST = 2, 5
 """Tiles of each class that the nearest ones are shown of, and how many."""
 
@@ -108,6 +113,45 @@ def spread(
     return png(figure)
 
 
+def attention_figure(
+    attention: TileAttention, classes: Sequence[str], tiles: Sequence[TileSource]
+) -> bytes:
+    """PNG: attention on the tiles of each class, and the tiles with most and least of it."""
+    multiples, labels = attention.multiples, attention.labels
+    order = np.argsort(-multiples, kind="stable")
+    count = min(ATTENDED, len(order) // 2)
+    figure = Figure(figsize=(1.75 * max(count, 4), 6.6), layout="constrained")
+    grid = figure.add_gridspec(3, count, height_ratios=[1.6, 1.0, 1.0])
+    axes = figure.add_subplot(grid[0, :])
+    for label in range(len(classes)):
+        own = np.sort(multiples[labels == label])
+        rows = label + np.linspace(-0.3, 0.3, len(own))
+        axes.scatter(own, rows, s=14, color=COLOURS[label % len(COLOURS)], alpha=0.8)
+        axes.plot([own.mean()] * 2, [label - 0.4, label + 0.4], color="black", linewidth=1.5)
+    axes.axvline(1.0, color="black", linestyle=":")
+    axes.set_xscale("log")
+    axes.set_yticks(range(len(classes)), classes)
+    axes.invert_yaxis()
+    axes.set_xlabel("attention on a tile; dotted: the even share, 1; bar: the mean of a class")
+    for row, (name, shown) in enumerate(
+        {"most": order[:count], "least": order[::-1][:count]}.items(), start=1
+    ):
+        for column, k in enumerate(shown):
+            panel = figure.add_subplot(grid[row, column])
+            _show_tile(panel, tiles[k], f"{classes[labels[k]]}, {multiples[k]:.2g}")
+            panel.set_ylabel(name if column == 0 else "")
+    return png(figure)
+
+
+def _show_tile(axes: Axes, tile: TileSource, title: str) -> None:
+    pixels = read_tile(tile)
+    step = max(1, max(pixels.shape[:2]) // SHOWN_PIXELS)
+    axes.imshow(pixels[::step, ::step])
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.set_title(title, fontsize=8)
+
+
 def neighbours_figure(
     features: NDArray[np.float32],
     labels: NDArray[np.int64],
@@ -131,12 +175,9 @@ def neighbours_figure(
         order = np.argsort(-(standard @ standard[query]), kind="stable")
         shown = [query, *(int(k) for k in order if k != query)][: count + 1]
         for panel, k in zip(axes, shown, strict=True):
-            panel.imshow(read_tile(tiles[k])[::3, ::3])
-            panel.set_xticks([])
-            panel.set_yticks([])
+            _show_tile(panel, tiles[k], classes[labels[k]])
             right = labels[k] == labels[query]
             for side in panel.spines.values():
                 side.set_color("#228833" if right else "#cc3311")
                 side.set_linewidth(2.5)
-            panel.set_title(classes[labels[k]], fontsize=8)
     return png(figure)

@@ -17,7 +17,7 @@ in place of its gradient descent, which on a few hundred tiles finds the same he
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Final
 
@@ -31,9 +31,16 @@ from training.encoder.architecture import EncoderConfig
 from training.encoder.encoder import load_encoder, random_like
 from training.encoder.lite0 import EFFICIENTNET_LITE0
 from training.errors import InsufficientData
+from training.evaluation.attention import Attending
 from training.evaluation.baselines import COLOUR_AND_TEXTURE, colour_and_texture
 from training.evaluation.datasets import dataset, dataset_tiles
-from training.evaluation.figures import few_shot_figure, neighbours_figure, scores_figure, spread
+from training.evaluation.figures import (
+    attention_figure,
+    few_shot_figure,
+    neighbours_figure,
+    scores_figure,
+    spread,
+)
 from training.evaluation.page import write_page
 from training.evaluation.scores import (
     SURE,
@@ -68,6 +75,7 @@ UNGROUPED: Final = (
     "same tissue, it has seen these tiles without their labels."
 )
 GROUPED: Final = "Tiles of one group (groups.csv) are never on both sides of a split."
+SCORES: Final = "Scores"
 TILE_MPP: Final = 0.23
 """Micrometres per pixel of a scanner at 40x, unless something else is known."""
 
@@ -91,6 +99,8 @@ class ProbeConfig:
         shifts: whether tiles are embedded once more under other stains and at other scales.
         stains: methods of stain normalisation that each encoder is scored with, also under other
             stains; the best is named.
+        slide_model: folder or URI of one that was fitted with one of the encoders: what it looks at
+            is shown.
         seed: of the folds, the random weights and the bootstrap.
 
     Raises:
@@ -108,6 +118,7 @@ class ProbeConfig:
     penalty: float = 30.0
     shifts: bool = False
     stains: tuple[str, ...] = ()
+    slide_model: str | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -184,6 +195,8 @@ class ProbeReport:
         groups: number of groups; None where they are not known.
         chance: balanced accuracy of guessing.
         dataset: name of the published set, None for other tiles.
+        attention: of the slide model on the tiles of each class, 1 being the even share; None
+            without a slide model.
         page, picture: URIs of the HTML page and of the PNG.
         failed: a sentence for each tile that could not be read; it is in no score.
         ignored: hidden files with a tile's suffix, such as the `._` files of macOS; no tiles.
@@ -197,6 +210,7 @@ class ProbeReport:
     groups: int | None
     chance: float
     dataset: str | None
+    attention: dict[str, float] | None
     page: str
     picture: str
     failed: list[str]
@@ -217,8 +231,10 @@ def probe(
         ModelNotFound: there is no such encoder.
         InsufficientData: there are fewer than two classes, or fewer readable tiles in a class than
             folds.
+        SpecMismatch: the slide model was fitted with another encoder.
     """
     subjects = _subjects(config)
+    attention = Attending.of(config.slide_model, subjects) if config.slide_model else None
     tiles = _tiles(config)
     features, kept, failed = _embed(tiles, subjects, config, on_tile)
     labels = np.array(tiles.labels, np.int64)[kept]
@@ -234,6 +250,9 @@ def probe(
     )
     best = next(row for row in rows if row.encoder is not None)
     assert best.encoder is not None
+    looked = None
+    if attention is not None:
+        looked = attention.looked(features[attention.subject.name][View()], labels)
     report = ProbeReport(
         rows=rows,
         best=best.encoder,
@@ -242,6 +261,7 @@ def probe(
         groups=None if tiles.groups is None else len(np.unique(folds.units)),
         chance=1.0 / len(tiles.classes),
         dataset=config.dataset,
+        attention=None if looked is None else looked.by_class(tiles.classes),
         page=storage.join(config.out, "probe.html"),
         picture=storage.join(config.out, "probe.png"),
         failed=failed,
@@ -249,7 +269,10 @@ def probe(
         caveat=_caveat(folds, tiles, config),
     )
     paths = [tiles.paths[k] for k in kept]
-    _write(report, config, features[best.name][View()], labels, paths)
+    figures = _figures(report, features[best.name][View()], labels, paths)
+    if looked is not None:
+        figures["What the slide model looks at"] = attention_figure(looked, tiles.classes, paths)
+    _write(report, config, figures)
     return report
 
 
@@ -442,23 +465,22 @@ def _require_enough(
     raise InsufficientData(f"{tiles.folder} has these tiles: {found}; needed are {needed}")
 
 
-def _write(
-    report: ProbeReport,
-    config: ProbeConfig,
-    features: Features,
-    labels: Labels,
-    paths: Sequence[TileSource],
-) -> None:
-    """The report as JSON, HTML and PNG; features [N, D] are the best encoder's."""
+def _figures(
+    report: ProbeReport, features: Features, labels: Labels, paths: Sequence[TileSource]
+) -> dict[str, bytes]:
+    """Pictures by title; features [N, D] are the best encoder's."""
     best = next(row.name for row in report.rows if row.encoder == report.best)
-    picture = scores_figure(report)
-    figures = {
-        "Scores": picture,
+    return {
+        SCORES: scores_figure(report),
         "Few examples of each class": few_shot_figure(report),
         f"Embeddings of {best}": spread(features, labels, report.classes),
         f"Nearest tiles by {best}": neighbours_figure(features, labels, report.classes, paths),
     }
-    storage.write_bytes(report.picture, picture)
+
+
+def _write(report: ProbeReport, config: ProbeConfig, figures: Mapping[str, bytes]) -> None:
+    """The report as JSON, HTML and PNG."""
+    storage.write_bytes(report.picture, figures[SCORES])
     storage.write_bytes(report.page, write_page(report, figures).encode())
     storage.write_bytes(
         storage.join(config.out, "probe.json"), json.dumps(asdict(report), indent=1).encode()
