@@ -266,6 +266,16 @@ def print_slide_model(report: FitSlideReport) -> None:
     slides = report.slide_score
     if slides is not None and slides.attention_kappa is not None:
         rows["slides, quadratic kappa"] = f"{slides.attention_kappa:.3f} on {slides.slides} slides"
+    if (areas := report.area_score) is not None:
+        text = f"tumour extent {areas.tumour_extent:.1%} of the tissue"
+        if areas.percent_pattern_4 is not None:
+            text += f", pattern 4 {areas.percent_pattern_4:.0f} % of the tumour"
+        rows["areas, mean absolute error"] = text
+    if (reading := report.reading_score) is not None:
+        text = f"{reading.read} of {reading.slides} slides"
+        if reading.exact is not None:
+            text += f", {reading.exact:.0%} of these as their label"
+        rows["with a grade to read"] = text
     for name, found in (
         ("patches", report.patch_calibration),
         ("grade groups", report.group_calibration),

@@ -143,6 +143,7 @@ class SlideRiskModel:
             y=bag.y,
             slide=slide,
             grading=grading,
+            area_errors=self._slide_model.area_errors,
             likeness=self._slide_model.likeness(bag.embeddings, look),
             risk=risk,
             covariates=covariates,

@@ -76,6 +76,8 @@ class Findings:
         y: top edges in level-0 pixels, int32 [N].
         slide: patch probabilities, attention, the slide model's own grade group.
         grading: the grade by areas.
+        area_errors: mean absolute errors of tumour extent (share) and of pattern 4 (percent of the
+            tumour) on held-out slides, None where they are not known.
         likeness: to the slides that the models were fitted on; None where that is not known.
         risk: None where it cannot be given.
         covariates: that the risk was made from.
@@ -87,6 +89,7 @@ class Findings:
     y: npt.NDArray[np.int32]
     slide: SlidePrediction
     grading: Grading
+    area_errors: tuple[float | None, float | None]
     likeness: Likeness | None
     risk: RiskPrediction | None
     covariates: Covariates | None

@@ -62,6 +62,8 @@ def make_report(
             grade_group=grading.grade_group,
             percent_pattern_4=grading.percent_pattern_4,
             percent_pattern_5=grading.percent_pattern_5,
+            tumour_extent_error=findings.area_errors[0],
+            percent_pattern_4_error=findings.area_errors[1],
         ),
         slide_model=schemas.SlideModelPrediction(
             grade_group=prediction.grade_group,

@@ -53,6 +53,10 @@ class Grading(Part):
     grade_group: Annotated[int, Field(ge=0, le=5)]
     percent_pattern_4: float | None
     percent_pattern_5: float | None
+    tumour_extent_error: Share | None = None
+    """Mean absolute error on slides that were held out of fitting; extents are estimates."""
+    percent_pattern_4_error: float | None = None
+    """Likewise, in percent of the tumour."""
 
 
 class Reading(Part):

@@ -53,6 +53,7 @@ def risk_table(report: Report) -> Table:
         table.add_row("Like the training slides", _likeness(report.likeness))
     table.add_row("Gleason, grade group", _grade(report.grading))
     table.add_row("Share of area", _shares(report.grading))
+    table.add_row("Estimated tumour", _tumour(report.grading))
     table.add_row("Slide model", _slide_model(report))
     if report.risk is None:
         table.add_row("Risk", f"none: {escape(str(report.risk_absent_because))}")
@@ -87,6 +88,18 @@ def _shares(grading: Grading) -> str:
         "5": grading.gleason_5,
     }
     return ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
+
+
+def _tumour(grading: Grading) -> str:
+    extent = f"{grading.tumour_extent:.0%} of the tissue"
+    if grading.tumour_extent_error is not None:
+        extent += f" (error on held-out slides {grading.tumour_extent_error:.0%})"
+    if grading.percent_pattern_4 is None:
+        return extent
+    pattern = f"pattern 4 in {grading.percent_pattern_4:.0f} % of it"
+    if grading.percent_pattern_4_error is not None:
+        pattern += f" ({grading.percent_pattern_4_error:.0f} %)"
+    return f"{extent}, {pattern}"
 
 
 def _slide_model(report: Report) -> str:

@@ -25,14 +25,16 @@ from training.errors import InsufficientData, SpecMismatch
 from training.slide.figures import attention_figure
 from training.slide.fit_slide import FitSlideConfig, FitSlideReport, fit_slide
 from training.slide.gleason import parse_label
-from training.slide.held_out import (
+from training.slide.held_out import FitConfig, evaluate, folds_by_case, held_out_shares
+from training.slide.labelled_slides import LabelledSlide, load_labelled_slides
+from training.slide.scores import (
+    HeldOutSlide,
     confusion_of,
     error_rates,
-    folds_by_case,
-    held_out_shares,
+    score_areas,
     score_patches,
+    score_readings,
 )
-from training.slide.labelled_slides import LabelledSlide, load_labelled_slides
 from training.slide.slide_model import AttentionConfig, SlidePrediction, load_slide_model
 
 LABELS = ["benign", "3+3", "3+4", "4+3", "4+4", "5+4", "benign", "3+3", "3+4"]
@@ -408,3 +410,59 @@ def test_more_folds_than_cases_hold_out_one_case_each(encoder: str, tmp_path: Pa
         folds=100,
     )
     assert len(fit_slide(config).held_out) == 4
+
+
+def test_areas_are_scored_slide_by_slide() -> None:
+    right = np.diag([50, 25, 25, 0])
+    wrong = np.array([[30, 0, 20, 0], [0, 0, 25, 0], [0, 0, 25, 0], [0, 0, 0, 0]])
+    found = score_areas({0: right, 1: right})
+    assert found is not None
+    assert (found.slides, found.tumour_slides) == (2, 2)
+    assert found.tumour_extent == pytest.approx(0.0, abs=1e-6)
+    assert found.percent_pattern_4 == pytest.approx(0.0, abs=1e-3)
+    alone = score_areas({0: wrong})  # no other slide corrects it
+    assert alone is not None
+    assert alone.tumour_extent == pytest.approx(0.2, abs=1e-3)
+    assert alone.percent_pattern_4 == pytest.approx(50.0, abs=0.1)
+    benign = score_areas({0: np.diag([50, 0, 0, 0])})
+    assert benign is not None
+    assert benign.percent_pattern_4 is None
+    assert score_areas({0: np.zeros((4, 4), np.int64)}) is None
+
+
+def test_the_rule_of_reading_is_scored() -> None:
+    def slide(label: int, areas: int, attention: int) -> HeldOutSlide:
+        return HeldOutSlide(
+            slide_id="",
+            label="",
+            grade_group=label,
+            area_grade_group=areas,
+            attention_grade_group=attention,
+            grade_group_probabilities=[],
+            cancer_probability=0.0,
+            shares=[],
+            attention_lift=None,
+        )
+
+    found = score_readings([slide(3, 3, 3), slide(3, 2, 3), slide(5, 3, 3), slide(1, 1, 4)])
+    assert found is not None
+    assert (found.slides, found.read) == (4, 3)
+    assert found.exact == pytest.approx(1 / 3)
+    assert found.within_one == pytest.approx(2 / 3)
+    assert found.exact_unread == 1.0
+
+
+def test_a_bag_of_one_patch_is_learnt_from() -> None:
+    slides = [
+        replace(slide, patterns=np.array([pattern], np.int8))
+        for slide, pattern in zip(
+            slides_of([("a", "benign"), ("b", "3+3"), ("c", "benign"), ("d", "3+3")]),
+            (0, 1, 0, 1),
+            strict=True,
+        )
+    ]
+    found = evaluate(
+        slides, FitConfig(penalty=1.0, attention=AttentionConfig(epochs=1), seed=0), folds=2
+    )
+    assert len(found.slides) == 4
+    assert found.domain is None

@@ -29,6 +29,8 @@ FALSE_ALARMS: Final = 0.05
 """Share of slides like those of training that may be taken for others."""
 MAX_PATCHES: Final = 8192
 """Patches that the covariance is taken of, as many of each slide."""
+MIN_PATCHES: Final = 30
+"""Patches of the slides that are not held out, below which nothing is claimed."""
 SEEN: Final = 2.0
 """CIELAB units below which a person hardly sees a difference: no smaller one counts."""
 MIN_DEVIATION: Final = (0.1, 0.35)
@@ -178,7 +180,8 @@ def fit_domain(
     Returns:
         None where nothing can be held out.
     """
-    if len(folds) < 2:
+    patches = [sum(len(bags[k]) for k in fold) for fold in folds]
+    if len(folds) < 2 or sum(patches) - max(patches) < MIN_PATCHES:
         return None
     found = []
     for fold in folds:

@@ -39,9 +39,6 @@ from training.slide.gleason import GradingRules
 from training.slide.held_out import (
     FitConfig,
     HeldOut,
-    HeldOutSlide,
-    PatchScore,
-    SlideScore,
     evaluate,
     fit_parts,
 )
@@ -53,6 +50,13 @@ from training.slide.labelled_slides import (
     Progress,
     explained,
     load_labelled_slides,
+)
+from training.slide.scores import (
+    AreaScore,
+    HeldOutSlide,
+    PatchScore,
+    ReadingScore,
+    SlideScore,
 )
 from training.slide.slide_model import (
     DEFAULT_ATTENTION,
@@ -117,6 +121,8 @@ class FitSlideReport:
         patches: in their bags.
         patch_score: None where no cross-validation was possible.
         slide_score: likewise.
+        area_score: likewise.
+        reading_score: likewise.
         held_out: slide by slide.
         rules: what counts as a pattern.
         surroundings: share of the neighbours' mean in a patch's probabilities.
@@ -138,6 +144,8 @@ class FitSlideReport:
     patches: int
     patch_score: PatchScore | None
     slide_score: SlideScore | None
+    area_score: AreaScore | None
+    reading_score: ReadingScore | None
     held_out: list[HeldOutSlide]
     rules: GradingRules
     surroundings: float
@@ -213,6 +221,8 @@ def fit_slide(
         patches=sum(len(slide.bag) for slide in cohort.slides),
         patch_score=held_out.patch_score,
         slide_score=held_out.slide_score,
+        area_score=held_out.area_score,
+        reading_score=held_out.reading_score,
         held_out=held_out.slides,
         rules=held_out.rules,
         surroundings=held_out.surroundings,
@@ -257,6 +267,8 @@ def _card(
         "metrics": {
             "patch": None if patch is None else asdict(patch),
             "slide": None if slide is None else asdict(slide),
+            "areas": None if held_out.area_score is None else asdict(held_out.area_score),
+            "reading": None if held_out.reading_score is None else asdict(held_out.reading_score),
         },
         "calibration": {
             name: None if found is None else asdict(found)

@@ -4,12 +4,11 @@ grading rules and scores.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.metrics import roc_auc_score
 
 from pipelines.annotations import PATTERNS, UNLABELLED
 from training.errors import InsufficientData
@@ -25,7 +24,6 @@ from training.slide.domain import Domain, fit_domain
 from training.slide.gleason import (
     DEFAULT_RULES,
     GradingRules,
-    agreement,
     area_shares,
     choose_rules,
     corrected_shares,
@@ -34,6 +32,19 @@ from training.slide.gleason import (
 from training.slide.labelled_slides import LabelledSlide
 from training.slide.neighbours import SHARES
 from training.slide.pattern_head import PatternHead, fit_pattern_head
+from training.slide.scores import (
+    AreaScore,
+    HeldOutSlide,
+    PatchScore,
+    ReadingScore,
+    SlideScore,
+    confusion_of,
+    error_rates,
+    score_areas,
+    score_patches,
+    score_readings,
+    score_slides,
+)
 from training.slide.slide_model import (
     AttentionConfig,
     GatedAttention,
@@ -41,9 +52,6 @@ from training.slide.slide_model import (
     SlidePrediction,
     fit_attention,
 )
-
-MIN_SLIDES = 5
-"""Minimum of held-out slides for a kappa."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,74 +70,6 @@ class FitConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class HeldOutSlide:
-    """What a slide got from models that have not seen its case.
-
-    Attributes:
-        slide_id: of the slide.
-        label: the slide's own.
-        grade_group: of the label.
-        area_grade_group: by areas, under the chosen rules.
-        attention_grade_group: by the attention model.
-        grade_group_probabilities: of the attention model, [6].
-        cancer_probability: of the attention model.
-        shares: area shares of PATTERNS, [4], corrected for the head's errors on the other held-out
-            slides.
-        attention_lift: how much more attention a tumour patch gets than an average one; None
-            without annotated tumour.
-    """
-
-    slide_id: str
-    label: str
-    grade_group: int
-    area_grade_group: int
-    attention_grade_group: int
-    grade_group_probabilities: list[float]
-    cancer_probability: float
-    shares: list[float]
-    attention_lift: float | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class PatchScore:
-    """How well the pattern head names held-out patches.
-
-    Attributes:
-        patches: number of labelled patches.
-        slides: number of slides that they are of.
-        balanced_accuracy: mean recall of the patterns present; `chance` is what guessing reaches.
-        chance: 1 / number of patterns present.
-        confusion: counts, rows are the annotated pattern, columns the predicted, both as PATTERNS.
-    """
-
-    patches: int
-    slides: int
-    balanced_accuracy: float
-    chance: float
-    confusion: list[list[int]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class SlideScore:
-    """How well whole held-out slides are graded.
-
-    Attributes:
-        slides: number of slides.
-        attention_kappa: quadratic weighted kappa of the attention model's grade group; None below
-            MIN_SLIDES.
-        area_kappa: the same of the grade by areas; optimistic, since the rules were chosen on these
-            slides.
-        cancer_auc: area under the ROC curve of the cancer probability; None if all slides are
-            benign or none is.
-    """
-
-    slides: int
-    attention_kappa: float | None
-    area_kappa: float | None
-    cancer_auc: float | None
-
-
-@dataclass(frozen=True, kw_only=True)
 class HeldOut:
     """What cross-validation found.
 
@@ -145,6 +85,8 @@ class HeldOut:
         group_calibration: of the attention model's grade groups, likewise.
         patch_score: None where no cross-validation was possible.
         slide_score: likewise.
+        area_score: likewise.
+        reading_score: likewise.
         domain: what these slides look like; None where nothing could be held out.
         remarks: what a reader should know of the metrics; without names.
     """
@@ -158,6 +100,8 @@ class HeldOut:
     group_calibration: Calibration | None
     patch_score: PatchScore | None
     slide_score: SlideScore | None
+    area_score: AreaScore | None
+    reading_score: ReadingScore | None
     domain: Domain | None
     remarks: list[str]
 
@@ -194,6 +138,8 @@ def evaluate(slides: Sequence[LabelledSlide], config: FitConfig, *, folds: int) 
         group_calibration=groups,
         patch_score=score_patches(counts.values()),
         slide_score=score_slides(found),
+        area_score=score_areas(counts),
+        reading_score=score_readings(found),
         domain=fit_domain(
             [slide.bag.embeddings for slide in slides],
             [slide.look for slide in slides],
@@ -359,63 +305,6 @@ def folds_by_case(slides: Sequence[LabelledSlide], folds: int) -> list[list[int]
         [k for k, slide in enumerate(slides) if fold_of[slide.case] == fold]
         for fold in sorted(set(fold_of.values()))
     ]
-
-
-def confusion_of(
-    patterns: npt.NDArray[np.int8], probabilities: npt.NDArray[np.float32]
-) -> npt.NDArray[np.int64]:
-    """Counts [4, 4] of labelled patches: rows by annotation, columns by prediction."""
-    known = patterns != UNLABELLED
-    counts = np.zeros((len(PATTERNS), len(PATTERNS)), np.int64)
-    np.add.at(counts, (patterns[known], probabilities[known].argmax(axis=1)), 1)
-    return counts
-
-
-def error_rates(counts: Iterable[npt.NDArray[np.int64]]) -> npt.NDArray[np.float64]:
-    """Confusion with rows that sum to 1; ten patches named right are added to each row, so that few
-    errors have little weight.
-    """
-    smoothed = sum(counts, 10.0 * np.eye(len(PATTERNS)))
-    return np.asarray(smoothed / smoothed.sum(axis=1, keepdims=True))
-
-
-def score_patches(counts: Iterable[npt.NDArray[np.int64]]) -> PatchScore | None:
-    """Score held-out slides by their confusion counts; None where nothing is labelled."""
-    labelled = [table for table in counts if table.any()]
-    if not labelled:
-        return None
-    confusion = np.sum(labelled, axis=0)
-    present = confusion.sum(axis=1) > 0
-    return PatchScore(
-        patches=int(confusion.sum()),
-        slides=len(labelled),
-        balanced_accuracy=float(
-            (confusion.diagonal()[present] / confusion.sum(axis=1)[present]).mean()
-        ),
-        chance=1.0 / int(present.sum()),
-        confusion=confusion.tolist(),
-    )
-
-
-def score_slides(held_out: Sequence[HeldOutSlide]) -> SlideScore | None:
-    """Score the grades of held-out slides; None where there are none."""
-    if not held_out:
-        return None
-    truth = [slide.grade_group for slide in held_out]
-    enough = len(held_out) >= MIN_SLIDES
-    cancer = [group > 0 for group in truth]
-    return SlideScore(
-        slides=len(held_out),
-        attention_kappa=agreement(truth, [slide.attention_grade_group for slide in held_out])
-        if enough
-        else None,
-        area_kappa=agreement(truth, [slide.area_grade_group for slide in held_out])
-        if enough
-        else None,
-        cancer_auc=float(roc_auc_score(cancer, [slide.cancer_probability for slide in held_out]))
-        if len(set(cancer)) == 2
-        else None,
-    )
 
 
 def _held_out(

@@ -274,6 +274,14 @@ class SlideModel:
         return str(self.card.get("hash", ""))
 
     @property
+    def area_errors(self) -> tuple[float | None, float | None]:
+        """Mean absolute errors of tumour extent (share of the tissue) and of pattern 4 (percent of
+        the tumour) on held-out slides; None where the card has none.
+        """
+        score = (self.card.get("metrics") or {}).get("areas") or {}
+        return score.get("tumour_extent"), score.get("percent_pattern_4")
+
+    @property
     def dimension(self) -> int:
         """Size of the patch embeddings it takes."""
         return self.head.dimension
