@@ -145,6 +145,13 @@ def test_the_web_process_loads_neither_torch_nor_ray(models: str) -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_a_model_that_takes_slides_averages_over_the_image(tmp_path: Path) -> None:
+    models = make_clinical_risk_model(str(tmp_path), image=8)
+    risk = assess(models, ClinicalVariables(**MAN)).risk
+    assert risk.missing == ["image"]
+    assert "image" in risk.contributions
+
+
 def test_another_model_in_the_folder_is_taken(tmp_path: Path) -> None:
     real = make_clinical_risk_model(str(tmp_path))
     assert current_risk_model(real) is current_risk_model(real)

@@ -17,8 +17,17 @@ from training.risk.risk_model import save_risk_model
 MEN = 600
 
 
-def make_clinical_risk_model(out: str, *, simulated_outcomes: bool = False, seed: int = 0) -> str:
-    """Fit the model and write it below `out`, as the only part of a model set; returns its URI."""
+def make_clinical_risk_model(
+    out: str, *, simulated_outcomes: bool = False, seed: int = 0, image: int = 0
+) -> str:
+    """Fit the model and write it below `out`, as the only part of a model set; returns its URI.
+
+    Args:
+        out: folder of the set.
+        simulated_outcomes: what the card says.
+        seed: of the men.
+        image: numbers in a slide embedding; with 0 the model takes none.
+    """
     random = np.random.default_rng(seed)
     men = [
         Covariates(
@@ -44,7 +53,7 @@ def make_clinical_risk_model(out: str, *, simulated_outcomes: bool = False, seed
             covariates=men,
             time=time,
             cause=np.where(time < 13.0, first + 1, 0),
-            embeddings=np.empty((MEN, 0)),
+            embeddings=random.normal(size=(MEN, image)),
             treated=treated,
             treatment="short-term ADT",
             randomised=True,
@@ -56,7 +65,7 @@ def make_clinical_risk_model(out: str, *, simulated_outcomes: bool = False, seed
             "simulated_outcomes": simulated_outcomes,
             "versions": versions("acinus"),
         },
-        config=RiskModelConfig(components=0, replicas=20),
+        config=RiskModelConfig(components=min(image, 2), replicas=20),
     )
     save_risk_model(storage.join(out, RISK_MODEL), model)
     return storage.as_uri(out)
