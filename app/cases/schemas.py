@@ -32,6 +32,8 @@ from training.risk.covariates import (
 
 UNKNOWN: Final = "unknown"
 """What may be stated of a variable in place of a value: it was looked for and is not known."""
+_NOT_ASSESSED: Final = ("tx", "ctx")
+"""The same of a T stage, in the words of the TNM classification."""
 
 
 def _t_stage(value: str) -> str:
@@ -108,6 +110,11 @@ Variable = Literal[
 ]
 
 
+def _says_unknown(name: str, text: str) -> bool:
+    said = text.strip().lower()
+    return said == UNKNOWN or (name == "t_stage" and said in _NOT_ASSESSED)
+
+
 def _describe_unknown(schema: dict[str, Any]) -> None:
     """Each variable may be UNKNOWN."""
     for name in get_args(Variable):
@@ -172,9 +179,7 @@ class ClinicalVariables(BaseModel):
         stated = {
             name
             for name, value in values.items()
-            if name in get_args(Variable)
-            and isinstance(value, str)
-            and value.strip().lower() == UNKNOWN
+            if name in get_args(Variable) and isinstance(value, str) and _says_unknown(name, value)
         }
         if not stated:
             return values

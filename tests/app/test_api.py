@@ -138,13 +138,13 @@ def test_what_is_unknown_is_kept_apart_from_what_was_left_out(
     app: FastAPI, settings: Settings
 ) -> None:
     async def journey(client: httpx.AsyncClient) -> None:
-        stated = {"age": "66", "psa": "unknown", "gleason_primary": "Unknown"}
+        stated = {"age": "66", "psa": "unknown", "gleason_primary": "Unknown", "t_stage": "cTX"}
         accepted = (await post(client, data=stated)).raise_for_status().json()
         database = Database(settings.database_url)
         with database.session() as session:
             found = cases.clinical_variables(session, settings.organisation_id, accepted["case_id"])
         database.close()
-        assert found == ClinicalVariables(age=66, unknown=("gleason_primary", "psa"))
+        assert found == ClinicalVariables(age=66, unknown=("gleason_primary", "psa", "t_stage"))
 
     run(app, journey)
 

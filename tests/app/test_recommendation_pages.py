@@ -198,6 +198,7 @@ def test_a_report_of_an_unlike_slide_advises_nothing(models: str) -> None:
                 cancer_probability=1.0,
             ),
             grading=grade(shares),
+            area_errors=(None, None),
             likeness=likeness,
             risk=prediction,
             covariates=covariates,

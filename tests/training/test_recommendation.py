@@ -122,7 +122,10 @@ def test_short_term_adt_is_favoured_only_where_the_interval_excludes_no_benefit(
     found = recommended(UNFAVOURABLE, benefit=benefit(lower))
     assert found.short_term_adt.verdict == verdict
     assert option(found, SHORT_ADT).verdict == verdict
-    assert f"absolute benefit 4.0 % ({lower * 100:.1f} to 8.0)" in found.short_term_adt.reason
+    assert (
+        f"absolute benefit 4.0 percentage points ({lower * 100:.1f} to 8.0)"
+        in found.short_term_adt.reason
+    )
     assert "10.0 % (6.0 to 15.0) without it, 6.0 % (3.0 to 10.0) with it" in (
         found.short_term_adt.reason
     )

@@ -189,16 +189,16 @@ def _short_adt(
     numbers = (
         f"10-year risk of {CAUSE_WORDS[prediction.endpoint]} "
         f"{_percent(benefit.without_treatment)} without it, {_percent(benefit.with_treatment)} "
-        f"with it: absolute benefit {_percent(benefit.reduction)}, hazard ratio "
+        f"with it: absolute benefit {_points(benefit.reduction)}, hazard ratio "
         f"{_ratio(benefit.hazard_ratio)}; "
     )
     if not benefit.randomised:
         reason = "the cohort's treatment was not assigned at random, so this is not its effect."
         return Reading(verdict="not shown", reason=numbers + reason)
     if benefit.reduction.lower <= 0:
-        reason = "the interval does not exclude that there is no benefit."
+        reason = "the interval of the benefit reaches zero."
         return Reading(verdict="not shown", reason=numbers + reason)
-    reason = "the interval excludes no benefit."
+    reason = "the whole interval of the benefit is above zero."
     if groups == ("favourable intermediate",):
         reason += " The guideline does not list it in favourable intermediate risk."
     return Reading(verdict="supported", reason=numbers + reason)
@@ -238,6 +238,11 @@ def _percent(interval: Interval) -> str:
         f"{interval.estimate * 100:.1f} % "
         f"({interval.lower * 100:.1f} to {interval.upper * 100:.1f})"
     )
+
+
+def _points(interval: Interval) -> str:
+    """As "4.0 percentage points (1.0 to 8.0)"."""
+    return _percent(interval).replace(" %", " percentage points", 1)
 
 
 def _ratio(interval: Interval) -> str:
