@@ -274,10 +274,12 @@ def fit_risk(
                 folds=folds,
             )
         config = FitRiskConfig(out=out, outcomes=source, image=image, seed=seed)
-    if image is not None:
+    if image is None:
+        report = run(config)
+    else:
         screen.print_terms(encoder_terms(encoder))
-    with screen.progress("shards embedded") as show:
-        report = run(config, on_shard=show)
+        with screen.progress("shards embedded") as show:
+            report = run(config, on_shard=show)
     screen.print_risk_model(report)
     if report.failed:
         raise typer.Exit(1)

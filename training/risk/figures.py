@@ -15,6 +15,8 @@ from training.risk.simulated_patients import SimulatedPatients, SimulatedScore
 from training.risk.survival import CalibrationGroup
 
 _NOTICE = "Research use only; not a diagnosis"
+_TICKS = (0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0)
+"""Of hazard ratios."""
 _BLUE, _ORANGE = "#1f5f99", "#d95f02"
 
 
@@ -66,6 +68,10 @@ def cross_validated_figure(model: RiskModel, score: CrossValidatedScore) -> byte
     )
     right.axvline(1.0, linestyle="--", color="grey", linewidth=0.8)
     right.set_xscale("log")
+    ends = right.get_xlim()
+    ticks = [tick for tick in _TICKS if ends[0] <= tick <= ends[1]]
+    right.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    right.minorticks_off()
     right.set_yticks(places, [name.replace("_", " ") for name in names])
     right.set_xlabel("hazard ratio per standard deviation, with 95 % interval")
     word = CAUSE_WORDS[model.card["endpoint"]]
