@@ -118,9 +118,7 @@ def studies(count: int, **options: float) -> list[Found]:
         return list(pool.map(partial(study, **options), range(count), chunksize=4))
 
 
-def share_row(
-    case: str, shares: Sequence[float], aim: float, *, goal: float | None = None
-) -> harness.Row:
+def share_row(case: str, shares: Sequence[float], aim: float, **named: object) -> harness.Row:
     """A mean over cohorts beside what it should be; quartiles of the cohorts."""
     low, high = np.percentile(shares, [25, 75])
     mean = float(np.mean(shares))
@@ -132,7 +130,7 @@ def share_row(
         unit="mean over cohorts",
         ratio=mean / aim,
         spread=(float(low / aim), float(high / aim)),
-        goal=goal,
+        **named,  # type: ignore[arg-type]
     )
 
 
@@ -143,7 +141,13 @@ def rows_of(case: str, found: Sequence[Found]) -> list[harness.Row]:
         harness.pairs_row(
             f"concordance{case}", [k.concordance for k in found], [k.oracle for k in found], **c
         ),
-        share_row(f"concordance-lost{case}", [k.oracle - k.concordance for k in found], 0.02),
+        share_row(
+            f"concordance-lost{case}",
+            [k.oracle - k.concordance for k in found],
+            0.02,
+            goal=1.0,
+            better="lower",
+        ),
         share_row(f"slope{case}", [k.slope for k in found], 1.0),
         share_row(f"coverage-risk{case}", [k.coverage for k in found], 0.95),
         share_row(f"coverage-treatment{case}", [float(k.treatment_covered) for k in found], 0.95),
