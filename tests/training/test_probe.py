@@ -156,6 +156,7 @@ def test_a_slide_model_of_another_encoder_is_refused(slide_model: str, tmp_path:
 
 
 def test_shifted_tiles_lower_the_cosine(report: ProbeReport) -> None:
+    assert report.rows
     for row in report.rows:
         assert row.shifts.keys() == {"other stains", "10 % larger", "10 % smaller"}
         assert all(0.0 < shift.cosine < 1.0 for shift in row.shifts.values())
@@ -165,6 +166,7 @@ def test_the_stain_choice_is_recorded_for_each_encoder(report: ProbeReport, enco
     out = Path(report.page.removeprefix("file://")).parent
     saved = {row["name"]: row for row in json.loads((out / "probe.json").read_text())["rows"]}
     page = html.unescape((out / "probe.html").read_text())
+    assert saved.keys() == {row.name for row in report.rows} != set()
     for row in report.rows:
         assert (row.stain is None) == (row.encoder is None)
         if row.stain is not None:
