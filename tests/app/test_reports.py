@@ -160,12 +160,12 @@ def test_the_pdf_shows_the_values_of_the_report() -> None:
 def test_an_analysis_without_risk_says_why() -> None:
     report = example(
         risk=None,
-        risk_absent_because="age, PSA and T stage were not given.",
+        risk_absent_because="no clinical variable was given.",
         clinical=ClinicalVariables(),
     )
     first, second = pages(report)
     assert "not calculated" in first
-    assert "age, PSA and T stage were not given." in second
+    assert "no clinical variable was given." in second
     assert "not given" in second
 
 

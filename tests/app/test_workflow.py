@@ -181,7 +181,7 @@ def test_a_queue_of_good_and_bad_cases(
     assert unqueued.slide_id == row.slide_id
     assert unqueued.result is not None
     assert unqueued.result["risk"] is None
-    assert "age, PSA and T stage" in unqueued.result["risk_absent_because"]
+    assert "no clinical variable was given" in unqueued.result["risk_absent_because"]
     embeddings = list(service_settings.data_root.rglob("[0-9]*.safetensors"))
     assert len(embeddings) == row.shards_total, "the same slide twice is embedded once"
 
