@@ -124,7 +124,7 @@ def test_report_page_and_picture_are_written(report: ProbeReport) -> None:
     assert (out / "probe.png").read_bytes()[:4] == b"\x89PNG"
     page = (out / "probe.html").read_text()
     assert page.count("data:image/png;base64,") == 5
-    assert "http" not in page.replace("http-equiv", "")
+    assert "http" not in re.sub('base64,[^"]*', "", page)  # letters of a picture spell anything
 
 
 def test_attention_of_the_slide_model_is_on_the_page(report: ProbeReport) -> None:

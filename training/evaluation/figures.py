@@ -40,7 +40,8 @@ def scores_figure(report: ProbeReport) -> bytes:
         for shift, score, alpha in ((0.2, row.linear, 1.0), (-0.2, row.knn, 0.55)):
             bars.barh(k + shift, score.mean, 0.36, color=colour, alpha=alpha)
             bars.plot([score.low, score.high], [k + shift] * 2, color="black", linewidth=1)
-            bars.text(0.01, k + shift, f"{score.mean:.2f}", va="center", fontsize=9)
+            ink = "white" if row.encoder is not None and alpha == 1.0 else "black"
+            bars.text(0.01, k + shift, f"{score.mean:.2f}", va="center", fontsize=9, color=ink)
     bars.axvline(report.chance, color="black", linestyle=":", label="chance")
     bars.set_yticks(range(len(rows)), [row.name for row in rows])
     bars.set_xlim(0, 1)
@@ -87,6 +88,8 @@ def few_shot_figure(report: ProbeReport) -> bytes:
             )  # fmt: skip
     axes.axhline(report.chance, color="black", linestyle=":", label="chance")
     axes.set_xscale("log", base=2)
+    counts = sorted({count for row in report.rows for count in row.shots})
+    axes.set_xticks(counts, [str(count) for count in counts])
     axes.set_xlabel("examples of each class to learn from")
     axes.set_ylabel("balanced accuracy on the others")
     axes.legend(fontsize=8)
@@ -104,7 +107,13 @@ def spread(
     for label, name in enumerate(classes):
         own = points[labels == label]
         axes.scatter(
-            own[:, 0], own[:, 1], s=22, color=COLOURS[label % len(COLOURS)], label=name, alpha=0.8
+            own[:, 0],
+            own[:, 1],
+            s=22,
+            color=COLOURS[label % len(COLOURS)],
+            marker="o" if label < len(COLOURS) else "^",
+            label=name,
+            alpha=0.8,
         )
     shares = plane.explained_variance_ratio_
     axes.set_xlabel(f"first component, {shares[0]:.0%} of the variance")
@@ -130,6 +139,7 @@ def attention_figure(
         axes.plot([own.mean()] * 2, [label - 0.4, label + 0.4], color="black", linewidth=1.5)
     axes.axvline(1.0, color="black", linestyle=":")
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
     axes.set_yticks(range(len(classes)), classes)
     axes.invert_yaxis()
     axes.set_xlabel("attention on a tile; dotted: the even share, 1; bar: the mean of a class")
@@ -158,7 +168,9 @@ def neighbours_figure(
     classes: Sequence[str],
     tiles: Sequence[TileSource],
 ) -> bytes:
-    """PNG: tiles of each class, and the nearest others by cosine; a red frame is another class."""
+    """PNG: tiles of each class (black frame), and the nearest others by cosine; a red frame is
+    another class.
+    """
     standard = StandardScaler().fit_transform(features)
     standard /= np.maximum(np.linalg.norm(standard, axis=1, keepdims=True), 1e-12)
     queries = [
@@ -176,8 +188,11 @@ def neighbours_figure(
         shown = [query, *(int(k) for k in order if k != query)][: count + 1]
         for panel, k in zip(axes, shown, strict=True):
             _show_tile(panel, tiles[k], classes[labels[k]])
-            right = labels[k] == labels[query]
+            frame = "#228833" if labels[k] == labels[query] else "#cc3311"
             for side in panel.spines.values():
-                side.set_color("#228833" if right else "#cc3311")
+                side.set_color("black" if k == query else frame)
                 side.set_linewidth(2.5)
+    figure.suptitle(
+        "left: a tile; then its nearest, green: of its class, red: of another", fontsize=10
+    )
     return png(figure)

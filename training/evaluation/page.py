@@ -29,13 +29,14 @@ def write_page(report: ProbeReport, figures: Mapping[str, bytes]) -> str:
         f'{base64.b64encode(picture).decode()}">'
         for title, picture in figures.items()
     )
-    head = "<tr><th></th><th>linear probe</th><th>kNN</th><th>shifted tiles</th><th></th></tr>"
+    columns = ("", "linear probe", "kNN", *report.rows[0].shifts, "")
+    head = f"<tr>{''.join(f'<th>{html.escape(name)}</th>' for name in columns)}</tr>"
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Encoders</title>'
         f"<style>{STYLE}</style></head><body><h1>Encoders on labelled tiles</h1>"
         f'<p class="caveat">{html.escape(report.caveat)}</p>'
         f"<p>{sum(report.tiles)} tiles of {len(report.classes)} classes; balanced accuracy with its"
-        f" 95 % interval; chance is {report.chance:.2f}.</p>"
+        f" 95 % interval; chance is {report.chance:.2f}. Research use only; not a diagnosis.</p>"
         f"<table>{head}{rows}</table>{_stains(report)}{pictures}</body></html>"
     )
 
@@ -61,11 +62,13 @@ def _stains(report: ProbeReport) -> str:
 
 
 def _row(row: ProbeRow) -> str:
-    shifts = "; ".join(
-        f"{name} {shift.accuracy:.2f} (cosine {shift.cosine:.2f})"
-        for name, shift in row.shifts.items()
+    shifts = [f"{shift.accuracy:.2f} (cosine {shift.cosine:.2f})" for shift in row.shifts.values()]
+    scores = (str(row.linear), str(row.knn), *shifts)
+    cells = (
+        row.name,
+        *(score.replace(" ", "\N{NO-BREAK SPACE}") for score in scores),
+        verdict(row),
     )
-    cells = (row.name, str(row.linear), str(row.knn), shifts, verdict(row))
     kind = ' class="baseline"' if row.encoder is None else ""
     return f"<tr{kind}>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>"
 
