@@ -243,12 +243,18 @@ def print_version(entry: VersionEntry, folder: str) -> None:
 
 def print_reproducibility(found: Reproducibility) -> None:
     """Intraclass correlations by measure."""
-    rows: dict[str, object] = {
-        measure: "alike on all slides" if icc is None else f"ICC {icc:.3f}"
-        for measure, icc in found.icc.items()
-    }
-    title = f"Reproducibility on {found.slides} slides: {', '.join(found.conditions)}"
-    print_facts(title, rows)
+    columns = {"all": found.icc, **found.pairs}
+    table = Table(
+        title=f"Intraclass correlations on {found.slides} slides, with each condition",
+        title_justify="left",
+    )
+    table.add_column("")
+    for measure in found.icc:
+        table.add_column(measure)
+    for name, icc in columns.items():
+        cells = ("alike" if value is None else f"{value:.3f}" for value in icc.values())
+        table.add_row(name, *cells)
+    Console().print(table)
 
 
 def print_slide_model(report: FitSlideReport) -> None:

@@ -25,6 +25,7 @@ def test_a_set_is_added_measured_promoted_and_shown(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The tiny set's encoder has random weights: it is not reproducible, and the gate says so."""
+    monkeypatch.setenv("COLUMNS", "140")
     stain = dict(list(CHANGES.items())[:1])
     monkeypatch.setattr("training.registry.reproducibility.CHANGES", stain)
     registry = ["--registry", str(tmp_path / "registry"), "--by", "<b>ada</b>"]

@@ -40,6 +40,7 @@ from pipelines.patch_source import read_patches
 from pipelines.ray_session import ensure_ray
 from pipelines.read_counts import ReadCounts
 from pipelines.slides.errors import SlideError
+from training.cards import load_card
 from training.data_facts import DataFacts
 from training.encoder import encoder
 from training.encoder.architecture import EncoderConfig
@@ -57,6 +58,7 @@ from training.pretrain.recipe import Recipe
 from training.pretrain.recipes import RECIPES, recipe_named
 from training.pretrain.run_record import CHECKPOINTS, open_record, read_record
 from training.pretrain.worker import DATASET, train_worker
+from training.tracking import track
 
 MAX_REASON = 300
 """Characters of a library's error that are shown."""
@@ -367,6 +369,7 @@ def export(
         storage.join(config.out, "history.json"), json.dumps(saved.history).encode()
     )
     storage.write_bytes(curve, loss_curve(saved.history, method.losses))
+    track(load_card(uri, encoder.KIND))
     ours = [step for step in saved.history if step["step"] > resumed_from]
     times = [step["seconds"] for step in ours]
     # History holds means over workers.

@@ -131,14 +131,21 @@ def _reproducibility(record: Mapping[str, Any] | None) -> str:
     if record is None:
         return "<p>Not measured: the version can't go into production.</p>"
     about = (
-        f"{record['slides']} slides, each {', '.join(record['conditions'])}. Intraclass "
-        f"correlation, of which {MIN_ICC} is needed for production:"
+        f"{record['slides']} slides. Intraclass correlation over all conditions, of which "
+        f"{MIN_ICC} is needed for production, and of the slides as they are and under each:"
     )
+    columns = {"all conditions": record["icc"], **record.get("pairs", {})}
     rows = [
-        (measure, "alike on all slides" if icc is None else f"{icc:.3f}")
-        for measure, icc in record["icc"].items()
+        (
+            measure,
+            *(
+                "alike" if icc[measure] is None else f"{icc[measure]:.3f}"
+                for icc in columns.values()
+            ),
+        )
+        for measure in record["icc"]
     ]
-    return f"<p>{html.escape(about)}</p>{_table(rows)}"
+    return f"<p>{html.escape(about)}</p>{_table(rows, head=('', *columns))}"
 
 
 def _value(value: Any) -> Html:

@@ -60,7 +60,8 @@ class Reproducibility:
     Attributes:
         slides: how many.
         conditions: names of them.
-        icc: by measure; None where all slides are alike.
+        icc: by measure, over all conditions; None where all slides are alike.
+        pairs: of the slides as they are and under one condition, by condition and measure.
         lowest_icc: of the measures; None where no measure differs between slides.
         lowest_of: the measure that has it.
     """
@@ -68,6 +69,7 @@ class Reproducibility:
     slides: int
     conditions: tuple[str, ...]
     icc: dict[str, float | None]
+    pairs: dict[str, dict[str, float | None]]
     lowest_icc: float | None
     lowest_of: str
 
@@ -108,17 +110,21 @@ def measure(
             found.setdefault(name, []).append(values)
         on_slide(done, len(slides))
     conditions = tuple(found)
-    measures = list(found[conditions[0]][0])
-    icc = {
-        each: agreement(np.array([[row[each] for row in found[name]] for name in conditions]).T)
-        for each in measures
-    }
+
+    def icc_of(names: Sequence[str]) -> dict[str, float | None]:
+        return {
+            each: agreement(np.array([[row[each] for row in found[name]] for name in names]).T)
+            for each in found[conditions[0]][0]
+        }
+
+    icc = icc_of(conditions)
     known = {each: value for each, value in icc.items() if value is not None}
     lowest = min(known, key=lambda each: known[each], default="")
     return Reproducibility(
         slides=len(slides),
         conditions=conditions,
         icc=icc,
+        pairs={name: icc_of((conditions[0], name)) for name in conditions[1:]},
         lowest_icc=known.get(lowest),
         lowest_of=lowest,
     )
@@ -227,13 +233,16 @@ def _stained(factor: float) -> Change:
 
 
 def _scaled(factor: float) -> Change:
-    """Patches as at another scale: the middle of larger ones, or mirrored outwards."""
+    """Patches as at another scale: the middle of larger ones, or mirrored outwards.
+
+    Bicubic: bilinear interpolation also blurs, which no other scale does.
+    """
 
     def change(patches: Patches) -> Patches:
         size = patches.shape[1]
         side = round(size * factor)
         views = torch.from_numpy(patches.copy()).permute(0, 3, 1, 2).float()
-        scaled = F.interpolate(views, size=(side, side), mode="bilinear", antialias=True)
+        scaled = F.interpolate(views, size=(side, side), mode="bicubic", antialias=True)
         before = abs(side - size) // 2
         after = abs(side - size) - before
         if side >= size:

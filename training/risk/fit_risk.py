@@ -49,6 +49,7 @@ from training.risk.simulated_patients import (
 )
 from training.slide.labelled_slides import FailedSlide, Progress, explained, load_labelled_slides
 from training.slide.slide_model import SlideModel, load_slide_model
+from training.tracking import track
 
 SIMULATED_REMARK: Final = "Outcomes are simulated: these metrics say nothing about patients."
 
@@ -375,6 +376,7 @@ def _write(config: FitRiskConfig, fitted: _Fitted, models: _Models | None) -> Fi
     )
     stored = json.dumps(report.without_names(), indent=1)
     storage.write_bytes(storage.join(config.out, "report.json"), stored.encode())
+    track(saved.card)
     return report
 
 

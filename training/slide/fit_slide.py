@@ -64,6 +64,7 @@ from training.slide.slide_model import (
     SlideModel,
     save_slide_model,
 )
+from training.tracking import track
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,6 +239,7 @@ def fit_slide(
     )
     stored = json.dumps(report.without_names(), indent=1)
     storage.write_bytes(storage.join(config.out, "report.json"), stored.encode())
+    track(saved.card)
     return report
 
 
