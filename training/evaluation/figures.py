@@ -24,6 +24,7 @@ COLOURS: Final = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa337
 """Paul Tol's bright scheme: apart for colour-blind readers."""
 ATTENDED: Final = 6
 """Tiles that are shown with most attention, and with least."""
+ATTENTION_TICKS: Final = (0.01, 0.03, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 100.0)
 SHOWN_PIXELS: Final = 150
 """Tiles are shown with about this many pixels a side; PCam's have fewer."""
 QUERIES, NEAREST = 2, 5
@@ -139,7 +140,9 @@ def attention_figure(
         axes.plot([own.mean()] * 2, [label - 0.4, label + 0.4], color="black", linewidth=1.5)
     axes.axvline(1.0, color="black", linestyle=":")
     axes.set_xscale("log")
-    axes.xaxis.set_major_formatter("{x:g}")
+    axes.set_xticks(ATTENTION_TICKS, [f"{tick:g}" for tick in ATTENTION_TICKS])
+    axes.minorticks_off()
+    axes.set_xlim(0.9 * min(0.5, multiples.min()), 1.1 * max(2.0, multiples.max()))
     axes.set_yticks(range(len(classes)), classes)
     axes.invert_yaxis()
     axes.set_xlabel("attention on a tile; dotted: the even share, 1; bar: the mean of a class")
