@@ -99,6 +99,15 @@ def test_from_a_slide_to_a_report(client: httpx.Client, generated_slide: Path) -
         assert SIMULATED in text
 
 
+def test_a_risk_without_a_slide_is_averaged_over_the_image(client: httpx.Client) -> None:
+    answer = client.post("/api/v1/risks", json={"age": 66, "psa": 7.2, "t_stage": "T2a"})
+    report = answer.raise_for_status().json()
+    assert report["notice"] == NOTICE
+    assert report["simulated_outcomes"]
+    assert "image" in report["risk"]["missing"]
+    assert report["risk"]["recommendation"]["advice"] is None
+
+
 def test_a_slide_within_the_store_by_its_uri(
     service: Service, client: httpx.Client, generated_slide: Path
 ) -> None:
