@@ -65,11 +65,11 @@ def test_many_settings_are_all_recorded(store: str, models: ModelSet) -> None:
 
 
 def test_nothing_is_recorded_where_no_store_is_named(
-    models: ModelSet, monkeypatch: pytest.MonkeyPatch
+    store: str, models: ModelSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv(VARIABLE, raising=False)
-    monkeypatch.setitem(sys.modules, "mlflow", None)
+    monkeypatch.delenv(VARIABLE)
     track(models.risk_model.card)
+    assert not Path(store.removeprefix("sqlite:///")).exists()
 
 
 @pytest.mark.parametrize("uri", ["sqlite:///{folder}/file/runs.db", "http://127.0.0.1:1"])
