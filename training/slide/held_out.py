@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -52,6 +53,10 @@ from training.slide.slide_model import (
     SlidePrediction,
     fit_attention,
 )
+
+MAX_HEAD_VALUES: Final = 2**25
+"""Numbers that the pattern head is fitted on at a time: 110,000 patches of 304; about 1 GB while it
+is fitted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,14 +240,43 @@ def fit_parts(
             labelled.
     """
     bags = [slide.bag.embeddings for slide in slides]
-    views = [(slide, bag) for slide in slides for bag in (slide.bag.embeddings, *slide.stain_views)]
-    head = fit_pattern_head(
-        np.concatenate([bag for _, bag in views]),
-        np.concatenate([slide.patterns for slide, _ in views]),
-        penalty=config.penalty,
-    )
+    head = fit_pattern_head(*labelled_patches(slides), penalty=config.penalty)
     groups = [slide.grade_group for slide in slides]
     return head, fit_attention(bags, groups, config.attention, seed=config.seed)
+
+
+def labelled_patches(
+    slides: Sequence[LabelledSlide], *, max_values: int | None = None
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int8]]:
+    """Embeddings [M, D] and patterns [M] of labelled patches, as scanned and under other stains.
+
+    Of a pattern with more than its part of `max_values` (MAX_HEAD_VALUES), every second, third or
+    n-th patch is taken, through all slides: as many of all patterns, and the same ones each time.
+    """
+    limit = (MAX_HEAD_VALUES if max_values is None else max_values) // slides[
+        0
+    ].bag.embeddings.shape[1]
+    views = [(slide, bag) for slide in slides for bag in (slide.bag.embeddings, *slide.stain_views)]
+    counts = sum(
+        (np.bincount(_known(slide), minlength=len(PATTERNS)) for slide, _ in views),
+        np.zeros(len(PATTERNS), np.int64),
+    )
+    every = np.maximum(1, -(-counts // max(1, limit // len(PATTERNS))))
+    seen = np.zeros(len(PATTERNS), np.int64)
+    rows, labels = [], []
+    for slide, bag in views:
+        chosen = np.zeros(len(bag), bool)
+        for pattern in range(len(PATTERNS)):
+            own = np.flatnonzero(slide.patterns == pattern)
+            chosen[own[(seen[pattern] + np.arange(len(own))) % every[pattern] == 0]] = True
+            seen[pattern] += len(own)
+        rows.append(bag[chosen])
+        labels.append(slide.patterns[chosen])
+    return np.concatenate(rows), np.concatenate(labels)
+
+
+def _known(slide: LabelledSlide) -> npt.NDArray[np.int8]:
+    return slide.patterns[slide.patterns != UNLABELLED]
 
 
 def cross_validate(

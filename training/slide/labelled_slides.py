@@ -2,8 +2,10 @@
 pattern of each patch.
 
 Every slide is attempted, and what fails is recorded: a bad annotation must not end a fit, and must
-not pass in silence. All bags are held in memory, 4 bytes a number: 100 slides of 5,000 patches with
-768 numbers each take 1.5 GB.
+not pass in silence. Embeddings are held in one temporary file that is mapped into memory, 4 bytes a
+number: 100 slides of 5,000 patches with 768 numbers each take 1.5 GB of disk, in the folder that
+`TMPDIR` names. Fitting reads what it needs at a time, and the system keeps as much of it in memory
+as there is room for.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -44,6 +46,7 @@ from training.encoder.encoder import Encoder
 from training.encoder.stain_views import stain_view
 from training.errors import InsufficientData
 from training.slide.gleason import GleasonScore, parse_label
+from training.slide.mapped_rows import MappedRows
 from training.slide.neighbours import Neighbours
 
 Progress = Callable[[int, int], None]
@@ -251,6 +254,14 @@ def load_labelled_slides(
     encoders = [stain_view(encoder, number) for number in range(1 + stain_views)]
     total = len(encoders) * sum(id in labelled for id in shards["slide_id"].to_pylist())
     done, slides, failed, read = 0, [], [], ReadCounts()
+    patches = len(encoders) * sum(
+        count
+        for id, count in zip(
+            shards["slide_id"].to_pylist(), shards["n_patches"].to_pylist(), strict=True
+        )
+        if id in labelled
+    )
+    disk = MappedRows(patches, encoder.dimension)
     if on_ray is not None:
         wanted = shards.filter(pc.is_in(shards["slide_id"], pa.array(sorted(labelled))))
         for number in range(len(encoders)):
@@ -260,7 +271,8 @@ def load_labelled_slides(
             continue
         own = shards.filter(pc.equal(shards["slide_id"], row["slide_id"]))
         try:
-            slide, taken = _load(row, own, data, encoders, partial(_shifted, on_shard, done, total))
+            shown = partial(_shifted, on_shard, done, total)
+            slide, taken = _load(row, own, data, encoders, shown, disk=disk)
             slides.append(slide)
             read += taken
         except SlideError as error:
@@ -294,6 +306,8 @@ def _load(
     data: str,
     encoders: Sequence[Encoder],
     on_shard: Progress,
+    *,
+    disk: MappedRows,
 ) -> tuple[LabelledSlide, ReadCounts]:
     """One slide of the cohort table, and what embedding it took.
 
@@ -314,7 +328,8 @@ def _load(
     for number, encoder in enumerate(encoders):
         shown = partial(_shifted, on_shard, number * len(shards), len(encoders) * len(shards))
         read += embed_shards(shards, encoder, data, on_shard=shown).read
-        bags.append(load_bag(shards, encoder.key, data))
+        loaded = load_bag(shards, encoder.key, data)
+        bags.append(replace(loaded, embeddings=disk.keep(loaded.embeddings)))
     bag, *views = bags
     patterns = patch_labels(drawn.regions, bag.x, bag.y, bag.patch_side)
     if drawn.regions and (patterns == UNLABELLED).all():

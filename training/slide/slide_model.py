@@ -45,6 +45,9 @@ from training.slide.pattern_head import PatternHead
 from training.threads import threads_for
 
 KIND: Final = "slide-model"
+MAX_STEP_VALUES: Final = 2**24
+"""Numbers that attention is fitted on at a time (64 MB): slides beyond that are next in the same
+step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,6 +205,8 @@ def fit_attention(
     weights = (1.0 / counts[targets]) / (1.0 / counts[targets]).sum()
     tensors = [torch.from_numpy(np.ascontiguousarray(bag, np.float32)) for bag in bags]
     step = sum(min(len(bag), config.patches_per_step) for bag in tensors) * tensors[0].shape[1]
+    most = config.patches_per_step
+    together = max(1, MAX_STEP_VALUES // (most * tensors[0].shape[1]))
     with (
         threads_for(step),
         torch.random.fork_rng(devices=[]),
@@ -214,30 +219,37 @@ def fit_attention(
         )
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, config.epochs)
         for _ in range(config.epochs):
-            parts = [bag[torch.randperm(len(bag))[: config.patches_per_step]] for bag in tensors]
-            sizes = [len(part) for part in parts]
-            hidden, energy = model.features(torch.cat(parts))
-            pooled = zip(torch.split(hidden, sizes), torch.split(energy, sizes), strict=True)
-            logits = torch.stack([model.pool(*bag)[2] for bag in pooled])
-            likelihood = group_probabilities(logits).gather(1, targets[:, None]).squeeze(1)
-            loss = -(weights * likelihood.clamp_min(1e-6).log()).sum()
             optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            for first in range(0, len(tensors), together):
+                some = slice(first, first + together)
+                parts = [bag[torch.randperm(len(bag))[:most]] for bag in tensors[some]]
+                logits = _logits(model, parts)
+                likelihood = group_probabilities(logits).gather(1, targets[some, None]).squeeze(1)
+                loss = -(weights[some] * likelihood.clamp_min(1e-6).log()).sum()
+                loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             schedule.step()
     return model.eval()
 
 
+def _logits(model: GatedAttention, parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Of each bag [N, D]: [S, 5]."""
+    sizes = [len(part) for part in parts]
+    hidden, energy = model.features(torch.cat([*parts]))
+    pooled = zip(torch.split(hidden, sizes), torch.split(energy, sizes), strict=True)
+    return torch.stack([model.pool(*bag)[2] for bag in pooled])
+
+
 def _standardise(model: GatedAttention, bags: Sequence[torch.Tensor]) -> None:
     """Mean and spread of the features, every slide counting the same however large it is."""
-    mean = torch.stack([bag.mean(dim=0) for bag in bags]).mean(dim=0)
-    model.mean.copy_(mean)
-    model.scale.copy_(
-        torch.stack([((bag - mean) ** 2).mean(dim=0) for bag in bags])
-        .mean(dim=0)
-        .sqrt()
-        .clamp_min(1e-6)
-    )
+    # Sums, not lists of rows: small rows kept between large temporaries split the heap, which then
+    # grew by as much as the bags hold.
+    for bag in bags:
+        model.mean += bag.mean(dim=0) / len(bags)
+    spread = torch.zeros_like(model.mean)
+    for bag in bags:
+        spread += ((bag - model.mean) ** 2).mean(dim=0) / len(bags)
+    model.scale.copy_(spread.sqrt().clamp_min(1e-6))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,31 @@
+"""Rows of numbers in a temporary file instead of in memory, read as arrays all the same."""
+
+from __future__ import annotations
+
+import tempfile
+
+import numpy as np
+import numpy.typing as npt
+
+
+class MappedRows:
+    """Room for rows of float32, in one file without a name that ends with the last array of it."""
+
+    def __init__(self, rows: int, width: int) -> None:
+        with tempfile.TemporaryFile(prefix="acinus-embeddings-") as file:
+            self._rows = np.memmap(file, np.float32, "w+", shape=(max(1, rows), width))
+        self._used = 0
+
+    def keep(self, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """The same values [N, width], in the file.
+
+        Raises:
+            ValueError: there is no room for them.
+        """
+        end = self._used + len(values)
+        if end > len(self._rows):
+            raise ValueError(f"{end} rows in a file for {len(self._rows)}; make it larger")
+        kept = np.asarray(self._rows[self._used : end])
+        kept[:] = values
+        self._used = end
+        return kept
