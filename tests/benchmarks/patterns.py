@@ -7,8 +7,8 @@ Tiles: the three splits of `self_supervised`, EfficientNet-Lite0, a linear head.
 `stain-views` is a head on the middle blocks that learns from two stain views too, against scanned
 patches only; `...-jitter` is scored under strong stain jitter. `neighbours` is the demo's cohort:
 patches of the three held-out slides read with their neighbours, against alone. All are balanced
-accuracies. `three-or-four` is that of the same heads where only patterns 3 and 4 are told apart:
-chance is 0.5.
+accuracies. `three-or-four` is that of the same heads choosing between patterns 3 and 4 only: chance
+is 0.5.
 
 `lab-...` is cancer against benign in tiles of another laboratory and organ (PCam, lymph nodes), by
 layers as above, area under the ROC curve: `lab-nodes` fitted on the prostate tiles and scored on
