@@ -286,6 +286,17 @@ def test_values_outside_the_training_range_are_flagged(model: RiskModel) -> None
     assert old.outside_training_range == ["image", "age", "psa"]
 
 
+def test_an_image_beyond_those_of_training_counts_as_the_farthest_of_them(model: RiskModel) -> None:
+    far, farther = (
+        model.predict(model.image_centre + step * np.linspace(1, 2, 6), MAN) for step in (20, 2000)
+    )
+    assert far.ten_year.estimate == pytest.approx(farther.ten_year.estimate)
+    assert far.ten_year.estimate < 0.9
+    assert "image" in far.outside_training_range
+    parts = model.columns([model.image_centre + np.linspace(1, 2, 6)], [MAN])[0]
+    np.testing.assert_array_equal(model.held(parts), parts)  # within, nothing moves
+
+
 def test_the_percentile_is_among_men_of_the_same_nccn_group(model: RiskModel) -> None:
     patients, _ = registry(0)
     embeddings, men = patients.embeddings, patients.covariates

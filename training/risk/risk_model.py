@@ -45,7 +45,8 @@ class RiskModel:
     Attributes:
         image_centre: [E] mean slide embedding; E = 0 without image.
         image_components: [C, E] slide embedding (centred) -> components of unit variance.
-        image_limit: largest Mahalanobis distance of the components in training.
+        image_limit: largest Mahalanobis distance of the components in training; an image beyond it
+            counts as one at it, in the same direction.
         centre: [P] what is subtracted from the columns ...
         scale: [P] ... before they are divided by this.
         log_baseline: [F, K, 40] log hazards per year in the quarters of ten years.
@@ -111,6 +112,16 @@ class RiskModel:
         scaled = (np.hstack([images, encoded]) - self.centre) / self.scale
         return np.where(self._unused, 0.0, scaled)
 
+    def held(self, columns: Floats) -> Floats:
+        """Columns [P] whose image is at most as far from the average as any in training: a hazard
+        that is linear there says nothing of what is beyond, and exp would make it 0 or certain.
+        """
+        images = len(self.image_components)
+        distance = float(np.linalg.norm(columns[:images]))
+        if not distance > self.image_limit:
+            return columns
+        return np.concatenate([columns[:images] * (self.image_limit / distance), columns[images:]])
+
     def predict(
         self, slide_embedding: npt.NDArray[np.floating] | None, covariates: Covariates
     ) -> RiskPrediction:
@@ -125,7 +136,7 @@ class RiskModel:
             ValueError: the slide embedding holds a value that is not finite.
         """
         columns = self.columns([slide_embedding], [covariates])[0]
-        rows = self._completed(columns)
+        rows = self._completed(self.held(columns))
         risks, treated = self._incidences(rows), self._incidences(rows, treated=True)
         parts = self._parts(rows.mean(axis=0))
         score, nccn = float(parts[0].sum()), covariates.nccn
@@ -150,7 +161,7 @@ class RiskModel:
     ) -> Floats:
         """Score of many patients at once, [N]."""
         rows = self.columns(embeddings, covariates)
-        means = np.stack([self._completed(row).mean(axis=0) for row in rows])
+        means = np.stack([self._completed(self.held(row)).mean(axis=0) for row in rows])
         return np.asarray(means @ self.coefficients[0, self.endpoint])
 
     def endpoint_risks(
@@ -173,7 +184,7 @@ class RiskModel:
             interaction=self.interaction[:1],
         )
         for row, has in zip(self.columns(embeddings, covariates), treated, strict=True):
-            rows = self._completed(row)
+            rows = self._completed(self.held(row))
             score = rows.mean(axis=0) @ self.coefficients[0, k]
             if has:
                 score += self.treatment[0, k] + self.interaction[0, k] @ rows.mean(axis=0)
@@ -191,7 +202,8 @@ class RiskModel:
         treatment.
         """
         rows = self.columns(embeddings, covariates)
-        fits = (self._incidences(self._completed(row))[:, self.endpoint] for row in rows)
+        completed = (self._completed(self.held(row)) for row in rows)
+        fits = (self._incidences(each)[:, self.endpoint] for each in completed)
         risks = [risk_curve(fit).at(10.0) for fit in fits]
         return np.array([[risk.estimate, risk.lower, risk.upper] for risk in risks]).T
 
