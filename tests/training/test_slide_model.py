@@ -4,6 +4,8 @@ give the same model back.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,8 @@ from hypothesis import strategies as st
 
 from training.cards import WEIGHTS
 from training.errors import BrokenModel, InsufficientData, ModelNotFound, SpecMismatch
-from training.slide.gleason import GradingRules
+from training.slide.gleason import GradingRules, area_shares
+from training.slide.neighbours import Neighbours
 from training.slide.pattern_head import fit_pattern_head
 from training.slide.slide_model import (
     AttentionConfig,
@@ -125,6 +128,57 @@ def test_the_order_of_patches_does_not_matter(model: SlideModel, seed: int, coun
     assert one.grade_group_probabilities.sum() == pytest.approx(1, abs=1e-5)
 
 
+def case(seed: int, sizes: Sequence[int]) -> list[tuple[np.ndarray, Neighbours]]:
+    """Slides of these numbers of patches, each in one row."""
+    rng = np.random.default_rng(seed)
+    return [
+        (
+            rng.normal(size=(size, 16)).astype(np.float32),
+            Neighbours.of(np.arange(size), np.zeros(size, int), 1.0),
+        )
+        for size in sizes
+    ]
+
+
+def test_a_case_is_one_bag_of_all_its_slides(model: SlideModel) -> None:
+    mixing = replace(model, surroundings=0.5, group_temperature=1.5, patch_temperature=2.0)
+    slides = case(0, [30, 1, 50])
+    found = mixing.predict_case(slides)
+    together = mixing.predict(np.concatenate([bag for bag, _ in slides]))
+    assert found.whole.attention.sum() == pytest.approx(1, abs=1e-5)
+    for name in ("attention", "embedding", "grade_group_probabilities"):
+        np.testing.assert_allclose(
+            getattr(found.whole, name), getattr(together, name), atol=1e-5, err_msg=name
+        )
+    for one, slide in zip(found.slides, slides, strict=True):
+        alone = mixing.predict(*slide)
+        np.testing.assert_array_equal(one.embedding, alone.embedding)
+        np.testing.assert_array_equal(one.patch_probabilities, alone.patch_probabilities)
+        assert one.attention.sum() == pytest.approx(1, abs=1e-5)
+    sizes = np.array([30, 1, 50])
+    areas = sizes @ [area_shares(one.patch_probabilities) for one in found.slides] / sizes.sum()
+    np.testing.assert_allclose(area_shares(found.whole.patch_probabilities), areas, atol=1e-6)
+
+
+def test_the_order_of_slides_does_not_matter(model: SlideModel) -> None:
+    slides = case(1, [30, 7, 50])
+    found, other = model.predict_case(slides), model.predict_case(slides[::-1])
+    np.testing.assert_allclose(found.whole.embedding, other.whole.embedding, atol=1e-5)
+    np.testing.assert_allclose(
+        found.whole.grade_group_probabilities, other.whole.grade_group_probabilities, atol=1e-5
+    )
+    np.testing.assert_allclose(found.whole.attention[:30], other.whole.attention[-30:], atol=1e-6)
+    assert model.grade(found.whole) == model.grade(other.whole)
+
+
+def test_a_case_of_one_slide_is_that_slide(model: SlideModel) -> None:
+    [slide] = case(2, [40])
+    found, alone = model.predict_case([slide]), model.predict(*slide)
+    for name in ("patch_probabilities", "attention", "embedding", "grade_group_probabilities"):
+        np.testing.assert_array_equal(getattr(found.whole, name), getattr(alone, name))
+        np.testing.assert_array_equal(getattr(found.slides[0], name), getattr(alone, name))
+
+
 def test_new_slides_are_graded_and_attention_goes_to_tumour(model: SlideModel) -> None:
     bags, patterns, groups = slides(1, count=18)
     found = [model.predict(bag) for bag in bags]
@@ -208,6 +262,10 @@ def test_bags_that_cannot_be_are_refused(model: SlideModel) -> None:
         model.predict(np.zeros((0, 16), np.float32))
     with pytest.raises(ValueError, match="all finite"):
         model.predict(np.full((3, 16), np.nan, np.float32))
+    with pytest.raises(ValueError, match="a bag of 0 embeddings"):
+        model.predict_case([*case(0, [3]), (np.zeros((0, 16), np.float32), None)])
+    with pytest.raises(ValueError, match="a case of 0 slides"):
+        model.predict_case([])
 
 
 def test_one_grade_group_is_not_enough() -> None:

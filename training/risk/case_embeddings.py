@@ -99,13 +99,13 @@ def embed_cases(
             own = shards.filter(pc.equal(shards["slide_id"], slide))
             try:
                 read += embed_shards(own, encoder, data).read
-                bags.append(load_bag(own, encoder.key, data).embeddings)
+                bags.append((load_bag(own, encoder.key, data).embeddings, None))
             except SlideError as error:
                 failed.append(FailedSlide(slide_id=slide, code=error.code, error=str(error)))
             done += len(own)
             on_shard(done, len(shards))
         if len(bags) == len(slides):
-            found[case] = slide_model.predict(np.concatenate(bags)).embedding
+            found[case] = slide_model.predict_case(bags).whole.embedding
     if not found:
         causes = "; ".join(map(str, failed))
         raise InsufficientData(f"no case with an outcome could be read: {causes}")

@@ -8,15 +8,16 @@ ordered, so the prediction is ordinal: one score and five increasing thresholds,
 sigmoid(score - threshold_k): one row of weights where a softmax would need six, which a dozen
 slides can't fill.
 
-To attention a bag is a set: neither the order of its patches nor where they were matters. A patch's
-pattern is read with its neighbours (`neighbours.py`). This module does not know what an encoder is.
+To attention a bag is a set: neither the order of its patches nor where they were matters. So all
+slides of a case are one bag, too. A patch's pattern is read with its neighbours on its slide
+(`neighbours.py`). This module does not know what an encoder is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -44,6 +45,7 @@ from training.slide.neighbours import Neighbours
 from training.slide.pattern_head import PatternHead
 from training.threads import threads_for
 
+Embeddings = npt.NDArray[np.float32]
 KIND: Final = "slide-model"
 MAX_STEP_VALUES: Final = 2**24
 """Numbers that attention is fitted on at a time (64 MB): slides beyond that are next in the same
@@ -82,6 +84,20 @@ class SlidePrediction:
         return replace(
             self, grade_group_probabilities=groups, cancer_probability=float(1.0 - groups[0])
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CasePrediction:
+    """All slides of a case as the model sees them.
+
+    Attributes:
+        slides: each by itself, in the order given.
+        whole: of all their patches as one bag, slide after slide in that order: attention sums to 1
+            over the case, areas are those of all slides together.
+    """
+
+    slides: tuple[SlidePrediction, ...]
+    whole: SlidePrediction
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,7 +192,7 @@ def group_probabilities(logits: torch.Tensor) -> torch.Tensor:
 
 
 def fit_attention(
-    bags: Sequence[npt.NDArray[np.float32]],
+    bags: Sequence[Embeddings],
     grade_groups: Sequence[int],
     config: AttentionConfig = DEFAULT_ATTENTION,
     *,
@@ -252,6 +268,14 @@ def _standardise(model: GatedAttention, bags: Sequence[torch.Tensor]) -> None:
     model.scale.copy_(spread.sqrt().clamp_min(1e-6))
 
 
+class _Seen(NamedTuple):
+    """Of N patches: probabilities [N, 4], features [N, hidden] and unnormalised attention [N]."""
+
+    patch_probabilities: npt.NDArray[np.float32]
+    hidden: torch.Tensor
+    energy: torch.Tensor
+
+
 @dataclass(frozen=True, kw_only=True)
 class SlideModel:
     """Pattern head and attention model that were fitted together, with the card that says on what.
@@ -298,9 +322,7 @@ class SlideModel:
         """Size of the patch embeddings it takes."""
         return self.head.dimension
 
-    def predict(
-        self, bag: npt.NDArray[np.float32], neighbours: Neighbours | None = None
-    ) -> SlidePrediction:
+    def predict(self, bag: Embeddings, neighbours: Neighbours | None = None) -> SlidePrediction:
         """Predict one slide from the embeddings [N, D] of its patches, in any order.
 
         Args:
@@ -311,6 +333,28 @@ class SlideModel:
             SpecMismatch: the embeddings come from an encoder of another size.
             ValueError: the bag is empty or holds a value that is not finite.
         """
+        return self.predict_case([(bag, neighbours)]).whole
+
+    def predict_case(
+        self, slides: Sequence[tuple[Embeddings, Neighbours | None]]
+    ) -> CasePrediction:
+        """Predict a case from its slides, in any order: each slide by itself, and all as one bag.
+
+        Args:
+            slides: embeddings [N, D] of each, and their neighbours on that slide, as for `predict`.
+
+        Raises:
+            SpecMismatch: as `predict`, of any slide.
+            ValueError: as `predict`, of any slide, or there is no slide.
+        """
+        if not slides:
+            raise ValueError("a case of 0 slides: it must hold one or more; give the case's slides")
+        seen = [self._see(bag, neighbours) for bag, neighbours in slides]
+        alone = tuple(self._read([each]) for each in seen)
+        return CasePrediction(slides=alone, whole=self._read(seen) if len(seen) > 1 else alone[0])
+
+    def _see(self, bag: Embeddings, neighbours: Neighbours | None) -> _Seen:
+        """What each patch of a slide is like, before it is weighed against others."""
         if bag.ndim != 2 or bag.shape[1] != self.dimension:
             raise SpecMismatch(
                 "embedding size",
@@ -325,13 +369,21 @@ class SlideModel:
             )
         embeddings = np.ascontiguousarray(bag, np.float32)
         with torch.inference_mode():
-            attention, embedding, logits = self.attention(torch.from_numpy(embeddings))
-            groups = group_probabilities(logits).numpy()
+            hidden, energy = self.attention.features(torch.from_numpy(embeddings))
         probabilities = self.head.probabilities(embeddings)
         if neighbours is not None:
             probabilities = neighbours.mixed(probabilities, self.surroundings)
+        return _Seen(tempered(probabilities, self.patch_temperature), hidden, energy)
+
+    def _read(self, seen: Sequence[_Seen]) -> SlidePrediction:
+        """All patches of these slides as one bag."""
+        with torch.inference_mode():
+            hidden = torch.cat([each.hidden for each in seen])
+            energy = torch.cat([each.energy for each in seen])
+            attention, embedding, logits = self.attention.pool(hidden, energy)
+            groups = group_probabilities(logits).numpy()
         found = SlidePrediction(
-            patch_probabilities=tempered(probabilities, self.patch_temperature),
+            patch_probabilities=np.concatenate([each.patch_probabilities for each in seen]),
             attention=attention.numpy(),
             embedding=embedding.numpy(),
             grade_group_probabilities=groups,
@@ -339,7 +391,7 @@ class SlideModel:
         )
         return found.with_groups(self.group_temperature)
 
-    def likeness(self, bag: npt.NDArray[np.float32], look: Fingerprint | None) -> Likeness | None:
+    def likeness(self, bag: Embeddings, look: Fingerprint | None) -> Likeness | None:
         """How much a slide is like those fitted on; None where that is not known."""
         return None if self.domain is None else self.domain.likeness(bag, look)
 
