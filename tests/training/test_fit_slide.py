@@ -25,7 +25,13 @@ from training.errors import InsufficientData, SpecMismatch
 from training.slide.figures import attention_figure
 from training.slide.fit_slide import FitSlideConfig, FitSlideReport, fit_slide
 from training.slide.gleason import parse_label
-from training.slide.held_out import FitConfig, evaluate, folds_by_case, held_out_shares
+from training.slide.held_out import (
+    FitConfig,
+    cases_of_several,
+    evaluate,
+    folds_by_case,
+    held_out_shares,
+)
 from training.slide.labelled_slides import LabelledSlide, load_labelled_slides
 from training.slide.scores import (
     HeldOutSlide,
@@ -245,6 +251,11 @@ def test_folds_keep_a_case_together_and_spread_the_grades() -> None:
     assert len({fold_of[1], fold_of[2], fold_of[5]}) == 3
     assert len(folds_by_case(slides, 50)) == 5
     assert folds_by_case(slides_of([("a", "benign"), ("a", "3+3")]), 5) == []
+
+
+def test_slides_of_one_case_are_together() -> None:
+    slides = slides_of([("a", "benign"), ("b", "3+3"), ("a", "4+4"), ("c", "3+3"), ("a", "3+3")])
+    assert cases_of_several(slides) == [[0, 2, 4]]
 
 
 def test_confusion_and_rates_by_hand() -> None:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from training.cards import WEIGHTS
 from training.errors import BrokenModel, InsufficientData, ModelNotFound, SpecMismatch
+from training.slide import slide_model
 from training.slide.gleason import GradingRules, area_shares
 from training.slide.neighbours import Neighbours
 from training.slide.pattern_head import fit_pattern_head
@@ -268,7 +269,34 @@ def test_bags_that_cannot_be_are_refused(model: SlideModel) -> None:
         model.predict_case([])
 
 
+def test_slides_of_a_case_are_learnt_from_together_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if all their patches were one more slide of the highest grade group."""
+    monkeypatch.setattr(slide_model, "_some_patches", lambda slides, _: torch.cat([*slides]))
+    bags, _, groups = slides(5, count=6)
+    exact = replace(SMALL, epochs=5, dropout=0.0)
+    found = fit_attention(bags, groups, exact, cases=[[1, 5], [0, 2, 3]])
+    more = [np.concatenate([bags[k] for k in case]) for case in ([1, 5], [0, 2, 3])]
+    expected = fit_attention([*bags, *more], [*groups, 5, 3], exact)
+    alone = fit_attention(bags, groups, exact)
+    bag = torch.from_numpy(more[0])
+    with torch.inference_mode():
+        together, other, without = (one(bag)[2] for one in (found, expected, alone))
+    assert (together - other).abs().max() < 0.2 * (together - without).abs().max()
+
+
+def test_patches_of_a_case_are_drawn_from_all_its_slides() -> None:
+    parts = [torch.arange(5.0)[:, None], torch.arange(5.0, 8.0)[:, None]]
+    assert slide_model._some_patches(parts, 100).ravel().sort().values.tolist() == [*range(8)]
+    assert len(slide_model._some_patches(parts, 6).unique()) == 6
+    torch.manual_seed(0)
+    drawn = slide_model._some_patches(parts[:1], 3)
+    torch.manual_seed(0)
+    assert drawn.ravel().tolist() == torch.randperm(5)[:3].tolist()
+
+
 def test_one_grade_group_is_not_enough() -> None:
     bags, _, _ = slides(0, count=3)
-    with pytest.raises(InsufficientData, match="two different grade groups are needed; add slides"):
+    with pytest.raises(
+        InsufficientData, match="two different grade groups are needed; add slides of"
+    ):
         fit_attention(bags, [2, 2, 2], SMALL)

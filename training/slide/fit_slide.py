@@ -185,7 +185,7 @@ def fit_slide(
         CohortError: nothing was prepared at `config.data`.
         SpecMismatch: the cohort was prepared for another encoder.
         InsufficientData: fewer than two patterns are annotated, or fewer than two grade groups
-            labelled; names the slides that could not be used.
+            labelled; names the slides that could not be used. Nothing is written.
     """
     encoder = load_encoder(config.encoder, device=device_here())
     spec = cohort_spec(config.data)
@@ -214,7 +214,10 @@ def fit_slide(
         domain=held_out.domain,
         card=card,
     )
+    pictures = _draw(cohort.slides, held_out)
     saved = save_slide_model(config.out, model)
+    for name, picture in pictures.items():
+        storage.write_bytes(storage.join(config.out, name), picture)
     report = FitSlideReport(
         model=storage.as_uri(config.out),
         model_hash=saved.hash,
@@ -235,7 +238,7 @@ def fit_slide(
         without_label=cohort.without_label,
         annotations=cohort.annotations,
         remarks=remarks,
-        figures=_draw(config.out, cohort.slides, held_out),
+        figures=[storage.join(config.out, name) for name in pictures],
     )
     stored = json.dumps(report.without_names(), indent=1)
     storage.write_bytes(storage.join(config.out, "report.json"), stored.encode())
@@ -286,8 +289,8 @@ def _temperature(found: Calibration | None) -> float:
     return 1.0 if found is None else found.temperature
 
 
-def _draw(out: str, slides: Sequence[LabelledSlide], held_out: HeldOut) -> list[str]:
-    """Write the pictures; returns their URIs."""
+def _draw(slides: Sequence[LabelledSlide], held_out: HeldOut) -> dict[str, bytes]:
+    """The pictures by file name."""
     pictures: dict[str, bytes] = {}
     if (score := held_out.patch_score) is not None:
         pictures["confusion.png"] = confusion_figure(
@@ -312,6 +315,4 @@ def _draw(out: str, slides: Sequence[LabelledSlide], held_out: HeldOut) -> list[
         pictures["attention.png"] = attention_figure(
             [(slides[k], held_out.predictions[k]) for k in shown]
         )
-    for name, picture in pictures.items():
-        storage.write_bytes(storage.join(out, name), picture)
-    return [storage.join(out, name) for name in pictures]
+    return pictures

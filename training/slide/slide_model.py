@@ -196,32 +196,37 @@ def fit_attention(
     grade_groups: Sequence[int],
     config: AttentionConfig = DEFAULT_ATTENTION,
     *,
+    cases: Sequence[Sequence[int]] = (),
     seed: int = 0,
 ) -> GatedAttention:
-    """Fit on whole slides: class-balanced ordinal likelihood. Same bags, config and seed: same
-    weights, on the CPU.
+    """Fit on whole slides, and on cases of several: class-balanced ordinal likelihood. Same bags,
+    config and seed: same weights, on the CPU.
 
     Args:
         bags: embeddings [N, D] of each slide.
         grade_groups: ISUP grade group of each slide, 0 to 5.
         config: size and fitting.
+        cases: indices of the slides of each case that has several. All of them are one more bag,
+            of the highest grade group among them.
         seed: of initialisation, dropout and the patches of each step.
 
     Raises:
         InsufficientData: fewer than two different grade groups.
     """
-    targets = torch.tensor(list(grade_groups))
     if len(set(grade_groups)) < 2:
+        number = "1 slide has" if len(bags) == 1 else f"{len(bags)} slides have"
         raise InsufficientData(
-            f"{len(bags)} slides have grade groups {sorted(set(grade_groups))}: two different "
-            "grade "
-            "groups are needed; add slides"
+            f"{number} grade groups {sorted(set(grade_groups))}: two different grade groups are "
+            "needed; add slides of others"
         )
+    highest = [max(grade_groups[k] for k in case) for case in cases]
+    targets = torch.tensor([*grade_groups, *highest])
     counts = torch.bincount(targets, minlength=len(GRADE_GROUPS)).float()
     weights = (1.0 / counts[targets]) / (1.0 / counts[targets]).sum()
     tensors = [torch.from_numpy(np.ascontiguousarray(bag, np.float32)) for bag in bags]
-    step = sum(min(len(bag), config.patches_per_step) for bag in tensors) * tensors[0].shape[1]
+    learnt = [[bag] for bag in tensors] + [[tensors[k] for k in case] for case in cases]
     most = config.patches_per_step
+    step = sum(min(sum(map(len, bag)), most) for bag in learnt) * tensors[0].shape[1]
     together = max(1, MAX_STEP_VALUES // (most * tensors[0].shape[1]))
     with (
         threads_for(step),
@@ -236,9 +241,9 @@ def fit_attention(
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, config.epochs)
         for _ in range(config.epochs):
             optimiser.zero_grad()
-            for first in range(0, len(tensors), together):
+            for first in range(0, len(learnt), together):
                 some = slice(first, first + together)
-                parts = [bag[torch.randperm(len(bag))[:most]] for bag in tensors[some]]
+                parts = [_some_patches(bag, most) for bag in learnt[some]]
                 logits = _logits(model, parts)
                 likelihood = group_probabilities(logits).gather(1, targets[some, None]).squeeze(1)
                 loss = -(weights[some] * likelihood.clamp_min(1e-6).log()).sum()
@@ -246,6 +251,18 @@ def fit_attention(
             optimiser.step()
             schedule.step()
     return model.eval()
+
+
+def _some_patches(slides: Sequence[torch.Tensor], most: int) -> torch.Tensor:
+    """Random patches of slides [N, D], `most` of all together; the rest is not copied."""
+    ends = np.cumsum([len(slide) for slide in slides])
+    chosen = torch.randperm(int(ends[-1]))[:most]
+    return torch.cat(
+        [
+            slide[chosen[(chosen >= end - len(slide)) & (chosen < end)] - (end - len(slide))]
+            for slide, end in zip(slides, ends.tolist(), strict=True)
+        ]
+    )
 
 
 def _logits(model: GatedAttention, parts: Sequence[torch.Tensor]) -> torch.Tensor:
