@@ -13,9 +13,10 @@ metrics are rough, and the report gives their number.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Final
 
 import numpy as np
 
@@ -60,11 +61,17 @@ from training.slide.scores import (
 )
 from training.slide.slide_model import (
     DEFAULT_ATTENTION,
+    Aggregator,
     AttentionConfig,
     SlideModel,
     save_slide_model,
 )
 from training.tracking import track
+
+_AGGREGATORS: Final[dict[Aggregator, str]] = {
+    "attention": "gated attention",
+    "mean": "mean of patches",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +88,9 @@ class FitSlideConfig:
         stain_views: how many times each patch is also embedded under another stain, for the
             pattern head to learn from.
         attention: size and fitting of the attention model.
+        choose_aggregator: whether each aggregator is cross-validated and the one with the lowest
+            negative log likelihood of held-out grade groups is taken, instead of the one of
+            `attention`; its scores are then a little optimistic.
         seed: of the attention model.
         on_ray: whether the cluster embeds, on GPUs where it has some, instead of this process.
 
@@ -96,13 +106,23 @@ class FitSlideConfig:
     penalty: float = 30.0
     stain_views: int = 2
     attention: AttentionConfig = DEFAULT_ATTENTION
+    choose_aggregator: bool = False
     seed: int = 0
     on_ray: bool = False
 
     @property
-    def fit(self) -> FitConfig:
-        """How each model is fitted, on all slides and on those of a fold."""
-        return FitConfig(penalty=self.penalty, attention=self.attention, seed=self.seed)
+    def fits(self) -> list[FitConfig]:
+        """How each model may be fitted, on all slides and on those of a fold."""
+        first = self.attention.aggregator
+        tried = _AGGREGATORS if self.choose_aggregator else (first,)
+        return [
+            FitConfig(
+                penalty=self.penalty,
+                attention=replace(self.attention, aggregator=aggregator),
+                seed=self.seed,
+            )
+            for aggregator in tried
+        ]
 
     def __post_init__(self) -> None:
         require_range("folds", self.folds, 2)
@@ -199,10 +219,19 @@ def fit_slide(
         on_shard=on_shard,
     )
     with explained(cohort):
-        held_out = evaluate(cohort.slides, config.fit, folds=config.folds)
-        head, attention = fit_parts(cohort.slides, config.fit)
+        tried = [(fit, evaluate(cohort.slides, fit, folds=config.folds)) for fit in config.fits]
+        fit, held_out = min(tried, key=lambda each: _loss(each[1]))
+        head, attention = fit_parts(cohort.slides, fit)
     remarks = held_out.remarks + cohort.annotation_remarks
-    card = _card(config, encoder, spec, cohort, held_out) | {"remarks": remarks}
+    chosen = replace(config, attention=fit.attention)
+    card = _card(chosen, encoder, spec, cohort, held_out) | {
+        "remarks": remarks,
+        "aggregator": fit.attention.aggregator,
+        "aggregator_losses": {
+            each.attention.aggregator: None if math.isinf(_loss(found)) else _loss(found)
+            for each, found in tried
+        },
+    }
     model = SlideModel(
         head=head,
         attention=attention,
@@ -255,7 +284,7 @@ def _card(
 ) -> Card:
     patch, slide = held_out.patch_score, held_out.slide_score
     return {
-        "name": "pattern head and gated attention",
+        "name": f"pattern head and {_AGGREGATORS[config.attention.aggregator]}",
         "encoder_hash": encoder.hash,
         "encoder_precision": encoder.precision,
         "spec": spec.to_dict(),
@@ -287,6 +316,11 @@ def _card(
 
 def _temperature(found: Calibration | None) -> float:
     return 1.0 if found is None else found.temperature
+
+
+def _loss(found: HeldOut) -> float:
+    """Of held-out grade groups; infinite where nothing could be held out."""
+    return math.inf if found.group_calibration is None else found.group_calibration.loss_after
 
 
 def _draw(slides: Sequence[LabelledSlide], held_out: HeldOut) -> dict[str, bytes]:

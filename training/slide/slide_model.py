@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -47,6 +47,7 @@ from training.threads import threads_for
 
 Embeddings = npt.NDArray[np.float32]
 KIND: Final = "slide-model"
+Aggregator = Literal["attention", "mean"]
 MAX_STEP_VALUES: Final = 2**24
 """Numbers that attention is fitted on at a time (64 MB): slides beyond that are next in the same
 step."""
@@ -105,6 +106,8 @@ class AttentionConfig:
     """Size and fitting of the attention model.
 
     Attributes:
+        aggregator: how patches are weighed: by gated attention, or all the same ("mean"). A mean
+            has nothing to learn from a few slides but what patches are like.
         hidden: width of the patch features that are pooled.
         attention: width of the gate.
         dropout: of patch features while fitting.
@@ -114,6 +117,7 @@ class AttentionConfig:
         weight_decay: of AdamW.
     """
 
+    aggregator: Aggregator = "attention"
     hidden: int = 64
     attention: int = 32
     dropout: float = 0.25
@@ -234,6 +238,8 @@ def fit_attention(
     ):  # all draws are the seed's; the caller's generator is left alone
         torch.manual_seed(seed)
         model = GatedAttention(tensors[0].shape[1], config.hidden, config.attention, config.dropout)
+        if config.aggregator == "mean":
+            _weigh_all_the_same(model)
         _standardise(model, tensors)
         optimiser = torch.optim.AdamW(
             model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
@@ -251,6 +257,12 @@ def fit_attention(
             optimiser.step()
             schedule.step()
     return model.eval()
+
+
+def _weigh_all_the_same(model: GatedAttention) -> None:
+    """Attention whose gate leads nowhere is the mean: one network, one file, for both."""
+    for parameter in model.attend.parameters():
+        nn.init.zeros_(parameter).requires_grad_(False)
 
 
 def _some_patches(slides: Sequence[torch.Tensor], most: int) -> torch.Tensor:
