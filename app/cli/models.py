@@ -158,6 +158,14 @@ def fit_slide(
     encoder: Encoder = DEFAULT_ENCODER,
     folds: Folds = 5,
     split: Split = "train",
+    choose_aggregator: Annotated[
+        bool,
+        typer.Option(
+            "--choose-aggregator",
+            help="Also fit a mean over patches instead of attention, and take the better of both "
+            "on held-out slides.",
+        ),
+    ] = False,
     seed: Seed = 0,
     ray: Ray = None,
 ) -> None:
@@ -177,6 +185,7 @@ def fit_slide(
             out=out,
             folds=folds,
             split=split,
+            choose_aggregator=choose_aggregator,
             seed=seed,
             on_ray=on_ray(ray),
         )

@@ -64,6 +64,7 @@ def test_the_better_aggregator_is_taken_and_both_losses_are_in_the_card(
     model = load_slide_model(report.model)
     assert model.card["aggregator"] == better
     assert model.card["aggregator_losses"] == pytest.approx(losses)
+    assert f"{better} is taken" in report.remarks[-1]
     assert model.card["config"]["attention"]["aggregator"] == better
     attention = model.predict(np.random.default_rng(0).normal(size=(9, 16)).astype("f4")).attention
     assert (np.ptp(attention) < 1e-6) == (better == "mean")

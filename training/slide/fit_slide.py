@@ -222,14 +222,20 @@ def fit_slide(
         tried = [(fit, evaluate(cohort.slides, fit, folds=config.folds)) for fit in config.fits]
         fit, held_out = min(tried, key=lambda each: _loss(each[1]))
         head, attention = fit_parts(cohort.slides, fit)
+    losses = {each.attention.aggregator: _loss(found) for each, found in tried}
     remarks = held_out.remarks + cohort.annotation_remarks
+    if len(losses) > 1:
+        stated = ", ".join(f"{name} {loss:.3f}" for name, loss in losses.items())
+        remarks.append(
+            f"Loss of held-out grade groups by aggregator: {stated}; {fit.attention.aggregator} is "
+            "taken, and its scores are a little optimistic for the choice."
+        )
     chosen = replace(config, attention=fit.attention)
     card = _card(chosen, encoder, spec, cohort, held_out) | {
         "remarks": remarks,
         "aggregator": fit.attention.aggregator,
         "aggregator_losses": {
-            each.attention.aggregator: None if math.isinf(_loss(found)) else _loss(found)
-            for each, found in tried
+            name: None if math.isinf(loss) else loss for name, loss in losses.items()
         },
     }
     model = SlideModel(
