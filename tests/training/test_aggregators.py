@@ -68,3 +68,21 @@ def test_the_better_aggregator_is_taken_and_both_losses_are_in_the_card(
     assert model.card["config"]["attention"]["aggregator"] == better
     attention = model.predict(np.random.default_rng(0).normal(size=(9, 16)).astype("f4")).attention
     assert (np.ptp(attention) < 1e-6) == (better == "mean")
+
+
+def test_no_choice_is_claimed_where_nothing_could_be_held_out(tmp_path: Path) -> None:
+    encoder = make_encoder(tmp_path / "encoder")
+    report = fit_slide(
+        FitSlideConfig(
+            data=make_cohort(tmp_path / "data", encoder, ["benign", "3+4"]),
+            encoder=encoder,
+            out=str(tmp_path / "model"),
+            attention=replace(MEAN, aggregator="attention", epochs=2),
+            choose_aggregator=True,
+            stain_views=0,
+        )
+    )
+    assert not any("aggregator" in remark for remark in report.remarks)
+    card = load_slide_model(report.model).card
+    assert card["aggregator"] == "attention"
+    assert card["aggregator_losses"] == {"attention": None, "mean": None}

@@ -224,7 +224,7 @@ def fit_slide(
         head, attention = fit_parts(cohort.slides, fit)
     losses = {each.attention.aggregator: _loss(found) for each, found in tried}
     remarks = held_out.remarks + cohort.annotation_remarks
-    if len(losses) > 1:
+    if len(losses) > 1 and held_out.slides:
         stated = ", ".join(f"{name} {loss:.3f}" for name, loss in losses.items())
         remarks.append(
             f"Loss of held-out grade groups by aggregator: {stated}; {fit.attention.aggregator} is "
