@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 
 import numpy as np
@@ -9,10 +10,15 @@ import numpy.typing as npt
 
 
 class MappedRows:
-    """Room for rows of float32, in one file without a name that ends with the last array of it."""
+    """Room for rows of float32, in one file without a name that ends with the last array of it.
+
+    Raises:
+        OSError: the folder of temporary files has no room for it; names the folder and the remedy.
+    """
 
     def __init__(self, rows: int, width: int) -> None:
         with tempfile.TemporaryFile(prefix="acinus-embeddings-") as file:
+            _reserve(file.fileno(), 4 * max(1, rows) * width)
             self._rows = np.memmap(file, np.float32, "w+", shape=(max(1, rows), width))
         self._used = 0
 
@@ -29,3 +35,14 @@ class MappedRows:
         kept[:] = values
         self._used = end
         return kept
+
+
+def _reserve(descriptor: int, size: int) -> None:
+    """Take the room now: a mapped file that finds none later ends the process without a word."""
+    try:
+        os.posix_fallocate(descriptor, 0, size)
+    except OSError as error:
+        raise OSError(
+            f"{tempfile.gettempdir()} has no room for {size / 1e6:,.0f} MB of embeddings "
+            f"({error.strerror}); free some, or name another folder in TMPDIR"
+        ) from error
