@@ -181,9 +181,9 @@ class ClinicalVariables(BaseModel):
             for name, value in values.items()
             if name in get_args(Variable) and isinstance(value, str) and _says_unknown(name, value)
         }
-        if not stated:
-            return values
         given = values.get("unknown") or ()
+        if not stated or not isinstance(given, (list, tuple)):
+            return values
         rest = {name: value for name, value in values.items() if name not in stated}
         return {**rest, "unknown": [*given, *sorted(stated)]}
 

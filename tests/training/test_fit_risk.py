@@ -16,7 +16,7 @@ from PIL import Image
 
 from tests.support.hand_made import make_cohort, make_encoder
 from training.encoder.encoder import load_encoder
-from training.errors import InsufficientData, SpecMismatch
+from training.errors import InsufficientData, OutcomesError, SpecMismatch
 from training.model_set import ENCODER, RISK_MODEL, SLIDE_MODEL, load_model_set
 from training.risk.case_embeddings import embed_cases
 from training.risk.covariates import Covariates
@@ -288,3 +288,43 @@ def test_cases_of_a_table_are_joined_to_their_slides(config: FitRiskConfig, tmp_
 def test_simulated_outcomes_need_slides() -> None:
     with pytest.raises(ValueError, match="give a cohort and a slide model"):
         FitRiskConfig(out="a", outcomes=SimulatedOutcomes())
+
+
+def test_what_too_few_patients_have_plays_no_part(tmp_path: Path) -> None:
+    """Completed from a handful, a variable without effect looks as if it had one."""
+    cases = [f"case{k}" for k in range(300)]
+    lines = Path(write_table(tmp_path / "table.csv", cases)).read_text().splitlines()
+    header, rows = lines[0] + ";positive_cores;total_cores", []
+    for k, line in enumerate(lines[1:]):
+        rows.append(line + (f";{k % 12};12" if k < 20 else ";;"))
+    (tmp_path / "table.csv").write_text("\n".join([header, *rows]))
+    config = FitRiskConfig(
+        out=str(tmp_path / "model"),
+        outcomes=RealOutcomes(table=str(tmp_path / "table.csv"), unit="months", folds=2),
+        model=RiskModelConfig(replicas=2),
+    )
+    report = fit_risk(config)
+    assert report.hazard_ratios["positive_cores"] == 1.0
+    assert any("20 of 300 patients have positive cores" in remark for remark in report.remarks)
+    man = Covariates(age=66, psa=8.0, t_stage="T2a", primary=4, secondary=4)
+    found = load_risk_model(config.out).predict(None, man)
+    assert found.missing == ()
+    assert found.outside_training_range == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"unit": "days"}, "longest follow-up is 0"),
+        ({"unit": "years"}, "years in line 3; say whether time is in years, months or days"),
+        ({"unit": "months", "folds": 500}, "can't be shared among 500 folds; ask for fewer"),
+    ],
+)
+def test_a_cohort_that_cannot_be_fitted_is_refused(
+    tmp_path: Path, change: dict[str, object], message: str
+) -> None:
+    table = write_table(tmp_path / "table.csv", [f"case{k}" for k in range(200)])
+    outcomes = RealOutcomes(table=table, **change)  # type: ignore[arg-type]
+    with pytest.raises((InsufficientData, OutcomesError), match=message):
+        fit_risk(FitRiskConfig(out=str(tmp_path / "model"), outcomes=outcomes))
+    assert not (tmp_path / "model").exists()

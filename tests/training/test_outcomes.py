@@ -63,7 +63,7 @@ def test_parquet_is_read_as_csv_is(tmp_path: Path) -> None:
         ("a,soon,none", "has the time 'soon' in line 2; give a number of years"),
         ("a,nan,none", "has no time in line 2"),
         ("a,inf,none", "has the time 'inf' in line 2"),
-        ("a,96,none", r"has the time 96 years, 96 years in line 2; name the unit"),
+        ("a,96,none", r"has the time 96 years, 96 years in line 2; say whether time is in"),
         ("a,3,", "has no event in line 2; give one of none, distant_metastasis"),
         ("a,3,recurrence", "has the event 'recurrence' in line 2"),
         (",3,none", "names no case in line 2"),
@@ -92,6 +92,22 @@ def test_a_variable_that_no_patient_can_have_is_named(
 ) -> None:
     with pytest.raises(OutcomesError, match=message):
         read_outcomes(table(tmp_path, f"a,3,none,{value}", header=f"{HEADER},{column}"))
+
+
+def test_whole_numbers_and_yes_or_no_as_other_programs_write_them(tmp_path: Path) -> None:
+    header = f"{HEADER},treatment,gleason_primary,gleason_secondary"
+    found = read_outcomes(
+        table(tmp_path, "a,3,none,1.0,4.0,3.0", "b,4,none,False,3,3", header=header)
+    )
+    assert [one.treated for one in found] == [True, False]
+    assert found[0].covariates.primary == 4
+
+
+def test_months_read_as_years_are_noticed(tmp_path: Path) -> None:
+    lines = [f"case{k},{30 + k},none" for k in range(20)]
+    with pytest.raises(OutcomesError, match="median follow-up of 40 years, read as years; say whe"):
+        read_outcomes(table(tmp_path, *lines))
+    assert len(read_outcomes(table(tmp_path, *lines), unit="months")) == 20
 
 
 def test_all_mistakes_are_reported_at_once(tmp_path: Path) -> None:

@@ -148,13 +148,19 @@ def test_a_benefit_of_short_term_adt_is_read_in_intermediate_risk_only(
     assert "in intermediate risk only" in found.short_term_adt.reason
 
 
-@pytest.mark.parametrize("compared", [None, benefit(0.01, treatment="another drug")])
+@pytest.mark.parametrize(
+    ("compared", "reason"),
+    [
+        (None, "did not compare men with and without it"),
+        (benefit(0.01, treatment="another drug"), "compared another treatment: another drug"),
+    ],
+)
 def test_a_cohort_that_did_not_compare_it_shows_no_benefit(
-    compared: TreatmentBenefit | None,
+    compared: TreatmentBenefit | None, reason: str
 ) -> None:
     found = recommended(UNFAVOURABLE, benefit=compared)
     assert found.short_term_adt.verdict == "guideline only"
-    assert "did not compare men with and without it" in found.short_term_adt.reason
+    assert reason in found.short_term_adt.reason
     assert option(found, SHORT_ADT).verdict == "guideline only"
 
 

@@ -370,6 +370,27 @@ def test_short_follow_up_gives_no_ten_year_risk() -> None:
         require_ten_years(replace(patients, time=np.minimum(patients.time, 8.0)))
 
 
+def test_values_beyond_those_of_training_are_held_at_their_ends(model: RiskModel) -> None:
+    ends = [model.predict(model.image_centre, replace(MAN, psa=psa)) for psa in (2000.0, 4000.0)]
+    assert ends[0].ten_year == ends[1].ten_year
+    assert ends[0].outside_training_range == ["psa"]
+
+
+def test_events_after_fifteen_years_do_not_count() -> None:
+    patients, _ = registry(0)
+    late = replace(patients, time=patients.time + 15.0)
+    assert late.events() == {}
+    with pytest.raises(InsufficientData, match="0 of 500 patients have the event"):
+        fit_risk_model(late, card=CARD, config=CONFIG)
+
+
+def test_an_interaction_is_tested_only_where_events_allow_it() -> None:
+    patients, _ = registry(0)
+    alone = replace(patients.without_image(), covariates=[MAN] * len(patients))
+    found = fit_risk_model(alone, card=CARD, config=replace(CONFIG, replicas=2))
+    assert found.card["interaction_p_value"] is None
+
+
 def test_few_events_are_refused() -> None:
     patients, _ = registry(0)
     events = np.flatnonzero(patients.cause == 1)

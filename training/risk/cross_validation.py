@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from training.risk.fitting import Patients, RiskModelConfig, fit_risk_model
-from training.risk.hazards import Floats
-from training.risk.prediction import CAUSES, Interval
+from training.errors import InsufficientData
+from training.risk.fitting import MIN_EVENTS, Patients, RiskModelConfig, fit_risk_model
+from training.risk.hazards import LIMIT, Floats
+from training.risk.prediction import CAUSE_WORDS, CAUSES, Interval
 from training.risk.risk_model import RiskModel
 from training.risk.survival import (
     CalibrationGroup,
@@ -81,8 +82,9 @@ def cross_validate(
     """Score the fit of a config by cross-validation.
 
     Raises:
-        InsufficientData: too few events in the other folds.
+        InsufficientData: see `require_folds`.
     """
+    require_folds(patients, folds)
     found = predict_held_out(patients, config, folds=folds, seed=seed)
     blind = None
     if config.components and patients.embeddings.shape[1]:
@@ -108,8 +110,28 @@ def cross_validate(
 
 def observed_of(patients: Patients) -> Observed:
     """What happened to them, of the cause that a model of these patients is about."""
-    of = 1 if CAUSES[0] in patients.events() else 2
-    return Observed(time=patients.time, cause=patients.cause, of=of)
+    return Observed(time=patients.time, cause=patients.cause, of=patients.endpoint)
+
+
+def require_folds(patients: Patients, folds: int) -> None:
+    """Refuse a cohort whose folds would leave too few events for a fit.
+
+    Raises:
+        InsufficientData: fewer patients than folds, or too few events of the endpoint.
+    """
+    if folds > len(patients):
+        raise InsufficientData(
+            f"{len(patients)} patients can't be shared among {folds} folds; ask for fewer folds"
+        )
+    events = int(patients.counts()[patients.endpoint])
+    left = events - -(-events // folds)
+    if left < MIN_EVENTS:
+        word = CAUSE_WORDS[CAUSES[patients.endpoint - 1]]
+        raise InsufficientData(
+            f"{events} of {len(patients)} patients have the event {word} within {LIMIT:g} years: "
+            f"without a fold of {folds}, {left} are left, and a fit needs {MIN_EVENTS}; add "
+            "patients or follow-up"
+        )
 
 
 def predict_held_out(

@@ -38,6 +38,7 @@ from training.risk.fitting import (
     fit_risk_model,
     require_ten_years,
 )
+from training.risk.hazards import LIMIT
 from training.risk.outcomes import Outcome, TimeUnit, read_outcomes
 from training.risk.risk_model import RiskModel, save_risk_model
 from training.risk.simulated_outcomes import Hazards
@@ -93,6 +94,8 @@ class RealOutcomes:
 
     def __post_init__(self) -> None:
         require_range("folds", self.folds, 2)
+        if not self.treatment.strip():
+            raise ValueError("treatment is empty; say what the column treatment stands for")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,6 +269,7 @@ def _fit_real(
             "The treatment was not assigned at random: its benefit may be that of the patients who "
             "were chosen for it."
         )
+    remarks += _left_out(patients, table)
     score = cross_validate(patients, config.model, folds=outcomes.folds, seed=config.seed)
     model = fit_risk_model(
         patients, card={"simulated_outcomes": False}, config=config.model, seed=config.seed
@@ -283,6 +287,20 @@ def _fit_real(
     )
 
 
+def _left_out(patients: Patients, table: list[Outcome]) -> list[str]:
+    """What of the table plays no part, one sentence each."""
+    remarks = [
+        f"{count} of {len(table)} patients have {name.replace('_', ' ')}: too few, it is left out."
+        for name, count in patients.too_rare().items()
+    ]
+    if patients.treated is None and any(one.treated is not None for one in table):
+        remarks.append("All patients had the same treatment: nothing is said of its benefit.")
+    late = int(((patients.time > LIMIT) & (patients.cause > 0)).sum())
+    if late:
+        remarks.append(f"{late} events after {LIMIT:g} years are not counted.")
+    return remarks
+
+
 def _patients(
     table: list[Outcome], embeddings: np.ndarray[Any, Any], outcomes: RealOutcomes
 ) -> Patients:
@@ -295,7 +313,7 @@ def _patients(
         cause=np.array([one.cause for one in table]),
         embeddings=embeddings,
         treated=np.array(treated, bool) if compared else None,
-        treatment=outcomes.treatment if compared else "",
+        treatment=outcomes.treatment.strip() if compared else "",
         randomised=outcomes.randomised and compared,
     )
 
@@ -346,7 +364,10 @@ def _fit_simulated(
 def _write(config: FitRiskConfig, fitted: _Fitted, models: _Models | None) -> FitRiskReport:
     simulated = isinstance(config.outcomes, SimulatedOutcomes)
     missing = _missing(fitted.patients)
-    card = _card(config, models) | {
+    with_image = fitted.model.needs_image
+    if models is not None and not with_image:
+        fitted.remarks.append("All slide embeddings are alike: the image plays no part.")
+    card = _card(config, models, with_image=with_image) | {
         "simulated_outcomes": simulated,
         "data": fitted.data,
         "patients": len(fitted.patients),
@@ -389,10 +410,10 @@ def _missing(patients: Patients) -> dict[str, float]:
     return {name: count / len(patients) for name, count in sorted(counts.items())}
 
 
-def _card(config: FitRiskConfig, models: _Models | None) -> Card:
+def _card(config: FitRiskConfig, models: _Models | None, *, with_image: bool) -> Card:
     card: Card = {
         "name": "competing hazards of image and clinical variables"
-        if models
+        if with_image
         else "competing hazards of clinical variables",
         "encoder_hash": "",
         "slide_model_hash": "",

@@ -2,7 +2,7 @@
 
 Fitted by expectation and maximisation on rows with gaps (Little and Rubin, Statistical Analysis
 with Missing Data, 2019, chapter 11): unbiased where what is missing depends on what was observed.
-Only means and covariances are kept, and thus nothing of a single patient. Draws are held within the
+Means, covariances and the ends of each column are kept, and no patient. Draws are held within the
 range that was seen: a pattern 6 does not become likely because 5 is frequent.
 """
 
@@ -70,13 +70,15 @@ class Joint:
         return filled
 
 
-def fit_joint(table: Floats, *, rounds: int = 100) -> Joint:
+def fit_joint(table: Floats, *, weights: Floats | None = None, rounds: int = 100) -> Joint:
     """Of the rows [N, P] of a table, NaN where a value is missing; every column has some value.
 
     Args:
         table: the rows.
+        weights: of the rows, [N]; 1 each if None.
         rounds: of expectation and maximisation, at most.
     """
+    weight = np.ones(len(table)) if weights is None else weights
     low, high = np.nanmin(table, axis=0), np.nanmax(table, axis=0)
     variance = np.maximum(np.nanvar(table, axis=0), 1e-9)
     joint = Joint(mean=np.nanmean(table, axis=0), covariance=np.diag(variance), low=low, high=high)
@@ -87,10 +89,10 @@ def fit_joint(table: Floats, *, rounds: int = 100) -> Joint:
             slope, rest = joint.conditional(gone)
             known = table[np.ix_(rows, ~gone)] - joint.mean[~gone]
             filled[np.ix_(rows, gone)] = joint.mean[gone] + known @ slope.T
-            spread[np.ix_(gone, gone)] += len(rows) * rest
-        mean = filled.mean(axis=0)
+            spread[np.ix_(gone, gone)] += weight[rows].sum() * rest
+        mean = weight @ filled / weight.sum()
         away = filled - mean
-        covariance = (away.T @ away + spread) / len(table) + _RIDGE * np.diag(variance)
+        covariance = (away.T * weight @ away + spread) / weight.sum() + _RIDGE * np.diag(variance)
         moved = np.abs(covariance - joint.covariance).max() / variance.max()
         joint = Joint(mean=mean, covariance=covariance, low=low, high=high)
         if moved < 1e-5:

@@ -48,6 +48,8 @@ TimeUnit = Literal["years", "months", "days"]
 PER_YEAR: Final[dict[TimeUnit, float]] = {"years": 1.0, "months": 12.0, "days": 365.25}
 MAX_YEARS: Final = 60.0
 """Of follow-up: above, it was given in another unit."""
+MAX_MEDIAN_YEARS: Final = 15.0
+"""Of follow-up: half of a cohort is hardly followed for longer; months read as years would be."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +93,11 @@ def read_outcomes(location: str, *, unit: TimeUnit = "years") -> list[Outcome]:
         raise OutcomesError(f"{error.slide} {error.cause}; {error.remedy}") from None
     if not outcomes:
         raise OutcomesError(f"{name} lists no case; add lines")
+    middle = float(np.median([one.years for one in outcomes]))
+    if middle > MAX_MEDIAN_YEARS:
+        raise OutcomesError(
+            f"{name} has a median follow-up of {middle:.0f} years, read as {unit}; {_UNIT_REMEDY}"
+        )
     return outcomes
 
 
@@ -140,7 +147,7 @@ def _outcome(row: Row, unit: TimeUnit, mistakes: Mistakes) -> Outcome:
     if event not in EVENTS:
         said = f"has the event {text['event']!r}" if event else "has no event"
         mistakes.append((said, f"give one of {', '.join(EVENTS)}"))
-    treated = {"": None, "0": False, "1": True}.get(text["treatment"])
+    treated = _TREATED.get(text["treatment"].lower())
     if treated is None and text["treatment"]:
         mistakes.append((f"has the treatment {text['treatment']!r}", "give 0 or 1"))
     return Outcome(
@@ -158,14 +165,15 @@ def _years(text: str, unit: TimeUnit, mistakes: Mistakes) -> float:
         mistakes.append(("has no time", "give the time to the event or to the end of follow-up"))
         return 1.0
     if years is None or not np.isfinite(years):
-        mistakes.append((f"has the time {text!r}", f"give a number of {unit}"))
+        remedy = f"give a number of {unit}, with a decimal point"
+        mistakes.append((f"has the time {text!r}", remedy))
         return 1.0
     years /= PER_YEAR[unit]
     if years <= 0:
         remedy = "give a time after the biopsy; an event before it can't be predicted"
         mistakes.append((f"has the time {text}, which is not above 0", remedy))
     elif years > MAX_YEARS:
-        remedy = "name the unit of the column time"
+        remedy = _UNIT_REMEDY
         mistakes.append((f"has the time {text} {unit}, {years:.0f} years", remedy))
     return years
 
@@ -184,7 +192,7 @@ def _covariates(text: dict[str, str], mistakes: Mistakes) -> Covariates:
     for group in groups:
         values: dict[str, Any] = {}
         for column in group:
-            kind = _KINDS.get(column, int)
+            kind = _KINDS.get(column, _whole)
             values[names.get(column, column)] = _number(text[column], kind)
             if text[column] and values[names.get(column, column)] is None and kind is not _t_stage:
                 mistakes.append((f"has the {column} {text[column]!r}", "give a number or nothing"))
@@ -199,16 +207,24 @@ def _covariates(text: dict[str, str], mistakes: Mistakes) -> Covariates:
 
 def _number(text: str, kind: Callable[[str], Any]) -> Any:
     try:
-        return kind(text) if text else None
+        return kind(text) if text and "_" not in text else None
     except ValueError:
         return None
+
+
+def _whole(text: str) -> int:
+    """A whole number; tables with gaps hold 4.0."""
+    number = float(text)
+    if not number.is_integer():
+        raise ValueError(text)
+    return int(number)
 
 
 def _t_stage(text: str) -> str | None:
     """As T_STAGES spells it; TX is missing. A pathological stage (pT2) stays as it is, to be
     refused: it is not known at biopsy.
     """
-    stage = text.removeprefix("c")
+    stage = text[1:] if text[:1] in "cC" else text
     if stage.upper() == "TX":
         return None
     return stage[:1].upper() + stage[1:].lower() if stage[:1] in "tT" else text
@@ -216,3 +232,13 @@ def _t_stage(text: str) -> str | None:
 
 _KINDS: Final[dict[str, Callable[[str], Any]]] = {"age": float, "psa": float, "t_stage": _t_stage}
 """How a column is read; whole numbers else."""
+_TREATED: Final = {
+    "": None,
+    "0": False,
+    "0.0": False,
+    "false": False,
+    "1": True,
+    "1.0": True,
+    "true": True,
+}
+_UNIT_REMEDY: Final = "say whether time is in years, months or days"

@@ -178,8 +178,10 @@ def _short_adt(
 ) -> Reading:
     """By the absolute benefit; read in intermediate risk only."""
     benefit = prediction.benefit
-    if benefit is None or benefit.treatment != SHORT_TERM_ADT:
+    if benefit is None or benefit.treatment.casefold() != SHORT_TERM_ADT.casefold():
         reason = "The model's cohort did not compare men with and without it."
+        if benefit is not None:
+            reason = f"The model's cohort compared another treatment: {benefit.treatment}."
         return Reading(verdict="guideline only", reason=reason)
     if not all(group in INTERMEDIATE for group in groups):
         reason = "Its benefit is read in intermediate risk only."

@@ -54,7 +54,8 @@ class RiskModel:
         treatment: [F, K] log hazard ratio of the treatment at the columns' centre.
         interaction: [F, K, P] how it changes per scaled column.
         joint: of the scaled columns.
-        ranges: [6, 2] minimum and maximum of ENCODED in training; NaN of one that was never given.
+        ranges: [6, 2] minimum and maximum of ENCODED in training, where values beyond are held; NaN
+            of one that too few had.
         reference: [3, 101] percentiles of the score in each of NCCN_GROUPS; NaN where there were
             too few patients.
         card: see `training.cards`; holds `causes`, `endpoint`, `treatment`, `randomised` and
@@ -113,14 +114,17 @@ class RiskModel:
         return np.where(self._unused, 0.0, scaled)
 
     def held(self, columns: Floats) -> Floats:
-        """Columns [P] whose image is at most as far from the average as any in training: a hazard
-        that is linear there says nothing of what is beyond, and exp would make it 0 or certain.
+        """Columns [P] within what training saw, the image in the same direction: a hazard that is
+        linear there says nothing of what is beyond, and exp would make it 0 or certain.
         """
         images = len(self.image_components)
-        distance = float(np.linalg.norm(columns[:images]))
-        if not distance > self.image_limit:
-            return columns
-        return np.concatenate([columns[:images] * (self.image_limit / distance), columns[images:]])
+        image, clinical = columns[:images], columns[images:]
+        distance = float(np.linalg.norm(image))
+        if distance > self.image_limit:
+            image = image * (self.image_limit / distance)
+        ends = (self.ranges.T - self.centre[images:]) / self.scale[images:]
+        ends = np.where(self._unused[images:], 0.0, ends)
+        return np.concatenate([image, np.clip(clinical, ends[0], ends[1])])
 
     def predict(
         self, slide_embedding: npt.NDArray[np.floating] | None, covariates: Covariates
@@ -215,7 +219,7 @@ class RiskModel:
 
     @property
     def _unused(self) -> npt.NDArray[np.bool_]:
-        """Columns that no patient of the cohort had a value of, [P]."""
+        """Columns that too few patients of the cohort had a value of, [P]."""
         return np.concatenate(
             [np.zeros(len(self.image_components), bool), np.isnan(self.ranges[:, 0])]
         )
@@ -308,7 +312,7 @@ class RiskModel:
         return (
             None
             if np.isnan(reference).any()
-            else float(np.interp(score, reference, np.arange(101.0)))
+            else float(min(np.searchsorted(reference, score, side="left"), 100))
         )
 
     def _outside(self, columns: Floats, encoded: Floats) -> list[str]:
