@@ -209,8 +209,8 @@ def test_a_slide_is_ingested_into_s3_once(
     assert not Path(local).exists()
 
     def version() -> object:
-        _, key = taken.uri.removeprefix("s3://").split("/", 1)
-        found = boto3.client("s3").head_object(Bucket="slides", Key=key)
+        name, key = taken.uri.removeprefix("s3://").split("/", 1)
+        found = boto3.client("s3").head_object(Bucket=name, Key=key)
         return found["ETag"], found["LastModified"]
 
     before = version()

@@ -312,7 +312,7 @@ class RiskModel:
         return (
             None
             if np.isnan(reference).any()
-            else float(min(np.searchsorted(reference, score, side="left"), 100))
+            else min(float(np.searchsorted(reference, score, side="left")), 100.0)
         )
 
     def _outside(self, columns: Floats, encoded: Floats) -> list[str]:
